@@ -1,0 +1,40 @@
+"""attnlab: which attention module, where in a CNN, with which ratio and order, and is it worth its cost?
+
+The library's face, plain PyTorch::
+
+    net = attnlab.create("mini_xception", num_classes=7, in_channels=1)
+    attnlab.attach(net, "cbam", at="branch", ratio=16)
+    print(attnlab.cost(net, (1, 48, 48)))
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from attnlab.backbones import create
+    from attnlab.costs import cost
+    from attnlab.errors import InputError
+    from attnlab.sites import find_sites
+    from attnlab.surgery import attach, detach
+
+__all__ = ["InputError", "attach", "cost", "create", "detach", "find_sites"]
+
+_homes = {
+    "InputError": "attnlab.errors",
+    "attach": "attnlab.surgery",
+    "cost": "attnlab.costs",
+    "create": "attnlab.backbones",
+    "detach": "attnlab.surgery",
+    "find_sites": "attnlab.sites",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On demand, so that reading results (attnlab report) and --help never wait for torch.
+    if name in _homes:
+        return getattr(importlib.import_module(_homes[name]), name)
+    if name in ("attention", "backbones"):
+        return importlib.import_module(f"attnlab.{name}")
+    raise AttributeError(f"module 'attnlab' has no attribute {name!r}")

@@ -1,0 +1,95 @@
+"""What every attention module shares: the gate apart from the forward pass, gate functions, the hidden width."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnlab.errors import InputError
+from attnlab.registry import Registry
+
+register = Registry("attention")
+
+GateName = Literal["sigmoid", "hardsigmoid", "hardsigmoid_keras2", "tanh", "relu"]
+Init = Literal["authors", "he_normal", "identity"]
+
+
+class Attention(nn.Module):
+    """A gate: ``forward(x) = x * gate(x)``, shape ``(N, C, H, W)`` in and out.
+
+    Subclasses write ``gate``, whose result broadcasts against ``x``.
+    """
+
+    def gate(self, x: Tensor) -> Tensor:
+        """The factor that multiplies ``x``, broadcastable to ``(N, C, H, W)``."""
+        raise TypeError(f"{type(self).__name__} defines no gate")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x)
+
+    @classmethod
+    def without_effect(cls, settings: Mapping[str, Any]) -> set[str]:
+        """Names of the settings that change nothing, given the others (two points that differ there are one)."""
+        return set()
+
+
+class Gate(nn.Module):
+    """A gate function, element-wise. ``identity`` rescales it so that a logit of 0 gives exactly 1.
+
+    ``hardsigmoid`` is relu6(x + 3) / 6 (PyTorch, Keras 3); ``hardsigmoid_keras2`` is clip(0.2 x + 0.5, 0, 1).
+    With ``identity`` the sigmoids are doubled, tanh becomes 1 + tanh(x) and relu becomes relu(1 + x).
+    """
+
+    functions: ClassVar[dict[str, Callable[[Tensor], Tensor]]] = {
+        "sigmoid": torch.sigmoid,
+        "hardsigmoid": F.hardsigmoid,
+        "hardsigmoid_keras2": lambda z: torch.clamp(0.2 * z + 0.5, 0.0, 1.0),
+        "tanh": torch.tanh,
+        "relu": torch.relu,
+    }
+
+    def __init__(self, name: GateName = "sigmoid", identity: bool = False) -> None:
+        super().__init__()
+        require("gate", name, GateName)
+        self.name, self.identity = name, identity
+
+    def forward(self, z: Tensor) -> Tensor:
+        gate = self.functions[self.name]
+        if not self.identity:
+            return gate(z)
+        if self.name == "tanh":
+            return 1 + gate(z)
+        if self.name == "relu":
+            return gate(1 + z)
+        return 2 * gate(z)
+
+    def extra_repr(self) -> str:
+        return self.name + (", identity" if self.identity else "")
+
+
+def require(setting: str, value: Any, literal: Any) -> None:
+    """Raise InputError unless ``value`` is one of the ``Literal``'s values."""
+    if value not in literal.__args__:
+        raise InputError(f"{setting}={value}: must be one of {', '.join(map(str, literal.__args__))}")
+
+
+def hidden_width(channels: int, ratio: float, min_hidden: int = 1) -> int:
+    """Width of the bottleneck: ``max(min_hidden, round(channels / ratio))``.
+
+    Raises InputError for a ratio below 1 (or not finite) and for a ``min_hidden`` below 1.
+    """
+    if not (ratio >= 1 and math.isfinite(ratio)):
+        raise InputError(f"ratio={ratio}: must be at least 1")
+    if min_hidden < 1:
+        raise InputError(f"min_hidden={min_hidden}: must be at least 1")
+    return max(min_hidden, round(channels / ratio))
+
+
+def he_normal_(weight: Tensor) -> None:
+    """Keras' he_normal: normal of variance 2 / fan_in, truncated at two standard deviations."""
+    fan_in = weight[0].numel()
+    std = math.sqrt(2.0 / fan_in) / 0.87962566103423978  # the truncation takes this share of the deviation
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

@@ -1,0 +1,92 @@
+"""Channel attention: which channels matter.
+
+Squeeze-and-Excitation: arXiv 1709.01507, eqs. 2-4. CBAM's channel gate: arXiv 1807.06521, eq. 2.
+"""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from attnlab.attention.base import (
+    Attention,
+    Gate,
+    GateName,
+    Init,
+    he_normal_,
+    hidden_width,
+    register,
+    require,
+)
+
+Squeeze = Literal["avg", "max", "both"]
+
+
+@register("channel")
+class ChannelAttention(Attention):
+    """Gate ``g(MLP(avg) + MLP(max))`` over channels, one MLP shared by both (CBAM, eq. 2).
+
+    The MLP is ``C -> max(min_hidden, round(C / ratio)) -> C`` with a ReLU between.
+    ``squeeze`` pools over H × W by mean, maximum or both. The maximum is ``amax``, which shares its gradient
+    among ties (as Keras' and TensorFlow's reduce_max do) where a max-pool gives it to one of them.
+
+    ``init``: ``authors`` (CBAM's code: PyTorch's default weights, biases 0), ``he_normal`` (Keras) or
+    ``identity`` (last layer 0 and a rescaled gate, so that the gate starts at exactly 1).
+    Raises InputError for a ratio or min_hidden below 1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        ratio: float = 16,
+        squeeze: Squeeze = "both",
+        bias: bool = True,
+        min_hidden: int = 1,
+        gate: GateName = "sigmoid",
+        init: Init = "authors",
+    ) -> None:
+        super().__init__()
+        require("squeeze", squeeze, Squeeze)
+        require("init", init, Init)
+        hidden = hidden_width(channels, ratio, min_hidden)
+        self.squeeze = squeeze
+        squash, expand = nn.Linear(channels, hidden, bias=bias), nn.Linear(hidden, channels, bias=bias)
+        for layer in (squash, expand):
+            if bias:
+                nn.init.zeros_(layer.bias)
+            if init == "he_normal":
+                he_normal_(layer.weight)
+        if init == "identity":
+            nn.init.zeros_(expand.weight)
+        self.mlp = nn.Sequential(squash, nn.ReLU(), expand)
+        self.activation = Gate(gate, identity=init == "identity")
+
+    def gate(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, 1, 1)"""
+        if self.squeeze == "avg":
+            z = self.mlp(x.mean((2, 3)))
+        elif self.squeeze == "max":
+            z = self.mlp(x.amax((2, 3)))
+        else:
+            z = self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3)))
+        return self.activation(z)[:, :, None, None]
+
+
+@register("se")
+class SE(ChannelAttention):
+    """Squeeze-and-Excitation: ``x * sigmoid(W2 relu(W1 mean(x)))`` (arXiv 1709.01507, eqs. 2-4).
+
+    The paper's parameter counts include the biases; ECA-Net's tables count SE without (``bias=False``).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        ratio: float = 16,
+        bias: bool = True,
+        min_hidden: int = 1,
+        gate: GateName = "sigmoid",
+        init: Init = "he_normal",
+    ) -> None:
+        super().__init__(channels, ratio=ratio, squeeze="avg", bias=bias, min_hidden=min_hidden, gate=gate, init=init)

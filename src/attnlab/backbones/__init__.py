@@ -1,0 +1,18 @@
+"""Backbones: classification CNNs without attention, and the places where it can go."""
+
+from attnlab.backbones.keras import from_keras
+from attnlab.backbones.mini_xception import MiniXception
+from attnlab.backbones.places import Place, names_places, places_of
+from attnlab.backbones.registry import create, register
+from attnlab.backbones.resnet import torchvision_resnet
+
+__all__ = [
+    "MiniXception",
+    "Place",
+    "create",
+    "from_keras",
+    "names_places",
+    "places_of",
+    "register",
+    "torchvision_resnet",
+]

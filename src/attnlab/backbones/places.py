@@ -1,0 +1,46 @@
+"""How a family of backbones names its places: one function a family, found by the class of the network."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+Side = Literal["output", "input"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where attention could go: at the output (or input) of the module at the dotted path ``module``."""
+
+    role: str
+    module: str
+    stage: int = 0  # 0: before the first stage
+    block: int | None = None  # counted from 1 within its stage
+    side: Side = "output"
+
+
+Namer = Callable[[nn.Module], Iterable[Place]]
+_namers: dict[str, Namer] = {}
+
+
+def names_places(class_path: str) -> Callable[[Namer], Namer]:
+    """Register the function that lists the places of networks of a class (and of its subclasses).
+
+    The class is given by its path, such as ``torchvision.models.resnet.ResNet``: nothing is imported for it.
+    """
+
+    def add(namer: Namer) -> Namer:
+        _namers[class_path] = namer
+        return namer
+
+    return add
+
+
+def places_of(net: nn.Module) -> list[Place]:
+    """The places of a network of a known family, else an empty list."""
+    for base in type(net).__mro__:
+        namer = _namers.get(f"{base.__module__}.{base.__qualname__}")
+        if namer is not None:
+            return list(namer(net))
+    return []

@@ -1,0 +1,145 @@
+"""The LightningModule: a network, its loss, its metrics and its optimisation."""
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
+
+from attnlab.errors import InputError
+
+MakeOptimizer = Callable[..., torch.optim.Optimizer]
+MakeScheduler = Callable[..., LRScheduler]
+
+
+class Classifier(lightning.LightningModule):
+    """Cross-entropy classification of ``(N, C, H, W)`` batches by any network that returns logits.
+
+    ``optimizer`` is called with ``params``, ``scheduler`` with ``optimizer`` and ``total_steps``.
+    ``l2`` maps globs of parameter names to λ and adds ``λ Σ w²`` to the training loss, as a Keras
+    kernel_regularizer does. Metrics are accumulated on the device and logged once an epoch.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        num_classes: int,
+        *,
+        optimizer: MakeOptimizer,
+        scheduler: MakeScheduler | None = None,
+        label_smoothing: float = 0.0,
+        l2: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net.to(memory_format=torch.channels_last)
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.l2 = [(parameter, strength) for parameter, strength in self._regularised(l2 or {})]
+        self.train_loss = MeanMetric()
+        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.val_metrics = metrics(num_classes, "val/")
+        self.test_metrics = metrics(num_classes, "test/")
+
+    def _regularised(self, l2: Mapping[str, float]) -> list[tuple[nn.Parameter, float]]:
+        chosen = []
+        for glob, strength in l2.items():
+            matching = [p for name, p in self.net.named_parameters() if fnmatchcase(name, glob)]
+            if not matching:
+                raise InputError(f"loss.l2: no parameter of the network matches {glob!r}")
+            chosen += [(parameter, strength) for parameter in matching]
+        return chosen
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.to(memory_format=torch.channels_last))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
+        x, y = batch
+        logits = self(x)
+        loss = self.loss(logits, y)
+        self.train_loss.update(loss.detach())
+        self.train_accuracy.update(logits.detach(), y)
+        for parameter, strength in self.l2:
+            loss = loss + strength * parameter.square().sum()
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log_dict(
+            {
+                "train/loss": self.train_loss.compute(),
+                "train/accuracy": self.train_accuracy.compute(),
+                "lr": rate,
+            }
+        )
+        self.train_loss.reset()
+        self.train_accuracy.reset()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], step: int) -> None:
+        self._evaluate(self.val_metrics, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._report(self.val_metrics)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], step: int) -> None:
+        self._evaluate(self.test_metrics, batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._report(self.test_metrics)
+
+    def _evaluate(self, collection: MetricCollection, batch: tuple[Tensor, Tensor]) -> None:
+        x, y = batch
+        logits = self(x).float()
+        for name, metric in collection.items():
+            if name.endswith("loss"):
+                metric.update(nn.functional.cross_entropy(logits, y), weight=len(y))
+            else:
+                metric.update(logits, y)
+
+    def _report(self, collection: MetricCollection) -> None:
+        self.log_dict(collection.compute())
+        collection.reset()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(params=self.net.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = self.make_scheduler(optimizer=optimizer, total_steps=total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def metrics(num_classes: int, prefix: str) -> MetricCollection:
+    """Loss, top-1 accuracy, macro F1 and expected calibration error (15 bins)."""
+    return MetricCollection(
+        {
+            "loss": MeanMetric(),
+            "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+            "f1": MulticlassF1Score(num_classes, average="macro"),
+            "calibration_error": MulticlassCalibrationError(num_classes, n_bins=15),
+        },
+        prefix=prefix,
+        compute_groups=False,
+    )
+
+
+def cosine(optimizer: torch.optim.Optimizer, total_steps: int, *, warmup: float = 0.0) -> LRScheduler:
+    """Cosine decay to 0 over the run, after a linear rise over the share ``warmup`` of its steps."""
+    if not 0 <= warmup < 1:
+        raise InputError(f"scheduler.warmup={warmup}: must be at least 0 and below 1")
+    rise = round(warmup * total_steps)
+    decay = CosineAnnealingLR(optimizer, T_max=max(1, total_steps - rise))
+    if not rise:
+        return decay
+    return SequentialLR(optimizer, [LinearLR(optimizer, 1 / (rise + 1), total_iters=rise), decay], [rise])
+
+
+def one_cycle(optimizer: torch.optim.Optimizer, total_steps: int, *, warmup: float = 0.3) -> LRScheduler:
+    """One cycle (arXiv 1708.07120): up to the optimizer's learning rate over the share ``warmup``, then down to 0."""
+    if not 0 < warmup < 1:
+        raise InputError(f"scheduler.warmup={warmup}: must be between 0 and 1")
+    return OneCycleLR(optimizer, max_lr=optimizer.param_groups[0]["lr"], total_steps=total_steps, pct_start=warmup)

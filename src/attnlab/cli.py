@@ -1,0 +1,113 @@
+"""attnlab <verb> ..."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from attnlab.errors import InputError
+
+USAGE = """attnlab: which attention module, where in a CNN, with which ratio and order, and is it worth its cost?
+
+  attnlab train [-m] [key=value ...]     train a point, or with -m a sweep        attnlab train --help
+  attnlab sites [key=value ...]          where attention can go in a backbone     attnlab sites --help
+  attnlab report FOLDER                  leaderboard and picture of a study       attnlab report --help
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 all well, 1 a point failed, 2 bad input (nothing was started), 130 interrupted."""
+    verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    verbs: dict[str, Callable[[list[str]], int]] = {"train": train, "sites": sites, "report": report}
+    try:
+        if verb in ("-h", "--help"):
+            print(USAGE, end="")
+            return 0
+        if verb == "--version":
+            from attnlab import __version__
+
+            print(__version__)
+            return 0
+        if verb not in verbs:
+            from attnlab.errors import choices
+
+            raise InputError(f"attnlab {verb}: no such command; {choices(verb, verbs)}")
+        return verbs[verb](rest)
+    except InputError as error:
+        for line in str(error).splitlines():
+            print(f"attnlab: {line}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("attnlab: interrupted; the same command goes on with what is not finished", file=sys.stderr)
+        return 130
+
+
+def train(argv: list[str]) -> int:
+    """Check every point, then let Hydra run them."""
+    from attnlab import train
+    from attnlab.point import read_json
+    from attnlab.sweep import plan
+
+    argv = plan.flags_first(argv)
+    looks = {"-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-p", "--package"}
+    if looks & {a.partition("=")[0] for a in argv}:
+        train.main(argv, plan.CONF, title=lambda folder: "")
+        return 0
+    with train.console.status("Checking every point before the first one starts"):
+        planned = plan.make(argv)
+    if planned.combinations > len(planned.points):
+        print(
+            f"{planned.combinations} combinations are {len(planned.points)} points: "
+            "the others differ only in settings without effect"
+        )
+    try:
+        train.main(argv, plan.CONF, planned.title)
+    except train.PointFailed:
+        failed = [folder for folder in planned.points if read_json(folder / "status.json").get("state") == "failed"]
+        print(f"attnlab: {len(failed) or 1} of {len(planned.points)} points failed", file=sys.stderr)
+        for folder in failed:
+            print(f"attnlab:   see {folder}/log.txt", file=sys.stderr)
+        return 1
+    return 0
+
+
+def sites(argv: list[str]) -> int:
+    """The table of sites, those that the config selects marked."""
+    parser = argparse.ArgumentParser(
+        prog="attnlab sites",
+        description="Where attention can go in a backbone: the sites that sites=... selects are marked.",
+        epilog="example: attnlab sites backbone=resnet50 sites=branch sites.blocks=last --input 3x224x224",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for attnlab train")
+    parser.add_argument("--input", metavar="CxHxW", help="size of the input (default: that of data=...)")
+    parser.add_argument("--config-dir", metavar="DIR", help="also look for configs in DIR")
+    args = parser.parse_intermixed_args(argv)
+
+    from attnlab.overview import print_sites
+    from attnlab.sweep.plan import composing
+
+    with composing(config_dir=args.config_dir) as compose_one:
+        print_sites(compose_one(args.overrides), args.input)
+    return 0
+
+
+def report(argv: list[str]) -> int:
+    """Leaderboard in the terminal; report.md, report.csv and report.png beside the points."""
+    parser = argparse.ArgumentParser(
+        prog="attnlab report",
+        description="The leaderboard of a study, from its points' folders alone; writes report.md, .csv, .png.",
+    )
+    parser.add_argument("study", help="the study's folder, such as outputs/demo")
+    args = parser.parse_args(argv)
+
+    from attnlab.study import write_report
+
+    write_report(args.study)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

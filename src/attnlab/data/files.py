@@ -1,0 +1,113 @@
+"""Data sets on disk, through torchvision's readers."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torchvision
+from sklearn.model_selection import train_test_split
+from torchvision.transforms import v2
+
+from attnlab.data.images import Images, Splits
+from attnlab.data.module import ImageData, positive
+from attnlab.errors import InputError
+
+
+class TorchvisionData(ImageData):
+    """Fashion-MNIST, CIFAR-10 or CIFAR-100 as torchvision reads and, with ``download``, fetches them.
+
+    ``val`` of the official training images (chosen by ``seed``, classes in equal shares) become the validation
+    split; the official test images are the test split.
+    """
+
+    sets = {  # noqa: RUF012
+        "fashion_mnist": (torchvision.datasets.FashionMNIST, 10, (1, 28, 28), "FashionMNIST/raw/*-ubyte[.gz]"),
+        "cifar10": (torchvision.datasets.CIFAR10, 10, (3, 32, 32), "cifar-10-python.tar.gz"),
+        "cifar100": (torchvision.datasets.CIFAR100, 100, (3, 32, 32), "cifar-100-python.tar.gz"),
+    }
+
+    def __init__(
+        self,
+        *,
+        dataset: Literal["fashion_mnist", "cifar10", "cifar100"],
+        root: str = "data",
+        download: bool = True,
+        val: float = 0.1,
+        size: int | None = None,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        fraction(val=val)
+        self.dataset, self.root, self.download, self.val, self.size = dataset, Path(root), download, val, size
+        self.reader, self.num_classes, shape, self.files = self.sets[dataset]
+        self.shape = shape if size is None else (shape[0], size, size)
+
+    def load(self) -> Splits:
+        rest, test = (self.read(train=train) for train in (True, False))
+        train, val = split(rest, self.val, self.seed)
+        return Splits(train, val, test)
+
+    def read(self, train: bool) -> Images:
+        try:
+            data = self.reader(self.root, train=train, download=self.download)
+        except (RuntimeError, OSError) as error:  # not there, and not to be fetched
+            raise InputError(
+                f"data={self.dataset}: put {self.files} into {self.root} (or set data.root), or go online with "
+                f"data.download=true ({str(error).splitlines()[0]})"
+            ) from None
+        images = torch.as_tensor(data.data)
+        images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
+        if self.size is not None:
+            images = v2.functional.resize(images, [self.size, self.size], antialias=True)
+        return Images(images.contiguous(), torch.as_tensor(data.targets).long())
+
+
+class ImageFolder(ImageData):
+    """A folder of images, one subfolder a class, resized and centre-cropped to ``size`` × ``size``, RGB.
+
+    Where ``root`` holds ``train``, ``val`` and ``test`` folders of such folders, these are the splits; else
+    ``val`` and ``test`` are the shares drawn by ``seed``, classes in equal shares.
+    """
+
+    def __init__(self, *, root: str, size: int = 64, val: float = 0.15, test: float = 0.15, **common: Any) -> None:
+        super().__init__(**common)
+        positive(size=size)
+        fraction(val=val, test=test)
+        self.root, self.size, self.val, self.test = Path(root), size, val, test
+        self.shape = (3, size, size)
+        self.given_splits = (self.root / "train").is_dir()
+        classes = self.root / "train" if self.given_splits else self.root
+        self.num_classes = sum(entry.is_dir() for entry in classes.iterdir()) if classes.is_dir() else 0
+        if self.num_classes < 2:
+            raise InputError(f"data.root={root}: must be a folder with a subfolder of images for each class")
+
+    def load(self) -> Splits:
+        if self.given_splits:
+            return Splits(*(self.read(self.root / name) for name in ("train", "val", "test")))
+        rest, test = split(self.read(self.root), self.test, self.seed)
+        train, val = split(rest, self.val / (1 - self.test), self.seed)
+        return Splits(train, val, test)
+
+    def read(self, folder: Path) -> Images:
+        resize = v2.Compose([v2.Resize(self.size), v2.CenterCrop(self.size), v2.PILToTensor()])
+        try:
+            data = torchvision.datasets.ImageFolder(str(folder), transform=resize)
+        except (FileNotFoundError, OSError) as error:
+            raise InputError(f"data.root={self.root}: {str(error).splitlines()[0]}") from None
+        images, labels = zip(*data, strict=True)
+        return Images(torch.stack(images), torch.tensor(labels))
+
+
+def split(data: Images, share: float, seed: int) -> tuple[Images, Images]:
+    """(the rest, a ``share`` of the images), classes in equal shares."""
+    rest, part = train_test_split(
+        torch.arange(len(data)).numpy(), test_size=share, stratify=data.labels.numpy(), random_state=seed
+    )
+    return data.take(torch.from_numpy(rest)), data.take(torch.from_numpy(part))
+
+
+def fraction(**settings: float) -> None:
+    """Raise InputError naming the first setting that is not between 0 and 1."""
+    for name, value in settings.items():
+        if not 0 < value < 1:
+            raise InputError(f"{name}={value}: must be between 0 and 1")

@@ -1,0 +1,102 @@
+"""Images as tensors, and batches of them that depend on nothing but (seed, epoch, step)."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Images:
+    """One split: ``images`` uint8 (N, C, H, W), ``labels`` int64 (N,).
+
+    ``boxes`` (N, 4), where known, holds the object's x0, y0, x1, y1 in pixels, x1 and y1 exclusive;
+    ``sources`` (N,) the index of the original image that each was made from.
+    """
+
+    images: Tensor
+    labels: Tensor
+    boxes: Tensor | None = None
+    sources: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> "Images":
+        return Images(
+            *(None if t is None else t[indices] for t in (self.images, self.labels, self.boxes, self.sources))  # type: ignore[arg-type]
+        )
+
+
+class Splits(NamedTuple):
+    train: Images
+    val: Images
+    test: Images
+
+
+class Batches:
+    """Batches ``(images float32 normalised (B, C, H, W), labels (B,))`` of one epoch, made on ``device``.
+
+    With ``shuffle`` the order comes from (seed, epoch) and the augmentation from (seed, epoch, step), so neither
+    depends on workers, devices or on what ran before; the last partial batch is left out. ``pad`` shifts each
+    image at random by up to that many pixels (zeros come in), ``flip`` mirrors half of them.
+    """
+
+    def __init__(
+        self,
+        data: Images,
+        batch_size: int,
+        *,
+        mean: Tensor,
+        std: Tensor,
+        device: torch.device | str = "cpu",
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        pad: int = 0,
+        flip: bool = False,
+    ) -> None:
+        self.images, self.labels = data.images.to(device), data.labels.to(device)
+        self.mean, self.std = (t.to(device).view(1, -1, 1, 1) for t in (mean, std))
+        self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, epoch
+        self.pad, self.flip = pad, flip
+
+    def __len__(self) -> int:
+        n = len(self.labels)
+        return n // self.batch_size if self.shuffle else math.ceil(n / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        n = len(self.labels)
+        order = torch.randperm(n, generator=generator(self.seed, self.epoch)) if self.shuffle else torch.arange(n)
+        order = order.to(self.labels.device)
+        for step in range(len(self)):
+            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+            x = self.images[chosen]
+            if self.shuffle and (self.pad or self.flip):
+                x = self.augment(x, generator(self.seed, self.epoch, step))
+            yield (x.float() / 255 - self.mean) / self.std, self.labels[chosen]
+
+    def augment(self, x: Tensor, random: torch.Generator) -> Tensor:
+        """Shift and mirror uint8 images (B, C, H, W)."""
+        B, _, H, W = x.shape
+        if self.pad:
+            shifts = torch.randint(0, 2 * self.pad + 1, (2, B, 1), generator=random).to(x.device)
+            rows = shifts[0] + torch.arange(H, device=x.device)  # (B, H), in the padded image
+            columns = shifts[1] + torch.arange(W, device=x.device)
+            padded = torch.nn.functional.pad(x, [self.pad] * 4)
+            image = torch.arange(B, device=x.device)[:, None, None]
+            x = padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        if self.flip:
+            mirrored = (torch.rand(B, generator=random) < 0.5).to(x.device)
+            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+        return x.contiguous()
+
+
+def generator(*key: int) -> torch.Generator:
+    """A CPU generator for a key such as (seed, epoch, step); different keys give independent streams."""
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))

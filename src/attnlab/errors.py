@@ -1,0 +1,15 @@
+"""The one exception for bad input: its text is one line for the person at the keyboard."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """Bad input. The message says what was wrong, where, and what would be right."""
+
+
+def choices(wrong: str, valid: Iterable[str]) -> str:
+    """Text that lists the valid names, the nearest to ``wrong`` first: ``nearest: cbam; valid: cbam, se``."""
+    names = sorted(valid)
+    nearest = get_close_matches(wrong, names, n=1, cutoff=0.6)
+    return "".join(f"nearest: {n}; " for n in nearest) + "valid: " + (", ".join(names) or "(none)")

@@ -1,0 +1,100 @@
+"""A point: one resolved experiment, its identity, its folder and its ledger. Imports no torch."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Config = Mapping[str, Any]
+
+# What cannot change a result stays out of the identity.
+WHERE_AND_HOW = {
+    "trainer": {"accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "profiler"},
+    "data": {"root", "download", "eval_batch_size"},
+}
+RESULT_KEYS = ("backbone", "attention", "sites", "data", "optimizer", "scheduler", "loss", "trainer", "seed")
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """All that can change the result of a (normalised) config, and nothing else (names of configs neither)."""
+    return {
+        key: {k: v for k, v in config[key].items() if k != "name" and k not in WHERE_AND_HOW.get(key, ())}
+        if isinstance(config[key], Mapping)
+        else config[key]
+        for key in RESULT_KEYS
+    }
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON, hexadecimal."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def folder(config: Config) -> Path:
+    """``<output_dir>/<study>/<backbone>-<attention>-<sites>-s<seed>-<hash8>``"""
+    names = [config[group]["name"] for group in ("backbone", "attention", "sites") if config[group]]
+    label = "-".join(str(name) for name in (*names, f"s{config['seed']}", digest(identity(config))[:8]))
+    return Path(config["output_dir"]) / config["study"] / label
+
+
+def is_done(point: Path) -> bool:
+    return (point / "result.json").is_file() and read_json(point / "status.json").get("state") == "done"
+
+
+def set_status(point: Path, state: str, **changes: Any) -> None:
+    """Update status.json: pending | running | done | failed | preempted, with what else has changed."""
+    path = point / "status.json"
+    status = {**read_json(path), "state": state, **changes}
+    now = time.time()
+    if state == "running":
+        status |= {
+            "attempts": status.get("attempts", 0) + 1,
+            "host": platform.node(),
+            "process": os.getpid(),
+            "started": now,
+            "ended": None,
+            "error": None,
+        }
+    else:
+        status["ended"] = now
+    write_json(path, status)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The contents, or {} where there is no such file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A CSV with the union of the rows' keys as columns."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write atomically: a reader sees the old file or the new one, whatever happens to the writer."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,276 @@
+"""The config against the code: every setting is checked against the signature that it will call.
+
+``check`` also brings a config into normal form (defaults filled in, numbers of one type, settings without effect
+left out), so that equal experiments have equal identities.
+"""
+
+import importlib
+import inspect
+import json
+import os
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from attnlab.attention import Order
+from attnlab.errors import InputError, choices
+from attnlab.surgery import attach
+
+Settings = dict[str, Any]
+PACKAGES = ("attnlab", "torch", "torchvision", "timm", "lightning")
+
+
+class Group(NamedTuple):
+    """A config group whose ``_target_`` is called: with what at run time, and what it may be."""
+
+    base: str  # class that the target must derive from
+    functions: str  # the package of ours whose functions serve as well
+    given: tuple[str, ...]  # arguments that come from the program
+
+
+GROUPS = {
+    "backbone": Group("torch.nn.Module", "attnlab.backbones", ("num_classes", "in_channels")),
+    "attention": Group("torch.nn.Module", "attnlab.attention", ("channels",)),
+    "data": Group("lightning.LightningDataModule", "attnlab.data", ("order_seed",)),
+    "optimizer": Group("torch.optim.Optimizer", "attnlab.classifier", ("params",)),
+    "scheduler": Group("torch.optim.lr_scheduler.LRScheduler", "attnlab.classifier", ("optimizer", "total_steps")),
+}
+# Every attention takes these in a config, so that types and settings can be crossed in a sweep.
+CROSSED: dict[str, Any] = {"ratio": Annotated[float, Field(ge=1)] | None, "order": Order | None}
+TOP: dict[str, Any] = {
+    "seed": Annotated[int, Field(ge=0)],
+    "study": Annotated[str, Field(pattern=r"^[\w.+-]+$")],
+    "output_dir": str,
+    "tags": list[str],
+}
+LOSS: dict[str, Any] = {
+    "label_smoothing": Annotated[float, Field(ge=0, lt=1)],
+    "l2": dict[str, Annotated[float, Field(ge=0)]] | None,
+}
+LOGGERS: dict[str, dict[str, Any]] = {
+    "csv": {},
+    "tensorboard": {},
+    "wandb": {"project": str, "entity": str | None, "mode": typing.Literal["offline", "online"]},
+}
+TRAINER_GIVEN = ("callbacks", "logger", "default_root_dir", "reload_dataloaders_every_n_epochs", "barebones")
+
+
+def check(config: DictConfig | Mapping[str, Any]) -> Settings:
+    """The config as a plain dictionary in normal form. Raises InputError: one line, with the valid choices.
+
+    Imports what the config names, and builds nothing.
+    """
+    raw = plain(config)
+    for key in raw:
+        _known("", key, (*TOP, *GROUPS, "loss", "sites", "trainer", "logger", "experiment"))
+    checked = {key: _value(key, raw.get(key), hint) for key, hint in TOP.items()}
+    for group in GROUPS:
+        checked[group] = _check_target(group, _mapping(raw, group))
+    hints = typing.get_type_hints(attach)
+    sites = {"name": str, "role": hints["at"]}
+    sites |= {key: hints[key] for key in ("stages", "blocks", "names", "exclude", "merge")}
+    bare = checked["attention"]["name"] == "none"
+    if raw.get("sites") is not None or not bare:
+        checked["sites"] = _check_keys("sites", _mapping(raw, "sites"), sites)
+    if bare:
+        checked["sites"] = None
+    checked["loss"] = _check_keys("loss", _mapping(raw, "loss"), LOSS)
+    checked["trainer"] = _check_trainer(_mapping(raw, "trainer"))
+    logger = _mapping(raw, "logger")
+    name = logger.get("name")
+    if name not in LOGGERS:
+        raise InputError(f"logger.name={name}: unknown; {choices(str(name), LOGGERS)}")
+    checked["logger"] = _check_keys("logger", logger, {"name": str, **LOGGERS[name]})
+    return checked
+
+
+def plain(config: DictConfig | Mapping[str, Any]) -> Settings:
+    """Interpolations resolved; InputError for a value that is missing."""
+    if not isinstance(config, DictConfig):
+        return dict(config)
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise InputError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
+
+
+def locate(target: str, group: str) -> Any:
+    """The class or function that ``_target_`` names, if a config of this group may call it.
+
+    Only names in attnlab, torch, torchvision, timm, lightning and the packages that the user lists in the
+    environment variable ATTNLAB_ALLOW, and only what the group is for: a config from a stranger runs nothing else.
+    """
+    mine = tuple(filter(None, os.environ.get("ATTNLAB_ALLOW", "").split(",")))
+    package = target.partition(".")[0]
+    if package not in PACKAGES + mine:
+        raise InputError(
+            f"{group}._target_={target}: package {package!r} is not allowed; allowed: "
+            f"{', '.join(PACKAGES + mine)} (to trust your own: ATTNLAB_ALLOW={package})"
+        )
+    found = _import(target)
+    home = getattr(found, "__module__", None) or ""
+    kind = GROUPS[group]
+    base = _import(kind.base)
+    if inspect.isclass(found):
+        fits = issubclass(found, base) and home.partition(".")[0] in PACKAGES + mine
+    else:
+        fits = callable(found) and (home.startswith(kind.functions) or home.partition(".")[0] in mine)
+    if found is None or not fits:
+        what = "not found" if found is None else f"no {base.__name__}"
+        raise InputError(f"{group}._target_={target}: {what}; it must be a {kind.base} of an allowed package")
+    return found
+
+
+def call(node: Mapping[str, Any], group: str, **given: Any) -> Any:
+    """Call a checked node's target with its settings and what the program gives (what it takes of that)."""
+    target = locate(node["_target_"], group)
+    takes, open_ended = parameters(target)
+    settings = {key: value for key, value in node.items() if key not in ("name", "_target_")}
+    return target(**{k: v for k, v in given.items() if k in takes or open_ended}, **settings)
+
+
+def parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Keyword parameters of a class or function by name, and whether it takes any others.
+
+    A class that passes ``**kwargs`` on takes the parameters of the next class in its line too.
+    """
+    if not inspect.isclass(target):
+        return _keywords(target)
+    found: dict[str, inspect.Parameter] = {}
+    for cls in target.__mro__:
+        if "__init__" in vars(cls):
+            more, open_ended = _keywords(vars(cls)["__init__"])
+            found = more | found
+            if not open_ended:
+                return found, False
+    return found, True
+
+
+def _keywords(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except Exception:  # annotations that only a type checker can read: names are still checked
+        hints = {}
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name != "self":
+            found[name] = parameter.replace(annotation=hints.get(name, Any))
+    kinds = [p.kind for p in inspect.signature(function).parameters.values()]
+    return found, inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def _check_target(group: str, node: Settings) -> Settings:
+    name, target = node.get("name"), node.get("_target_")
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{group}.name={name}: must be a word that stands for it in folders and tables")
+    settings = {key: value for key, value in node.items() if key not in ("name", "_target_")}
+    if group == "attention":
+        for key in CROSSED.keys() & settings.keys():
+            _value(f"attention.{key}", settings[key], CROSSED[key])
+    if target is None:
+        if group not in ("attention", "scheduler"):
+            raise InputError(f"{group}._target_ is missing: it names the class to build")
+        for key in settings:
+            _known(group, key, CROSSED if group == "attention" else ())
+        return {"name": "none"}
+
+    found = locate(target, group)
+    takes, open_ended = parameters(found)
+    takes = {key: p for key, p in takes.items() if key not in GROUPS[group].given}
+    # Defaults of torch's own stay implicit: a new one in its next release is no new experiment.
+    checked: Settings = {
+        key: _default(p)
+        for key, p in takes.items()
+        if p.default is not p.empty and _jsonable(p.default) and not target.startswith("torch.")
+    }
+    for key, value in settings.items():
+        if key in takes:
+            checked[key] = _value(f"{group}.{key}", value, takes[key].annotation)
+        elif not (group == "attention" and key in CROSSED):
+            if not open_ended:
+                _known(group, key, takes)
+            checked[key] = value
+    missing = [key for key, p in takes.items() if p.default is p.empty and key not in checked]
+    if missing:
+        raise InputError(f"{group}.{missing[0]} is missing: {name} needs it")
+    for key in getattr(found, "without_effect", lambda settings: ())(checked):
+        checked.pop(key, None)
+    return {"name": name, "_target_": target, **checked}
+
+
+def _check_trainer(node: Settings) -> Settings:
+    import lightning
+
+    takes, _ = parameters(lightning.Trainer)
+    hints = {key: p.annotation for key, p in takes.items() if key not in TRAINER_GIVEN}
+    hints |= {"max_epochs": Annotated[int, Field(ge=1)], "devices": int | list[int] | str}
+    return _check_keys("trainer", node, hints)
+
+
+def _check_keys(group: str, node: Settings, hints: Mapping[str, Any]) -> Settings:
+    for key in node:
+        _known(group, key, hints)
+    return {key: _value(f"{group}.{key}", value, hints[key]) for key, value in node.items()}
+
+
+def _value(key: str, value: Any, hint: Any) -> Any:
+    """``value`` as the annotated type, strictly (a YAML list serves as a tuple); InputError if it is not."""
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        return adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        reasons = dict.fromkeys(
+            e["msg"].replace("Input should be", "must be").replace("greater than or equal to", "at least")
+            for e in error.errors()
+            if e["type"] != "is_instance_of"
+        )
+        raise InputError(f"{key}={_shown(value)}: {', or '.join(reasons) or 'is of a wrong type'}") from None
+
+
+def _known(group: str, key: str, valid: typing.Iterable[str]) -> None:
+    if key not in valid:
+        dotted = f"{group}.{key}" if group else key
+        raise InputError(f"{dotted}: no such setting; {choices(key, valid)}")
+
+
+def _mapping(raw: Settings, group: str) -> Settings:
+    node = raw.get(group)
+    if not isinstance(node, Mapping):
+        raise InputError(f"{group}={node}: must be the name of a config in conf/{group}/")
+    return dict(node)
+
+
+def _import(path: str) -> Any:
+    """The object at a dotted path, or None."""
+    parts = path.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:end]))
+        except ModuleNotFoundError as error:
+            if not path.startswith(error.name or path):
+                raise InputError(f"{path}: importing it failed: {error}") from None
+            continue
+        for part in parts[end:]:
+            found = getattr(found, part, None)
+        return found
+    return None
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    """The default as the annotated type (16 for a float is 16.0), or as it is where it is not of that type."""
+    try:
+        return _value(parameter.name, parameter.default, parameter.annotation)
+    except InputError:
+        return parameter.default
+
+
+def _jsonable(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, list, tuple, dict))
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,176 @@
+"""Sites: the places of a network where attention can go, found by running it once without computing anything."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from attnlab.backbones import Place, places_of
+from attnlab.backbones.places import Side
+from attnlab.errors import InputError, choices
+
+Shape = tuple[int, ...]
+Pick = Literal["all", "first", "last"] | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A named place in a backbone: the output (or input) of one module."""
+
+    name: str  # dotted module path
+    role: str  # branch, pre, block, shortcut, unit, stage, stem; or module
+    stage: int  # from 1; 0 before the first stage
+    block: int | None  # from 1 within the stage
+    channels: int
+    height: int
+    width: int
+    side: Side = "output"
+
+
+class Call(NamedTuple):
+    """Shapes of one call of a module; None where the argument or result is not one tensor."""
+
+    input: Shape | None
+    output: Shape | None
+
+
+def find_sites(net: nn.Module, input_size: Sequence[int] | None = None, *, every_module: bool = False) -> list[Site]:
+    """The sites of ``net`` for inputs of ``input_size`` (C, H, W), by default (its input channels, 224, 224).
+
+    The network runs once on the meta device, in eval mode: nothing is computed, changed or allocated.
+    ``every_module`` lists the output of every module instead, with role ``module``: for networks of no known
+    family. A module that is called more than once in a forward pass, or whose result is not ``(N, C, H, W)``,
+    is no site. Raises InputError if the network does not run on that size.
+    """
+    calls = trace(net, input_size)
+    places = [Place("module", path) for path in calls if path] if every_module else places_of(net)
+    sites = []
+    for place in places:
+        of_module = calls.get(place.module, [])
+        shape = getattr(of_module[0], place.side) if len(of_module) == 1 else None
+        if shape is not None and len(shape) == 4:
+            _, channels, height, width = shape
+            sites.append(Site(place.module, place.role, place.stage, place.block, channels, height, width, place.side))
+    return sites
+
+
+def select_sites(
+    sites: Sequence[Site],
+    role: str = "branch",
+    *,
+    stages: Literal["all"] | Sequence[int] = "all",
+    blocks: Pick = "all",
+    names: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] = (),
+) -> list[Site]:
+    """The sites of one role, narrowed by stages, by blocks of each stage, and by globs of names.
+
+    ``blocks``: all, first, last (of each stage) or a list of numbers from 1.
+    Raises InputError if nothing matches; the message lists what exists.
+    """
+    of_role = [site for site in sites if site.role == role]
+    if not of_role:
+        roles = list(dict.fromkeys(site.role for site in sites))
+        raise InputError(f"sites.role={role}: this network has no such site; {choices(role, roles)}")
+    last: dict[int, int] = defaultdict(int)
+    for site in of_role:
+        last[site.stage] = max(last[site.stage], site.block or 0)
+
+    def wanted(site: Site) -> bool:
+        if stages != "all" and site.stage not in stages:
+            return False
+        if blocks == "first" and site.block != 1:
+            return False
+        if blocks == "last" and site.block != last[site.stage]:
+            return False
+        if not isinstance(blocks, str) and site.block not in blocks:
+            return False
+        if names is not None and not _matches(site.name, names):
+            return False
+        return not _matches(site.name, exclude)
+
+    selected = [site for site in of_role if wanted(site)]
+    if not selected:
+        asked: dict[str, Any] = {"stages": stages, "blocks": blocks, "names": names, "exclude": exclude}
+        text = " ".join(
+            f"sites.{key}={_text(value)}" for key, value in asked.items() if value not in ("all", None, (), [])
+        )
+        raise InputError(f"{text}: no {role} site matches; there are {_listing(of_role)}")
+    return selected
+
+
+def trace(net: nn.Module, input_size: Sequence[int] | None = None) -> dict[str, list[Call]]:
+    """Module path -> its calls in one forward pass on the meta device, in the order of first calls."""
+    size = _checked_size(net, input_size)
+    calls: dict[str, list[Call]] = defaultdict(list)
+    paths = {module: path for path, module in net.named_modules()}
+
+    def note(module: nn.Module, args: tuple, output: object) -> None:
+        calls[paths[module]].append(Call(_shape(args[0]) if args else None, _shape(output)))
+
+    on_meta = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in (*net.named_parameters(), *net.named_buffers())
+    }
+    floats = [t.dtype for t in on_meta.values() if t.is_floating_point()]
+    x = torch.empty((1, *size), device="meta", dtype=floats[0] if floats else torch.float32)
+    modes = {module: module.training for module in net.modules()}
+    handles = [module.register_forward_hook(note) for module in net.modules()]
+    try:
+        with torch.no_grad():
+            functional_call(net.eval(), on_meta, (x,))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        shape = "×".join(map(str, size))
+        raise InputError(f"{type(net).__name__} does not run on an input of {shape} (C×H×W): {reason}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    return dict(calls)
+
+
+def default_size(net: nn.Module) -> Shape:
+    """(input channels of the first conv, 224, 224)"""
+    convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    return (convs[0].in_channels if convs else 3, 224, 224)
+
+
+def _checked_size(net: nn.Module, input_size: Sequence[int] | None) -> Shape:
+    """The input size, or the default; InputError if it cannot be one."""
+    if input_size is None:
+        return default_size(net)
+    size = tuple(input_size)
+    if len(size) != 3 or min(size) < 1:
+        raise InputError(f"input_size={size}: must be (channels, height, width)")
+    least = getattr(net, "min_size", 1)
+    if min(size[1:]) < least:
+        raise InputError(f"input of {size[1]}×{size[2]}: {type(net).__name__} needs at least {least}×{least}")
+    return size
+
+
+def _shape(value: object) -> Shape | None:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else None
+
+
+def _matches(name: str, globs: str | Iterable[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in ([globs] if isinstance(globs, str) else globs))
+
+
+def _text(value: str | Iterable[object]) -> str:
+    return value if isinstance(value, str) else "[" + ",".join(map(str, value)) + "]"
+
+
+def _listing(sites: Sequence[Site]) -> str:
+    """``layer1.0.bn2 (stage 1, block 1), ...``, shortened to twelve."""
+    shown = []
+    for site in sites[:12]:
+        where = [f"stage {site.stage}"] * bool(site.stage) + [f"block {site.block}"] * bool(site.block)
+        shown.append(site.name + (f" ({', '.join(where)})" if where else ""))
+    return ", ".join(shown) + (f" and {len(sites) - 12} more" if len(sites) > 12 else "")

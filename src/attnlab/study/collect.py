@@ -1,0 +1,115 @@
+"""From a study's folder to variants: what differs between the points, and their results by seed."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attnlab.errors import InputError
+from attnlab.point import read_json
+
+Path_ = tuple[str, ...]
+
+
+@dataclass
+class Variant:
+    """Points that differ in the seed alone."""
+
+    label: str
+    settings: dict[str, Any]  # the identity without the seed
+    results: dict[int, dict[str, Any]] = field(default_factory=dict)  # seed -> result.json
+
+    @property
+    def is_bare(self) -> bool:
+        return self.settings["sites"] is None
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        return next(iter(self.results.values()))["cost"]
+
+    def values(self, metric: str = "accuracy") -> dict[int, float]:
+        """Test metric by seed."""
+        return {seed: result["test"][metric] for seed, result in sorted(self.results.items())}
+
+
+@dataclass(frozen=True)
+class Study:
+    folder: Path
+    variants: list[Variant]
+    states: Counter[str]  # how many points are done, failed, ...
+
+    def bare_of(self, variant: Variant) -> Variant | None:
+        """The bare backbone under otherwise equal settings, if the study has it."""
+        rest = _comparable(variant.settings)
+        for other in self.variants:
+            if other.is_bare and other is not variant and _comparable(other.settings) == rest:
+                return other
+        return None
+
+
+def read_study(folder: Path) -> Study:
+    """Read all points below ``folder``. Raises InputError if there is no finished one."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; a study is a folder of points, such as outputs/demo")
+    states: Counter[str] = Counter()
+    groups: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    settings: dict[str, dict[str, Any]] = {}
+    names: dict[str, dict[str, str]] = {}
+    for path in sorted(folder.glob("*/point.json")):
+        about, state = read_json(path), read_json(path.with_name("status.json")).get("state", "pending")
+        result = read_json(path.with_name("result.json"))
+        states[state] += 1
+        if state != "done" or not result:
+            continue
+        rest = {key: value for key, value in about["identity"].items() if key != "seed"}
+        key = json.dumps(rest, sort_keys=True)
+        settings[key], names[key] = rest, about["names"]
+        groups[key][about["identity"]["seed"]] = result
+    if not groups:
+        found = ", ".join(f"{n} {state}" for state, n in states.items()) or "no points"
+        raise InputError(f"{folder}: no finished points ({found}); attnlab train makes them")
+    labels = _labels(settings, names)
+    variants = [Variant(labels[key], settings[key], groups[key]) for key in groups]
+    return Study(folder, variants, states)
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in ("attention", "sites")}
+
+
+def _labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """A short name for each variant: its attention, and the settings in which the study's variants differ."""
+    flat = {key: _flatten(value) for key, value in settings.items()}
+    several_backbones = len({n["backbone"] for n in names.values()}) > 1
+    several_sites = len({n["sites"] for n in names.values() if "sites" in n}) > 1
+    labels = {}
+    for key, mine in flat.items():
+        kind = mine.get(("attention", "_target_"))
+        # Attention settings are compared within one kind of module, all others over the whole study.
+        peers = [other for other in flat.values() if other.get(("attention", "_target_")) == kind]
+        words = [names[key]["backbone"]] if several_backbones else []
+        words.append(names[key]["attention"])
+        if several_sites and "sites" in names[key]:
+            words.append(names[key]["sites"])
+        for path, value in mine.items():
+            group = path[0]
+            among = peers if group in ("attention", "sites") else list(flat.values())
+            told = path[-1] in ("_target_", "role")
+            if not told and any(other.get(path, value) != value for other in among):
+                words.append(f"{path[-1]}={_short(value)}")
+        labels[key] = " ".join(words)
+    return labels
+
+
+def _flatten(value: Any, path: Path_ = ()) -> dict[Path_, Any]:
+    if not isinstance(value, Mapping):
+        return {path: value}
+    return {p: v for key, child in value.items() for p, v in _flatten(child, (*path, key)).items()}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)

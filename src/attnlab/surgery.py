@@ -1,0 +1,161 @@
+"""Attach: put attention at sites of any network, in place; detach: take it out again.
+
+The attention becomes a child of the module that stands at the site (``attention_out``, or ``attention_in`` where
+the site is an input) and a forward hook calls it. So the keys of the backbone's state dict stay as they were, and
+the network still deep-copies, pickles, exports and compiles.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attnlab import attention as attentions
+from attnlab.errors import InputError
+from attnlab.sites import Pick, Site, find_sites, select_sites
+
+Merge = Literal["scale", "add", "concat"]
+HOOK = "attnlab"
+CHILD = {"output": "attention_out", "input": "attention_in"}
+
+
+def attach(
+    net: nn.Module,
+    attention: str | Callable[..., nn.Module],
+    *,
+    at: str = "branch",
+    stages: Literal["all"] | Sequence[int] = "all",
+    blocks: Pick = "all",
+    names: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] = (),
+    merge: Merge = "scale",
+    input_size: Sequence[int] | None = None,
+    **settings: Any,
+) -> list[Site]:
+    """Put ``attention`` at sites of ``net``, in place, and return the sites changed.
+
+    ``attention``: a registered name, or a callable ``(channels, **settings) -> nn.Module`` that keeps the shape
+    ``(N, C, H, W)``. ``at``: a role of the network's family (branch, pre, block, shortcut, unit, stage, stem), or
+    ``module`` with ``names`` for any module of any network. ``stages``, ``blocks``, ``names`` (globs) and
+    ``exclude`` (globs) narrow it: see ``select_sites``.
+
+    ``merge`` is how ``A(f)`` meets the feature ``f``: ``scale`` gives ``A(f)``; ``add`` gives ``f + A(f)``;
+    ``concat`` gives a 1×1 conv of ``[f, A(f)]`` back to C channels, which starts as their mean.
+
+    >>> attach(torchvision.models.resnet18(), "cbam", at="branch", ratio=16, init="identity")
+
+    Raises InputError, with the network unchanged, for an unknown name, role or merge, if no site matches, if a
+    site has attention already, and for settings that the attention refuses.
+    """
+    if merge not in Merge.__args__:  # type: ignore[attr-defined]
+        raise InputError(f"merge={merge}: must be one of {', '.join(Merge.__args__)}")  # type: ignore[attr-defined]
+    if merge == "add" and settings.get("init") == "identity":
+        raise InputError("merge=add with init=identity: f + A(f) would start at 2 f; use merge=scale or concat")
+    build = attentions.register.named(attention) if isinstance(attention, str) else attention
+    sites = find_sites(net, input_size, every_module=at == "module")
+    if not sites:
+        raise InputError(
+            f"{type(net).__name__} is of no known family: choose any of its modules by at='module', names=[...]"
+        )
+    chosen = select_sites(sites, at, stages=stages, blocks=blocks, names=names, exclude=exclude)
+
+    hosts = [_host(net.get_submodule(site.name), site.side) for site in chosen]
+    for i, (site, host) in enumerate(zip(chosen, hosts, strict=True)):
+        if hasattr(host, CHILD[site.side]) or host in hosts[:i]:
+            raise InputError(f"{site.name}: there is attention at this {site.side} already")
+    merged = [_merge(_build(build, site, settings), merge, site.channels) for site in chosen]
+
+    for site, host, module in zip(chosen, hosts, merged, strict=True):
+        module.to(**_tensor_kind(host, net)).train(net.training)
+        host.add_module(CHILD[site.side], module)
+        runs_its_children = isinstance(host, nn.Sequential)  # an empty one, else its child would be the host
+        if not runs_its_children:
+            # Under a key of ours: PyTorch numbers hooks from 0 in each process, so that in a network that was
+            # pickled, a later hook could take the number, and the place, of an earlier one.
+            _hooks(host, site.side)[HOOK] = _attend_output if site.side == "output" else _attend_input
+    return chosen
+
+
+def detach(net: nn.Module) -> int:
+    """Take all attached attention out of ``net``, in place; returns how many modules went."""
+    count = 0
+    for host in list(net.modules()):
+        for side, child in CHILD.items():
+            if child in host._modules:
+                del host._modules[child]
+                _hooks(host, side).pop(HOOK, None)
+                count += 1
+    return count
+
+
+def attached(net: nn.Module) -> dict[str, nn.Module]:
+    """Module path -> attention (with its merge), for all that ``attach`` put into ``net``."""
+    return {path: m for path, m in net.named_modules() if path.rpartition(".")[2] in CHILD.values()}
+
+
+class Add(nn.Module):
+    """``f + A(f)``"""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, f: Tensor) -> Tensor:
+        return f + self.attention(f)
+
+
+class Concat(nn.Module):
+    """1×1 conv of ``[f, A(f)]`` back to C channels, without bias; starts as the mean of the two."""
+
+    def __init__(self, attention: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.attention = attention
+        self.conv = nn.Conv2d(2 * channels, channels, 1, bias=False)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.eye(channels).repeat(1, 2)[:, :, None, None] / 2)
+
+    def forward(self, f: Tensor) -> Tensor:
+        return self.conv(torch.cat([f, self.attention(f)], 1))
+
+
+def _merge(attention: nn.Module, merge: Merge, channels: int) -> nn.Module:
+    if merge == "add":
+        return Add(attention)
+    return Concat(attention, channels) if merge == "concat" else attention
+
+
+def _build(build: Callable[..., nn.Module], site: Site, settings: dict[str, Any]) -> nn.Module:
+    try:
+        return build(site.channels, **settings)
+    except InputError as error:
+        raise InputError(f"{error} (at {site.name}, {site.channels} channels)") from None
+
+
+def _host(module: nn.Module, side: str) -> nn.Module:
+    """Where a site is realised: a Sequential would run an added child, so its last (or first) child stands for it."""
+    while isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module):
+        module = module[-1 if side == "output" else 0]
+    return module
+
+
+def _hooks(host: nn.Module, side: str) -> dict[Any, Any]:
+    hooks: Any = host._forward_hooks if side == "output" else host._forward_pre_hooks
+    return hooks
+
+
+def _tensor_kind(host: nn.Module, net: nn.Module) -> dict[str, Any]:
+    """Device and dtype of the host's weights, or else of the network's."""
+    for module in (host, net):
+        for weight in module.parameters():
+            if weight.is_floating_point():
+                return {"device": weight.device, "dtype": weight.dtype}
+    return {}
+
+
+def _attend_output(module: Any, args: tuple, output: Tensor) -> Tensor:
+    return module.attention_out(output)
+
+
+def _attend_input(module: Any, args: tuple) -> tuple:
+    return (module.attention_in(args[0]), *args[1:])

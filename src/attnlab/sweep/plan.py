@@ -1,0 +1,164 @@
+"""The plan: every point of a command is composed and checked before the first one starts."""
+
+import argparse
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra import compose, version
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from attnlab import point as ledger
+from attnlab.errors import InputError, choices
+
+PACKAGED = Path(__file__).parents[1] / "conf"
+CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
+
+Compose = Callable[..., DictConfig]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The points of one command: folder -> checked config, in the order of first appearance."""
+
+    combinations: int
+    points: dict[Path, dict[str, Any]]
+
+    def title(self, folder: Path) -> str:
+        """``[3/10] ``, or nothing for a single point."""
+        if len(self.points) < 2 or folder not in self.points:
+            return ""
+        return f"[{list(self.points).index(folder) + 1}/{len(self.points)}] "
+
+
+def make(argv: Sequence[str]) -> Plan:
+    """Compose and check every point that ``attnlab train <argv>`` would run.
+
+    Raises InputError: a line for each thing that is wrong, with the valid choices.
+    """
+    args = parse(argv)
+    with composing(args.config_path, args.config_dir, args.config_name) as compose_one:
+        jobs = _jobs(args.overrides, args.multirun, compose_one)
+        from attnlab.schema import check  # torch comes with it
+
+        points: dict[Path, dict[str, Any]] = {}
+        errors: dict[str, None] = {}  # each once, in order
+        for overrides in jobs:
+            try:
+                config = check(compose_one(overrides))
+                points.setdefault(ledger.folder(config), config)
+            except InputError as error:
+                errors[str(error)] = None
+    fresh = [config for folder, config in points.items() if not ledger.is_done(folder)]
+    if fresh and not errors:
+        from attnlab.build import rehearse
+
+        errors = dict.fromkeys(rehearse(fresh))
+    if errors:
+        raise InputError("\n".join(errors))
+    return Plan(len(jobs), points)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Hydra's own flags, and ``overrides``, in any order. Raises InputError for a flag that Hydra has not."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(f"{message}; see attnlab train --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_intermixed_args(list(argv))
+
+
+def flags_first(argv: Sequence[str]) -> list[str]:
+    """The same command in the order that Hydra reads."""
+    overrides = parse(argv).overrides
+    return [*(word for word in argv if word not in overrides), *overrides]
+
+
+@contextlib.contextmanager
+def composing(
+    config_path: str | None = None, config_dir: str | None = None, config_name: str | None = None
+) -> Iterator[Compose]:
+    """A function ``(overrides, **options) -> config`` whose errors are InputErrors of one line.
+
+    The arguments are Hydra's --config-path, --config-dir and --config-name.
+    """
+    name = config_name or "train"
+    path = create_config_search_path(str(Path(config_path or CONF).absolute()))
+    if config_dir:
+        if not Path(config_dir).is_dir():
+            raise InputError(f"--config-dir {config_dir}: no such folder")
+        folder = f"file://{Path(config_dir).absolute()}"
+        path.prepend("command-line", folder, anchor=SearchPathQuery(provider="schema"))
+
+    def compose_one(overrides: Sequence[str], **options: Any) -> DictConfig:
+        try:
+            return compose(name, list(overrides), **options)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise InputError(_one_line(error, compose_one, overrides)) from None
+
+    version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2("train", path)
+    try:
+        yield compose_one
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _jobs(overrides: Sequence[str], multirun: bool, compose_one: Compose) -> list[list[str]]:
+    """The overrides of each job, as Hydra's basic sweeper will split them."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    try:
+        parsed = parser.parse_overrides(list(overrides))
+    except HydraException as error:
+        raise InputError(_one_line(error, compose_one, overrides)) from None
+    fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+    hydra = compose_one(fixed, return_hydra_config=True).hydra
+    if not multirun and hydra.mode != RunMode.MULTIRUN:
+        several = [str(o.input_line) for o in parsed if o.is_sweep_override()]
+        if several:
+            key, _, value = several[0].partition("=")
+            raise InputError(f"{several[0]}: several values need -m; one list is written {key}=[{value}]")
+        return [fixed]
+    if hydra.sweeper._target_.rpartition(".")[2] != BasicSweeper.__name__:
+        return [fixed]  # its points are chosen as it goes
+    from_config = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
+    batches = BasicSweeper.split_arguments(parser.parse_overrides([*from_config, *overrides]), None)
+    return [list(job) for batch in batches for job in batch]
+
+
+def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) -> str:
+    """What Hydra means, in one line, with the valid choices."""
+    text = str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        wrong = f"{group}={name}: no such config" if group else f"no config named {name}"
+        return f"{wrong}; {choices(name, error.options or [])}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not an override of the form key=value ({text.splitlines()[0]})"
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        *parents, key = re.split(r"[./@]", unknown[1])
+        groups = [o for o in overrides if re.match(r"[\w/]+=", o) and not o.startswith(f"{unknown[1]}=")]
+        with contextlib.suppress(InputError, OmegaConfBaseException):
+            node: Any = compose_one([o for o in groups if "/" not in o and "." not in o.partition("=")[0]])
+            for parent in parents:
+                node = node[parent]
+            return (
+                f"{unknown[1]}: no such setting; {choices(key, (str(k) for k in node if not str(k).startswith('_')))}"
+            )
+    return " ".join(text.split())

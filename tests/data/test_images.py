@@ -1,0 +1,82 @@
+"""Batches depend on nothing but (seed, epoch, step)."""
+
+import pytest
+import torch
+
+from attnlab.data import Batches, Images
+from attnlab.data.images import generator
+
+
+@pytest.fixture
+def data():
+    return Images(torch.arange(10 * 4 * 5, dtype=torch.uint8).view(10, 1, 4, 5), torch.arange(10))
+
+
+def batches(data, batch_size=4, **k):
+    return Batches(data, batch_size, mean=torch.tensor([0.5]), std=torch.tensor([0.25]), **k)
+
+
+def labels(b):
+    return [y.tolist() for _, y in b]
+
+
+def test_evaluation_is_in_order_and_complete(data):
+    b = batches(data)
+    assert labels(b) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert len(b) == 3
+
+
+def test_normalised(data):
+    x, _ = next(iter(batches(data)))
+    torch.testing.assert_close(x, (data.images[:4].float() / 255 - 0.5) / 0.25)
+
+
+def test_training_order_comes_from_seed_and_epoch_alone(data):
+    first = labels(batches(data, shuffle=True, seed=3, epoch=2))
+    torch.manual_seed(99)
+    torch.rand(7)
+    assert labels(batches(data, shuffle=True, seed=3, epoch=2)) == first
+    assert labels(batches(data, shuffle=True, seed=3, epoch=3)) != first
+    assert labels(batches(data, shuffle=True, seed=4, epoch=2)) != first
+    assert [len(batch) for batch in first] == [4, 4]  # the last partial batch is left out
+    assert len({n for batch in first for n in batch}) == 8
+
+
+def test_drawing_batches_leaves_the_global_generator_alone(data):
+    before = torch.get_rng_state()
+    list(batches(data, shuffle=True, pad=1, flip=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_shift_and_mirror_are_what_they_say(data):
+    """Each augmented image is found among the shifted, mirrored copies made one by one."""
+    b = batches(data, batch_size=10, shuffle=True, pad=1, flip=True)
+    x = data.images
+    augmented = b.augment(x, generator(0, 0, 0))
+    kinds = set()
+    for image, result in zip(x, augmented, strict=True):
+        padded = torch.nn.functional.pad(image, [1] * 4)
+        candidates = {
+            (dy, dx, flip): (w := padded[:, dy : dy + 4, dx : dx + 5], w.flip(2) if flip else w)[1]
+            for dy in range(3)
+            for dx in range(3)
+            for flip in (False, True)
+        }
+        kinds.add(next(kind for kind, candidate in candidates.items() if torch.equal(candidate, result)))
+    assert len(kinds) > 4
+    assert not torch.equal(augmented, b.augment(x, generator(0, 0, 1)))  # another step
+    assert torch.equal(augmented, b.augment(x, generator(0, 0, 0)))
+
+
+def test_evaluation_is_never_augmented(data):
+    plain, augmenting = batches(data), batches(data, pad=2, flip=True)
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(plain, augmenting, strict=True))
+
+
+def test_take_keeps_boxes_and_sources(data):
+    full = Images(data.images, data.labels, boxes=torch.arange(40).view(10, 4), sources=torch.arange(10) + 100)
+    part = full.take(torch.tensor([7, 2]))
+    assert part.labels.tolist() == [7, 2]
+    assert part.boxes.tolist() == [[28, 29, 30, 31], [8, 9, 10, 11]]
+    assert part.sources.tolist() == [107, 102]
+    assert data.take(torch.tensor([0])).boxes is None

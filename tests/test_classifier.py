@@ -1,0 +1,131 @@
+"""The LightningModule: losses, metrics and schedules against independent references."""
+
+import functools
+
+import lightning
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import accuracy_score, f1_score
+from torch import nn
+
+from attnlab.classifier import Classifier, cosine, metrics, one_cycle
+from attnlab.data import Digits
+from attnlab.errors import InputError
+
+
+def classifier(net=None, **k):
+    net = net or nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    return Classifier(net, 10, optimizer=functools.partial(torch.optim.SGD, lr=0.1), **k)
+
+
+def test_l2_acts_as_a_keras_kernel_regularizer():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    module = classifier(net, l2={"0.weight": 0.01}, label_smoothing=0.1)
+    x, y = torch.randn(5, 1, 8, 8), torch.randint(0, 10, (5,))
+    expected = F.cross_entropy(net(x), y, label_smoothing=0.1) + 0.01 * (net[0].weight ** 2).sum()
+    torch.testing.assert_close(module.training_step((x, y), 0), expected)
+
+
+def test_l2_that_matches_nothing_is_named():
+    with pytest.raises(InputError, match=r"loss.l2: no parameter of the network matches 'stem\.\*'"):
+        classifier(l2={"stem.*": 0.01})
+
+
+def test_metrics_against_scikit_learn():
+    logits, y = torch.randn(200, 10), torch.randint(0, 10, (200,))
+    collection = metrics(10, "val/")
+    for part in (slice(0, 128), slice(128, 200)):  # unequal batches
+        for name, metric in collection.items():
+            if name.endswith("loss"):
+                metric.update(F.cross_entropy(logits[part], y[part]), weight=len(y[part]))
+            else:
+                metric.update(logits[part], y[part])
+    found = {key: float(value) for key, value in collection.compute().items()}
+    predicted, probabilities = logits.argmax(1), logits.softmax(1).max(1).values.numpy()
+    right = (predicted == y).numpy()
+    bins = np.clip(np.ceil(probabilities * 15).astype(int) - 1, 0, 14)
+    error = sum(
+        abs(right[bins == b].mean() - probabilities[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist())
+    )
+    assert found["val/accuracy"] == pytest.approx(accuracy_score(y, predicted))
+    assert found["val/f1"] == pytest.approx(f1_score(y, predicted, average="macro"))
+    assert found["val/calibration_error"] == pytest.approx(error, abs=1e-5)
+    assert found["val/loss"] == pytest.approx(float(F.cross_entropy(logits, y)))
+
+
+def rates(schedule, steps, **k):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.4, momentum=0.9)
+    scheduler = schedule(optimizer, steps, **k)
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return seen
+
+
+def test_cosine():
+    expected = [0.2 * (1 + np.cos(np.pi * step / 50)) for step in range(50)]
+    assert rates(cosine, 50) == pytest.approx(expected)
+    warm = rates(cosine, 50, warmup=0.2)
+    assert warm[:10] == pytest.approx([0.4 * (i + 1) / 11 for i in range(10)])
+    assert warm[10:] == pytest.approx([0.2 * (1 + np.cos(np.pi * step / 40)) for step in range(40)])
+
+
+def test_one_cycle_peaks_at_the_optimizers_rate():
+    seen = rates(one_cycle, 50, warmup=0.3)
+    assert max(seen) == pytest.approx(0.4)
+    assert seen.index(max(seen)) == 14
+    assert seen[-1] < 1e-5
+
+
+@pytest.mark.parametrize(("schedule", "warmup"), [(cosine, 1.0), (cosine, -0.1), (one_cycle, 0.0), (one_cycle, 1.5)])
+def test_warmup_out_of_range(schedule, warmup):
+    with pytest.raises(InputError, match=f"scheduler.warmup={warmup}"):
+        rates(schedule, 10, warmup=warmup)
+
+
+def fit(tmp_path, seed):
+    torch.manual_seed(seed)
+    module = classifier(scheduler=cosine)
+    data = Digits(size=8, batch_size=100, order_seed=seed)
+    trainer = lightning.Trainer(
+        max_epochs=8,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        reload_dataloaders_every_n_epochs=1,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, data)
+    return module, {**trainer.callback_metrics, **trainer.test(module, data, verbose=False)[0]}
+
+
+def test_it_learns_and_repeats_to_the_bit(tmp_path):
+    first, found = fit(tmp_path, seed=1)
+    second, again = fit(tmp_path, seed=1)
+    _, other = fit(tmp_path, seed=2)
+    assert found["test/accuracy"] > 0.85
+    assert {"train/loss", "train/accuracy", "lr", "val/loss", "val/accuracy", "val/f1", "val/calibration_error"} < set(
+        found
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert float(found["train/loss"]) == float(again["train/loss"]) != float(other["train/loss"])
+
+
+def test_training_metrics_are_of_all_batches(tmp_path):
+    """With a rate of 0 the network stands still: the epoch's loss is the mean over its batches."""
+    module = Classifier(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), 10, optimizer=functools.partial(torch.optim.SGD, lr=0.0)
+    )
+    data = Digits(size=8, batch_size=100, order_seed=3)
+    trainer = lightning.Trainer(
+        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    trainer.fit(module, data)
+    with torch.no_grad():
+        losses = [F.cross_entropy(module.net(x), y) for x, y in data.batches(data.splits.train, shuffle=True, epoch=0)]
+    assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)

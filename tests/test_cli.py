@@ -1,0 +1,91 @@
+"""The real command line: help, tables, and bad input that ends in one clear line and exit code 2."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.conftest import attnlab
+
+# fmt: off
+BAD = {
+    "unknown command": (["trian"], "attnlab trian: no such command; nearest: train; valid: report, sites, train"),
+    "unknown key": (["train", "attention=cbam", "attention.rato=4"], "attention.rato: no such setting; nearest: ratio"),
+    "unknown top-level key": (["train", "sed=3"], "sed: no such setting; nearest: seed; valid:"),
+    "unknown name": (["train", "attention=cbm"], "attention=cbm: no such config; nearest: cbam; valid:"),
+    "wrong type": (["train", "attention=cbam", "attention.ratio=four"], "attention.ratio=four: must be a valid number"),
+    "ratio below 1": (["train", "attention=se", "attention.ratio=0"], "attention.ratio=0: must be at least 1"),
+    "no such order": (
+        ["train", "-m", "attention=none,se,cbam", "attention.order=sideways"],
+        "attention.order=sideways: must be 'channel_first', 'spatial_first', 'parallel', 'channel_only' or 'spat",
+    ),
+    "no such role": (["train", "attention=se", "sites.role=neck"], "sites.role=neck: this network has no such site;"),
+    "no such stage": (
+        ["train", "-m", "attention=se", "backbone=resnet18", "sites.stages=[7]", "seed=0,1"],
+        "sites.stages=[7]: no branch site matches; there are layer1.0.bn2 (stage 1, block 1),",
+    ),
+    "a sweep without -m": (["train", "seed=0,1"], "seed=0,1: several values need -m"),
+    "a stranger's target": (
+        ["train", "attention=se", "attention._target_=os.system"],
+        "attention._target_=os.system: package 'os' is not allowed",
+    ),
+    "absent data": (["train", "data=image_folder"], "data.root=data: must be a folder with a subfolder of images"),
+    "absent study": (["report", "nowhere"], "nowhere: no such folder; a study is a folder of points"),
+    "sites of an unknown backbone": (["sites", "backbone=resnet19"], "backbone=resnet19: no such config; nearest:"),
+    "bad input size": (["sites", "--input", "224"], "--input 224: must be CxHxW, such as 3x224x224"),
+}
+# fmt: on
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("bad")
+    with ThreadPoolExecutor(2) as pool:
+        return cwd, dict(zip(BAD, pool.map(lambda case: attnlab(*case[0], cwd=cwd), BAD.values()), strict=True))
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line_and_exit_code_2(outcomes, case):
+    cwd, results = outcomes
+    result = results[case]
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"attnlab: {BAD[case][1]}")
+    assert len(result.stderr.splitlines()) == 1
+    assert "Traceback" not in result.stdout
+    assert list(cwd.iterdir()) == []  # before anything starts
+
+
+def test_help(tmp_path):
+    everything = attnlab("--help", cwd=tmp_path)
+    assert everything.returncode == 0
+    for verb in ("train", "sites", "report"):
+        assert f"attnlab {verb}" in everything.stdout
+        own = attnlab(verb, "--help", cwd=tmp_path)
+        assert own.returncode == 0, own.stderr
+        assert f"attnlab {verb}" in own.stdout
+    page = attnlab("train", "--help", cwd=tmp_path).stdout
+    for word in (
+        "attention: cbam, cbam_article",
+        "sites: block, branch",
+        "max_epochs: 10",
+        "--config-dir",
+        "ATTNLAB_ALLOW",
+    ):
+        assert word in page
+    assert "version_base" not in page
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sites_of_resnet18(tmp_path):
+    shown = attnlab("sites", "backbone=resnet18", "--input", "3x224x224", "sites.blocks=last", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "resnet18, input 3×224×224" in shown.stdout
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in shown.stdout.splitlines() if "│" in line]
+    marked = [row for row in rows if row[0] == "●"]
+    assert [row[1:] for row in marked] == [
+        ["branch", "1", "2", "64", "56 × 56", "layer1.1.bn2"],
+        ["branch", "2", "2", "128", "28 × 28", "layer2.1.bn2"],
+        ["branch", "3", "2", "256", "14 × 14", "layer3.1.bn2"],
+        ["branch", "4", "2", "512", "7 × 7", "layer4.1.bn2"],
+    ]
+    assert ["", "shortcut", "2", "1", "128", "28 × 28", "layer2.0.downsample"] in rows
+    assert list(tmp_path.iterdir()) == []

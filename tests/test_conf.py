@@ -1,0 +1,143 @@
+"""Every file of conf/ composes and fits the code it names; every experiment runs."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from attnlab import schema
+from attnlab.build import build_data, build_network
+from attnlab.errors import InputError
+from attnlab.sweep import plan
+
+FILES = sorted(plan.CONF.glob("*/*.yaml"))
+CALLED = [path for path in FILES if path.parent.name in schema.GROUPS]
+
+
+@pytest.fixture(scope="module")
+def compose():
+    with plan.composing() as compose_one:
+        yield lambda *overrides: compose_one(overrides)
+
+
+def test_all_groups_are_there():
+    groups = {path.parent.name for path in FILES}
+    assert groups == {*schema.GROUPS, "sites", "trainer", "logger", "experiment"}
+
+
+@pytest.mark.parametrize("path", CALLED, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_keys_are_the_targets_signature(compose, path):
+    """The file lists every setting of its class, under the class's own defaults' names, and no other."""
+    group = path.parent.name
+    node = schema.plain(compose(f"{group}={path.stem}"))[group]
+    assert node["name"] == path.stem
+    if node["_target_"] is None:
+        return
+    takes, _ = schema.parameters(schema.locate(node["_target_"], group))
+    listed = node.keys() - {"name", "_target_"} - ({*schema.CROSSED} if group == "attention" else set())
+    wanted = takes.keys() - set(schema.GROUPS[group].given) - ({*schema.CROSSED} if group == "attention" else set())
+    assert listed <= wanted
+    if group != "optimizer":  # torch's have more settings than anyone wants to see
+        assert listed == wanted
+    assert schema.check(compose(f"{group}={path.stem}"))[group]["name"] == path.stem
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in CALLED if p.parent.name in ("attention", "backbone")], ids=lambda p: p.stem
+)
+def test_builds(compose, path):
+    overrides = [f"{path.parent.name}={path.stem}"]
+    if path.parent.name == "backbone":
+        overrides.append("attention=cbam")
+    config = schema.check(compose(*overrides))
+    with torch.device("meta"):
+        net, changed = build_network(config, build_data(config))
+        assert net(torch.empty(2, 1, 40, 40)).shape == (2, 10)
+    assert bool(changed) == (config["attention"]["name"] != "none")
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "sites"], ids=lambda p: p.stem)
+def test_sites_attach_where_the_backbone_has_them(compose, path):
+    extra = ["sites.names=[module*.branch]"] if path.stem == "module" else []
+    config = schema.check(compose("attention=se", f"sites={path.stem}", *extra))
+    with torch.device("meta"):
+        _, changed = build_network(config, build_data(config))
+    assert {site.role for site in changed} == {path.stem}
+
+
+def test_attention_none_and_a_real_one_start_from_the_same_backbone(compose):
+    nets = []
+    for attention in ("none", "se", "cbam"):
+        config = schema.check(compose(f"attention={attention}", "seed=5"))
+        nets.append(build_network(config, build_data(config))[0].state_dict())
+    bare = nets[0]
+    for net in nets[1:]:
+        assert all(torch.equal(net[key], value) for key, value in bare.items())
+
+
+def test_crossing_types_with_ratio_and_order_is_legal():
+    planned = plan.make(
+        ["-m", "attention=none,se,cbam", "attention.ratio=4,16", "attention.order=channel_first,spatial_first"]
+    )
+    assert planned.combinations == 12
+    kinds = [config["attention"]["name"] for config in planned.points.values()]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"none": 1, "se": 2, "cbam": 4}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "experiment"], ids=lambda p: p.stem)
+def test_experiment_says_its_command_cost_and_result_and_trains(path, tmp_path, monkeypatch):
+    from attnlab import train
+
+    head = list(itertools.takewhile(lambda line: line.startswith("#"), Path(path).read_text().splitlines()))
+    for word in ("command", "cost", "expected"):
+        assert any(line.startswith(f"# {word} ") for line in head), word
+    assert yaml.safe_load(Path(path).read_text())["study"] == path.stem
+
+    monkeypatch.chdir(tmp_path)
+    small = ["trainer.max_epochs=1", "data.copies=1", "data.clutter=1"]
+    planned = plan.make([f"experiment={path.stem}", *small])
+    assert planned.points
+    folder, config = next(iter(planned.points.items()))
+    accuracy = train.run(config)
+    assert (folder / "result.json").is_file()
+    assert 0 <= accuracy <= 1
+
+
+def test_a_users_folder_adds_configs_without_touching_the_package(tmp_path, monkeypatch):
+    (tmp_path / "conf" / "attention").mkdir(parents=True)
+    (tmp_path / "conf" / "backbone").mkdir()
+    (tmp_path / "conf" / "experiment").mkdir()
+    (tmp_path / "conf" / "attention" / "double.yaml").write_text(
+        "name: double\n_target_: users_own_net.Double\nratio: 2\norder: null\n"
+    )
+    (tmp_path / "conf" / "backbone" / "tiny.yaml").write_text("name: tiny\n_target_: users_own_net.Tiny\nwidth: 6\n")
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /attention: double\n  - override /backbone: tiny\n"
+        "  - override /sites: module\nstudy: mine\nsites:\n  names: [conv]\n"
+    )
+    (tmp_path / "users_own_net.py").write_text("""
+from torch import nn
+class Double(nn.Module):
+    def __init__(self, channels, ratio: int = 4):
+        super().__init__()
+        self.scale = nn.Linear(channels, channels // ratio)
+    def forward(self, x):
+        return 2 * x
+class Tiny(nn.Module):
+    def __init__(self, num_classes, in_channels, width: int = 4):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(in_channels, width, 3), nn.Linear(width, num_classes)
+    def forward(self, x):
+        return self.head(self.conv(x).mean((2, 3)))
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    argv = ["--config-dir", str(tmp_path / "conf"), "experiment=mine", "attention.ratio=3"]
+    with pytest.raises(InputError, match="ATTNLAB_ALLOW=users_own_net"):
+        plan.make(argv)
+    monkeypatch.setenv("ATTNLAB_ALLOW", "users_own_net")
+    (config,) = plan.make(argv).points.values()
+    net, changed = build_network(config, build_data(config))
+    assert [site.name for site in changed] == ["conv"]
+    assert net.conv.attention_out.scale.out_features == 2

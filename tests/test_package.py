@@ -1,0 +1,125 @@
+"""The package: a wheel trains elsewhere, floors are kept, light commands stay light."""
+
+import ast
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+SOURCE = REPOSITORY / "src" / "attnlab"
+# Each floor may import only those below it.
+FLOORS = [
+    {"errors"},
+    {"registry"},
+    {"attention", "backbones"},
+    {"sites"},
+    {"surgery"},
+    {"costs"},
+    {"classifier", "data", "point"},
+    {"schema"},
+    {"build", "loggers", "progress"},
+    {"train", "sweep", "study", "overview"},
+    {"cli"},
+]
+
+
+def imports(path: Path) -> set[str]:
+    """Rooms of attnlab that a file imports, lazily or not."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "attnlab":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+    return found
+
+
+def test_each_room_imports_only_from_floors_below():
+    floor = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+    rooms = {
+        p.stem if p.is_file() else p.name
+        for p in SOURCE.iterdir()
+        if p.name not in ("__init__.py", "py.typed", "__pycache__")
+    }
+    assert rooms == set(floor)
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for other in imports(path) - {room, "__version__"}:
+            assert floor[other] < floor[room], f"{path} imports {other}"
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import attnlab", {"torch", "hydra", "lightning"}),
+        ("import attnlab.point", {"torch", "hydra", "lightning"}),
+        (
+            "import attnlab; attnlab.create; attnlab.attach; attnlab.cost; attnlab.find_sites",
+            {"hydra", "lightning", "wandb"},
+        ),
+        ("from attnlab.cli import main; main(['--help'])", {"torch", "hydra", "lightning"}),
+    ],
+)
+def test_light_imports_stay_light(code, absent):
+    check = f"{code}\nimport sys; found = {absent!r} & set(sys.modules); assert not found, found"
+    subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, timeout=120)
+
+
+def test_a_wheel_installed_elsewhere_trains(tmp_path):
+    build = "import hatchling.build, sys; print(hatchling.build.build_wheel(sys.argv[1]))"
+    name = subprocess.run(
+        [sys.executable, "-c", build, str(tmp_path)], cwd=REPOSITORY, check=True, capture_output=True, text=True
+    ).stdout.split()[-1]
+    site, work = tmp_path / "site", tmp_path / "work"
+    work.mkdir()
+    with zipfile.ZipFile(tmp_path / name) as wheel:
+        names = wheel.namelist()
+        wheel.extractall(site)
+    assert "attnlab/conf/train.yaml" in names
+    assert "attnlab/py.typed" in names
+    assert not any(name.startswith(("tests", "outputs")) for name in names)
+    done = subprocess.run(
+        [sys.executable, "-m", "attnlab.cli", "train", "data=digits", "trainer.max_epochs=1", "attention=se"],
+        cwd=work,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (config,) = work.glob("outputs/default/*/config.yaml")
+    assert "attnlab.attention.SE" in config.read_text()
+    where = subprocess.run(
+        [sys.executable, "-c", "import attnlab; print(attnlab.__file__)"],
+        cwd=work,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    assert Path(where).is_relative_to(site)  # it was the wheel that ran
+
+
+def test_version_is_one():
+    import attnlab
+
+    assert f'version = "{attnlab.__version__}"' in (REPOSITORY / "pyproject.toml").read_text()
+
+
+def test_make_help_lists_the_targets():
+    text = subprocess.run(["make", "help"], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    for target in ("install", "run", "test", "check", "clean"):
+        assert f"make {target} " in text
+
+
+def test_constraints_are_exact_and_name_no_address():
+    for line in (REPOSITORY / "constraints.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            assert "==" in line.partition(";")[0], line
+            assert "://" not in line

@@ -1,0 +1,263 @@
+"""Attach: in place, loadable, and everything that is done to networks still works."""
+
+import copy
+import pickle
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import attnlab
+from attnlab.attention import CBAM, SE
+from attnlab.errors import InputError
+from attnlab.surgery import Add, Concat, attached
+
+ROLES = ["stem", "unit", "pre", "branch", "shortcut", "block", "stage"]
+
+
+def small(attention=None, **k):
+    torch.manual_seed(0)
+    net = attnlab.create("mini_xception", num_classes=5, in_channels=2)
+    if attention:
+        attnlab.attach(net, attention, **{"init": "he_normal", **k})
+    return net.eval()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 2, 36, 37)
+
+
+@pytest.mark.parametrize("merge", ["scale", "concat"])
+@pytest.mark.parametrize("role", ROLES)
+def test_identity_init_changes_no_output(x, role, merge):
+    bare, net = small(), small("cbam", at=role, merge=merge, init="identity")
+    assert attached(net)
+    torch.testing.assert_close(net(x), bare(x), rtol=0, atol=0 if merge == "scale" else 1e-6)
+
+
+def test_pretrained_weights_keep_their_output_in_resnet():
+    net, x = torchvision.models.resnet18(num_classes=10).eval(), torch.randn(2, 3, 64, 64)
+    before = net(x)
+    sites = attnlab.attach(net, "cbam", at="branch", ratio=16, init="identity")
+    assert len(sites) == 8
+    assert torch.equal(net(x), before)
+
+
+def test_branch_is_before_the_addition_and_pre_leaves_the_shortcut_alone(x):
+    """Both against the block written out by hand."""
+    net = small("se", at="branch", stages=[1])
+    block, f = net.module1, torch.randn(1, 8, 10, 10)
+    hand = block.branch.pool.attention_out
+    bare = small().module1
+    torch.testing.assert_close(block(f), hand(bare.branch(f)) + bare.shortcut(f))
+
+    net = small("se", at="pre", stages=[1])
+    hand = net.module1.branch.conv1.depthwise.attention_in
+    torch.testing.assert_close(net.module1(f), bare.branch(hand(f)) + bare.shortcut(f))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_attention_runs_once_at_each_site(x, role):
+    net = small("se", at=role)
+    calls = []
+    for module in attached(net).values():
+        module.register_forward_hook(lambda m, args, out: calls.append(m))
+    net(x)
+    assert len(calls) == len(set(calls)) == len(attached(net))
+
+
+def test_merges(x):
+    f = torch.randn(2, 8, 5, 5)
+    attention = SE(8, ratio=2)
+    torch.testing.assert_close(Add(attention)(f), f + attention(f))
+    concat = Concat(attention, 8)
+    torch.testing.assert_close(concat(f), (f + attention(f)) / 2)
+    nn.init.normal_(concat.conv.weight)
+    weight = concat.conv.weight[:, :, 0, 0]
+    expected = torch.einsum("oi,nihw->nohw", weight, torch.cat([f, attention(f)], 1))
+    torch.testing.assert_close(concat(f), expected)
+
+
+def test_bare_checkpoint_loads_and_only_attention_is_missing(x):
+    net, bare = small("cbam", at="branch"), small()
+    torch.nn.init.normal_(bare.head.weight)
+    missing, unexpected = net.load_state_dict(bare.state_dict(), strict=False)
+    assert unexpected == []
+    assert missing
+    assert all(".attention_out." in key for key in missing)
+    backbone = {key: value for key, value in net.state_dict().items() if ".attention_out." not in key}
+    assert backbone.keys() == bare.state_dict().keys()
+    assert all(torch.equal(value, bare.state_dict()[key]) for key, value in backbone.items())
+
+
+def test_detach_gives_the_bare_network_back(x):
+    net = small("cbam", at="branch")
+    attnlab.attach(net, "se", at="pre", init="he_normal")
+    assert attnlab.detach(net) == 8
+    assert list(net.state_dict()) == list(small().state_dict())
+    assert torch.equal(net(x), small()(x))
+    attnlab.attach(net, "se", at="branch")  # and it can be attached again
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("branch", "branch"), ("block", "stage"), ("pre", "pre"), ("stem", "unit")],
+)
+def test_a_site_is_refused_twice_and_nothing_is_changed(first, second):
+    net = small("se", at=first)
+    keys = list(net.state_dict())
+    with pytest.raises(InputError, match=r"there is attention at this (output|input) already"):
+        attnlab.attach(net, "cbam", at=second)
+    assert list(net.state_dict()) == keys
+
+
+def test_different_places_can_be_combined(x):
+    net = small("se", at="branch")
+    attnlab.attach(net, "cbam", at="pre", init="identity")
+    attnlab.attach(net, "cbam", at="stage", init="identity")
+    assert len(attached(net)) == 12
+    torch.testing.assert_close(net(x), small("se", at="branch")(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"attention": "cbm"}, "attention=cbm: unknown; nearest: cbam"),
+        ({"at": "brunch"}, "sites.role=brunch: this network has no such site; nearest: branch"),
+        ({"merge": "mul"}, "merge=mul: must be one of scale, add, concat"),
+        ({"ratio": 0}, r"ratio=0: must be at least 1 \(at module1.branch, 16 channels\)"),
+        ({"merge": "add", "init": "identity"}, "f \\+ A\\(f\\) would start at 2 f"),
+        ({"stages": [9]}, r"sites.stages=\[9\]: no branch site matches"),
+    ],
+)
+def test_bad_input_leaves_the_network_unchanged(arguments, message):
+    net = small()
+    keys = list(net.state_dict())
+    with pytest.raises(InputError, match=message):
+        attnlab.attach(net, **{"attention": "cbam", **arguments})
+    assert list(net.state_dict()) == keys
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+def test_networks_of_no_family_by_the_names_of_their_modules():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(InputError, match=r"Sequential is of no known family: .*at='module', names="):
+        attnlab.attach(net, "se")
+    x = torch.randn(1, 3, 9, 9)
+    expected = net(x)
+    sites = attnlab.attach(net, "se", at="module", names=["0", "1"], init="identity")
+    assert [s.name for s in sites] == ["0", "1"]  # an empty Sequential too
+    assert torch.equal(net(x), expected)
+    net[1].attention_out.mlp[2].bias.data.fill_(5.0)
+    assert not torch.allclose(net(x), expected)
+
+
+def test_any_callable_serves_as_attention(x):
+    net = small()
+    attnlab.attach(net, lambda channels: nn.Conv2d(channels, channels, 1), at="stage")
+    assert net(x).shape == (2, 5)
+
+
+def test_deepcopy_is_independent(x):
+    net = small("cbam", at="branch")
+    twin = copy.deepcopy(net)
+    assert torch.equal(twin(x), net(x))
+    with torch.no_grad():
+        for p in twin.parameters():
+            p.zero_()
+    assert torch.equal(net(x), small("cbam", at="branch")(x))
+
+
+def test_pickle_survives_another_process_and_later_hooks(x, tmp_path):
+    """Hook numbers restart at 0 in a new process: a hook registered there must not replace the attention."""
+    net = small("cbam", at="branch")
+    (tmp_path / "net.pickle").write_bytes(pickle.dumps((net, x, net(x))))
+    code = """
+import pickle, sys, torch
+net, x, expected = pickle.load(open(sys.argv[1], "rb"))
+seen = []
+for module in net.modules():
+    for _ in range(3):
+        module.register_forward_hook(lambda m, args, out: seen.append(m))
+assert torch.equal(net(x), expected)
+assert len(seen) > 100
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "net.pickle")], check=True, timeout=120)
+
+
+def test_follows_device_and_dtype_of_the_network(x):
+    net = small().double()
+    attnlab.attach(net, "cbam", at="branch")
+    assert {p.dtype for p in net.parameters()} == {torch.float64}
+    assert net(x.double()).dtype == torch.float64
+    assert net.to(torch.bfloat16)(x.bfloat16()).dtype == torch.bfloat16
+    with torch.device("meta"):
+        net = attnlab.create("mini_xception", num_classes=5, in_channels=2)
+    attnlab.attach(net, "cbam", at="branch", merge="concat")
+    assert {p.device.type for p in net.parameters()} == {"meta"}
+
+
+def test_attention_takes_the_mode_of_the_network():
+    net = attnlab.create("mini_xception", num_classes=5).eval()
+    attnlab.attach(net, "cbam", at="branch")
+    assert not any(m.training for m in net.modules())
+
+
+@pytest.mark.parametrize("merge", ["scale", "add", "concat"])
+def test_keeps_channels_last(x, merge):
+    net = small("cbam", at="branch", merge=merge).to(memory_format=torch.channels_last)
+    layouts = []
+    for module in attached(net).values():
+        module.register_forward_hook(
+            lambda m, args, out: layouts.append(
+                (
+                    args[0].is_contiguous(memory_format=torch.channels_last),
+                    out.is_contiguous(memory_format=torch.channels_last),
+                )
+            )
+        )
+    y = net(x.to(memory_format=torch.channels_last))
+    assert layouts == [(True, True)] * 4
+    torch.testing.assert_close(y, small("cbam", at="branch", merge=merge)(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("role", ["branch", "pre", "stage"])
+@pytest.mark.parametrize("order", ["channel_first", "parallel"])
+def test_export(x, role, order):
+    net = small("cbam", at=role, order=order)
+    torch.testing.assert_close(torch.export.export(net, (x,)).module()(x), net(x))
+
+
+@pytest.mark.parametrize(("role", "merge"), [("branch", "scale"), ("pre", "concat"), ("shortcut", "add")])
+def test_compile_fullgraph(x, role, merge):
+    """One graph forward and backward; the code generator behind it is torch's own."""
+    net = small("cbam", at=role, merge=merge)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), net(x))
+    compiled(x).sum().backward()
+    gradients = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    net(x).sum().backward()
+    torch.testing.assert_close(gradients, [p.grad for p in net.parameters()])
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_compile_resnet_with_the_default_backend():
+    net = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 0, 0, 0], num_classes=3)
+    net.layer2 = net.layer3 = net.layer4 = nn.Sequential()
+    net.fc = nn.Linear(64, 3)
+    attnlab.attach(net.eval(), "cbam", at="branch", input_size=(3, 32, 32), init="he_normal")
+    x = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(torch.compile(net, fullgraph=True)(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_fresh_modules_at_each_site():
+    net = small()
+    attnlab.attach(net, CBAM, at="branch", ratio=4)
+    channels = [m.channel.mlp[2].out_features for m in attached(net).values()]
+    assert channels == [16, 32, 64, 128]
