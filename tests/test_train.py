@@ -21,7 +21,7 @@ SMALL = ["data=digits", "trainer.max_epochs=2", "data.batch_size=100", "backbone
 def sweep(tmp_path_factory):
     """Two attentions × two seeds with W&B offline, run once for the tests below."""
     cwd = tmp_path_factory.mktemp("sweep")
-    command = ["train", "-m", "attention=none,cbam", "seed=0,1", "study=two", "logger=wandb", "tags=[quick]", *SMALL]
+    command = ["train", "attention=none,cbam", "-m", "seed=0,1", "study=two", "logger=wandb", "tags=[quick]", *SMALL]
     done = attnlab(*command, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return cwd, command, done

@@ -51,10 +51,9 @@ def train(argv: list[str]) -> int:
     from attnlab.point import read_json
     from attnlab.sweep import plan
 
-    argv = plan.flags_first(argv)
     looks = {"-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-p", "--package"}
     if looks & {a.partition("=")[0] for a in argv}:
-        train.main(argv, plan.CONF, title=lambda folder: "")
+        train.main(plan.for_hydra(argv), plan.CONF, title=lambda folder: "")
         return 0
     with train.console.status("Checking every point before the first one starts"):
         planned = plan.make(argv)
@@ -64,7 +63,7 @@ def train(argv: list[str]) -> int:
             "the others differ only in settings without effect"
         )
     try:
-        train.main(argv, plan.CONF, planned.title)
+        train.main(plan.for_hydra(argv), plan.CONF, planned.title)
     except train.PointFailed:
         failed = [folder for folder in planned.points if read_json(folder / "status.json").get("state") == "failed"]
         print(f"attnlab: {len(failed) or 1} of {len(planned.points)} points failed", file=sys.stderr)

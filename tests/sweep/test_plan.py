@@ -19,7 +19,7 @@ def _elsewhere(tmp_path, monkeypatch):
         (["+experiment=dmo"], "experiment=dmo: no such config; nearest: demo"),
         (
             ["attention=cbam", "attention.rato=4"],
-            "attention.rato: no such setting; nearest: ratio; valid: batchnorm, bias",
+            "attention.rato: attention=cbam has no such setting; nearest: ratio; valid: batchnorm, bias",
         ),
         (["sed=3"], "sed: no such setting; nearest: seed; valid: attention, backbone"),
         (["optimiser=sgd"], "optimiser: no such setting; nearest: optimizer"),
@@ -48,6 +48,13 @@ def test_one_clear_line(argv, message):
     with pytest.raises(InputError, match=message) as error:
         plan.make(argv)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_setting_of_a_swept_group_need_not_fit_the_default_choice():
+    planned = plan.make(["-m", "attention=se,cbam", "attention.init=identity"])  # attention=none has no init
+    assert [config["attention"]["init"] for config in planned.points.values()] == ["identity"] * 2
+    argv = ["-m", "attention=se,cbam", "attention.init=identity", "sites.stages=[1]"]
+    assert plan.for_hydra(argv) == ["-m", "attention=se,cbam", "attention.init=choice(identity)", "sites.stages=[1]"]
 
 
 def test_all_that_is_wrong_is_told_at_once():
@@ -87,7 +94,7 @@ def test_demo_is_ten_points_of_eighteen_combinations():
 
 def test_flags_may_stand_anywhere():
     argv = ["seed=0,1", "-m", "attention=se", "--config-dir", "here", "study=s"]
-    assert plan.flags_first(argv) == ["-m", "--config-dir", "here", "seed=0,1", "attention=se", "study=s"]
+    assert plan.for_hydra(argv) == ["-m", "--config-dir", "here", "seed=0,1", "attention=se", "study=s"]
     with pytest.raises(InputError, match="unrecognized arguments: --sweep; see attnlab train --help"):
         plan.parse(["seed=0", "--sweep"])
 

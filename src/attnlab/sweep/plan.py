@@ -15,6 +15,7 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -82,10 +83,29 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(list(argv))
 
 
-def flags_first(argv: Sequence[str]) -> list[str]:
-    """The same command in the order that Hydra reads."""
+def for_hydra(argv: Sequence[str]) -> list[str]:
+    """The same command as Hydra can read it: flags first, and settings of a swept group as part of the sweep.
+
+    (Hydra applies ``attention.init=identity`` of ``attention=se,cbam attention.init=identity`` to the default
+    choice of ``attention`` first, and stops if that has no such setting.)
+    """
     overrides = parse(argv).overrides
-    return [*(word for word in argv if word not in overrides), *overrides]
+    parsed = _parse_overrides(overrides)
+    swept = {o.key_or_group for o in parsed if o.is_sweep_override()}
+    readable = []
+    for override, text in zip(parsed, overrides, strict=True):
+        key, _, value = text.partition("=")
+        follows = not override.is_sweep_override() and "." in key and key.partition(".")[0] in swept
+        readable.append(f"{key}=choice({value})" if follows else text)
+    return [*(word for word in argv if word not in overrides), *readable]
+
+
+def _parse_overrides(overrides: Sequence[str], config_loader: Any = None) -> list[Override]:
+    try:
+        return OverridesParser.create(config_loader).parse_overrides(list(overrides))
+    except OverrideParseException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{error.override}: not an override of the form key=value ({reason})") from None
 
 
 @contextlib.contextmanager
@@ -121,13 +141,12 @@ def composing(
 
 def _jobs(overrides: Sequence[str], multirun: bool, compose_one: Compose) -> list[list[str]]:
     """The overrides of each job, as Hydra's basic sweeper will split them."""
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    try:
-        parsed = parser.parse_overrides(list(overrides))
-    except HydraException as error:
-        raise InputError(_one_line(error, compose_one, overrides)) from None
+    config_loader = GlobalHydra.instance().config_loader()
+    parsed = _parse_overrides(overrides, config_loader)
     fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
-    hydra = compose_one(fixed, return_hydra_config=True).hydra
+    # What can set Hydra's own mode and sweeper; other settings may belong to a group that is swept.
+    steering = [o for o in fixed if o.lstrip("+~").startswith("hydra") or "." not in o.partition("=")[0]]
+    hydra = compose_one(steering, return_hydra_config=True).hydra
     if not multirun and hydra.mode != RunMode.MULTIRUN:
         several = [str(o.input_line) for o in parsed if o.is_sweep_override()]
         if several:
@@ -137,7 +156,7 @@ def _jobs(overrides: Sequence[str], multirun: bool, compose_one: Compose) -> lis
     if hydra.sweeper._target_.rpartition(".")[2] != BasicSweeper.__name__:
         return [fixed]  # its points are chosen as it goes
     from_config = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
-    batches = BasicSweeper.split_arguments(parser.parse_overrides([*from_config, *overrides]), None)
+    batches = BasicSweeper.split_arguments(_parse_overrides([*from_config, *overrides], config_loader), None)
     return [list(job) for batch in batches for job in batch]
 
 
@@ -148,8 +167,6 @@ def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) 
         group, _, name = error.missing_cfg_file.rpartition("/")
         wrong = f"{group}={name}: no such config" if group else f"no config named {name}"
         return f"{wrong}; {choices(name, error.options or [])}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: not an override of the form key=value ({text.splitlines()[0]})"
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         *parents, key = re.split(r"[./@]", unknown[1])
@@ -158,7 +175,7 @@ def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) 
             node: Any = compose_one([o for o in groups if "/" not in o and "." not in o.partition("=")[0]])
             for parent in parents:
                 node = node[parent]
-            return (
-                f"{unknown[1]}: no such setting; {choices(key, (str(k) for k in node if not str(k).startswith('_')))}"
-            )
+            known = [str(k) for k in node if not str(k).startswith("_") and k != "name"]
+            whose = f"{parents[0]}={node['name']} has " if parents and "name" in node else ""
+            return f"{unknown[1]}: {whose}no such setting; {choices(key, known)}"
     return " ".join(text.split())
