@@ -92,6 +92,8 @@ def test_defaults_that_a_file_leaves_out_are_filled_in(compose):
         ("trainer.max_epochs", 0, r"trainer.max_epochs=0: must be at least 1"),
         ("trainer.precision", "8", r"trainer.precision=8: must be"),
         ("trainer.callbacks", [], r"trainer.callbacks: no such setting"),
+        ("trainer.devices", 2, r"trainer.devices=2: must be 1 or 'auto'"),
+        ("trainer.log_every_n_steps", 5, r"trainer.log_every_n_steps: no such setting"),
         ("loss.label_smoothing", 1.0, r"loss.label_smoothing=1.0: must be less than 1"),
         ("seed", "three", r"seed=three: must be a valid integer"),
         ("study", "a/b", r"study=a/b: "),

@@ -62,7 +62,7 @@ def set_status(point: Path, state: str, **changes: Any) -> None:
             "ended": None,
             "error": None,
         }
-    else:
+    elif state != "pending":
         status["ended"] = now
     write_json(path, status)
 

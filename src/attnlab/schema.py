@@ -56,7 +56,13 @@ LOGGERS: dict[str, dict[str, Any]] = {
     "tensorboard": {},
     "wandb": {"project": str, "entity": str | None, "mode": typing.Literal["offline", "online"]},
 }
-TRAINER_GIVEN = ("callbacks", "logger", "default_root_dir", "reload_dataloaders_every_n_epochs", "barebones")
+# What attnlab itself decides for every point.
+TRAINER_GIVEN = {
+    *("callbacks", "logger", "default_root_dir", "enable_checkpointing", "enable_model_summary", "barebones"),
+    *("reload_dataloaders_every_n_epochs", "num_sanity_val_steps", "log_every_n_steps", "fast_dev_run"),
+    *("strategy", "num_nodes", "use_distributed_sampler", "sync_batchnorm", "plugins"),
+}
+ONE_DEVICE = typing.Literal[1, "auto"] | Annotated[list[int], Field(min_length=1, max_length=1)]
 
 
 def check(config: DictConfig | Mapping[str, Any]) -> Settings:
@@ -104,25 +110,31 @@ def locate(target: str, group: str) -> Any:
     Only names in attnlab, torch, torchvision, timm, lightning and the packages that the user lists in the
     environment variable ATTNLAB_ALLOW, and only what the group is for: a config from a stranger runs nothing else.
     """
-    mine = tuple(filter(None, os.environ.get("ATTNLAB_ALLOW", "").split(",")))
+    allowed = allowed_packages()
     package = target.partition(".")[0]
-    if package not in PACKAGES + mine:
+    if package not in allowed:
         raise InputError(
             f"{group}._target_={target}: package {package!r} is not allowed; allowed: "
-            f"{', '.join(PACKAGES + mine)} (to trust your own: ATTNLAB_ALLOW={package})"
+            f"{', '.join(allowed)} (to trust your own: ATTNLAB_ALLOW={package})"
         )
-    found = _import(target)
+    found = find(target)
     home = getattr(found, "__module__", None) or ""
     kind = GROUPS[group]
-    base = _import(kind.base)
+    base = find(kind.base)
     if inspect.isclass(found):
-        fits = issubclass(found, base) and home.partition(".")[0] in PACKAGES + mine
+        fits = issubclass(found, base) and home.partition(".")[0] in allowed
     else:
+        mine = set(allowed) - set(PACKAGES)
         fits = callable(found) and (home.startswith(kind.functions) or home.partition(".")[0] in mine)
     if found is None or not fits:
         what = "not found" if found is None else f"no {base.__name__}"
         raise InputError(f"{group}._target_={target}: {what}; it must be a {kind.base} of an allowed package")
     return found
+
+
+def allowed_packages() -> tuple[str, ...]:
+    """Packages whose classes a config may name: attnlab's and those of the user's ATTNLAB_ALLOW=a,b."""
+    return (*PACKAGES, *filter(None, os.environ.get("ATTNLAB_ALLOW", "").split(",")))
 
 
 def call(node: Mapping[str, Any], group: str, **given: Any) -> Any:
@@ -207,7 +219,7 @@ def _check_trainer(node: Settings) -> Settings:
 
     takes, _ = parameters(lightning.Trainer)
     hints = {key: p.annotation for key, p in takes.items() if key not in TRAINER_GIVEN}
-    hints |= {"max_epochs": Annotated[int, Field(ge=1)], "devices": int | list[int] | str}
+    hints |= {"max_epochs": Annotated[int, Field(ge=1)], "devices": ONE_DEVICE}
     return _check_keys("trainer", node, hints)
 
 
@@ -244,7 +256,7 @@ def _mapping(raw: Settings, group: str) -> Settings:
     return dict(node)
 
 
-def _import(path: str) -> Any:
+def find(path: str) -> Any:
     """The object at a dotted path, or None."""
     parts = path.split(".")
     for end in range(len(parts), 0, -1):

@@ -92,6 +92,24 @@ def test_demo_is_ten_points_of_eighteen_combinations():
     }
 
 
+@pytest.mark.parametrize(
+    "hydra",
+    [
+        "callbacks:\n    x:\n      _target_: subprocess.Popen\n      args: ['true']",
+        "callbacks:\n    x:\n      _target_: torch.hub.load",
+        "launcher:\n    _target_: os.system",
+        "sweeper:\n    _target_: ${oc.env:HOME}",
+        "job_logging:\n    handlers:\n      x:\n        (): logging.os.system\n        command: 'true'",
+        "job_logging:\n    handlers:\n      x:\n        (): subprocess.Popen\n        args: ['true']",
+    ],
+)
+def test_a_strangers_config_does_not_run_code_through_hydra(tmp_path, hydra):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "strange.yaml").write_text(f"# @package _global_\nhydra:\n  {hydra}\n")
+    with pytest.raises(InputError, match=r"hydra\.[\w.()]+=.*: a config may not run this"):
+        plan.make(["--config-dir", str(tmp_path), "experiment=strange"])
+
+
 def test_flags_may_stand_anywhere():
     argv = ["seed=0,1", "-m", "attention=se", "--config-dir", "here", "study=s"]
     assert plan.for_hydra(argv) == ["-m", "--config-dir", "here", "seed=0,1", "attention=se", "study=s"]

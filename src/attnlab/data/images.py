@@ -1,7 +1,7 @@
 """Images as tensors, and batches of them that depend on nothing but (seed, epoch, step)."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,9 +27,16 @@ class Images:
         return len(self.labels)
 
     def take(self, indices: Tensor) -> "Images":
-        return Images(
-            *(None if t is None else t[indices] for t in (self.images, self.labels, self.boxes, self.sources))  # type: ignore[arg-type]
-        )
+        """The images of these indices."""
+        return self._each(lambda tensor: tensor[indices])
+
+    def to(self, device: torch.device | str) -> "Images":
+        """All tensors on a device."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Images":
+        tensors = (self.images, self.labels, self.boxes, self.sources)
+        return Images(*(None if tensor is None else change(tensor) for tensor in tensors))  # type: ignore[arg-type]
 
 
 class Splits(NamedTuple):
@@ -39,7 +46,7 @@ class Splits(NamedTuple):
 
 
 class Batches:
-    """Batches ``(images float32 normalised (B, C, H, W), labels (B,))`` of one epoch, made on ``device``.
+    """Batches ``(images float32 normalised (B, C, H, W), labels (B,))`` of one epoch, made where the data are.
 
     With ``shuffle`` the order comes from (seed, epoch) and the augmentation from (seed, epoch, step), so neither
     depends on workers, devices or on what ran before; the last partial batch is left out. ``pad`` shifts each
@@ -53,15 +60,14 @@ class Batches:
         *,
         mean: Tensor,
         std: Tensor,
-        device: torch.device | str = "cpu",
         shuffle: bool = False,
         seed: int = 0,
         epoch: int = 0,
         pad: int = 0,
         flip: bool = False,
     ) -> None:
-        self.images, self.labels = data.images.to(device), data.labels.to(device)
-        self.mean, self.std = (t.to(device).view(1, -1, 1, 1) for t in (mean, std))
+        self.images, self.labels = data.images, data.labels
+        self.mean, self.std = (t.to(data.images.device).view(1, -1, 1, 1) for t in (mean, std))
         self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, epoch
         self.pad, self.flip = pad, flip
 

@@ -64,15 +64,19 @@ class ImageData(lightning.LightningDataModule):
     def prepare_data(self) -> None:
         _ = self.splits
 
+    def setup(self, stage: str) -> None:
+        """All data move to the trainer's device, once."""
+        if self.trainer:
+            self.splits = Splits(*(split.to(self.trainer.strategy.root_device) for split in self.splits))
+
     def batches(self, split: Images, shuffle: bool = False, epoch: int = 0) -> Batches:
-        """The batches of one epoch of a split, on the trainer's device (the CPU without a trainer)."""
+        """The batches of one epoch of a split."""
         mean, std = self.moments
         return Batches(
             split,
             self.batch_size if shuffle else self.eval_batch_size,
             mean=mean,
             std=std,
-            device=self.trainer.strategy.root_device if self.trainer else "cpu",
             shuffle=shuffle,
             seed=self.order_seed,
             epoch=epoch,

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from attnlab import point as ledger
@@ -58,7 +59,11 @@ def make(argv: Sequence[str]) -> Plan:
         errors: dict[str, None] = {}  # each once, in order
         for overrides in jobs:
             try:
-                config = check(compose_one(overrides))
+                composed = compose_one(overrides, return_hydra_config=True)
+                _check_hydra(composed.hydra)
+                with open_dict(composed):
+                    del composed.hydra
+                config = check(composed)
                 points.setdefault(ledger.folder(config), config)
             except InputError as error:
                 errors[str(error)] = None
@@ -158,6 +163,25 @@ def _jobs(overrides: Sequence[str], multirun: bool, compose_one: Compose) -> lis
     from_config = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
     batches = BasicSweeper.split_arguments(_parse_overrides([*from_config, *overrides], config_loader), None)
     return [list(job) for batch in batches for job in batch]
+
+
+def _check_hydra(hydra: DictConfig) -> None:
+    """Hydra builds plugins, callbacks and log handlers from the config: only classes of its own or the user's."""
+    from attnlab.schema import PACKAGES, allowed_packages, find
+
+    trusted = {"hydra", "hydra_plugins", "logging", "colorlog", *allowed_packages()} - set(PACKAGES)
+
+    def look(node: Any, path: str) -> None:
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            if key in ("_target_", "()", "class"):  # the last two are logging's
+                found = find(str(value)) if str(value).partition(".")[0] in trusted else None
+                if not (inspect.isclass(found) and found.__module__.partition(".")[0] in trusted):
+                    raise InputError(f"{path}.{key}={value}: a config may not run this; see ATTNLAB_ALLOW")
+            elif isinstance(value, (dict, list)):
+                look(value, f"{path}.{key}")
+
+    for part in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging"):
+        look(OmegaConf.to_container(hydra[part]), f"hydra.{part}")
 
 
 def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) -> str:
