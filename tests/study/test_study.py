@@ -14,13 +14,13 @@ from attnlab.study.report import leaderboard, percent, write_report
 from attnlab.study.statistics import Estimate, differences, estimate
 
 
-def write_point(root, attention, seed, accuracy, sites="branch", state="done", latency=1.0, **settings):
+def write_point(root, attention, seed, accuracy, sites="branch", state="done", latency=1.0, data=None, **settings):
     bare = attention == "none"
     config = {
         "backbone": {"name": "net", "_target_": "x.Net"},
         "attention": {"name": "none"} if bare else {"name": attention, "_target_": f"x.{attention}", **settings},
         "sites": None if bare else {"name": sites, "role": sites, "stages": "all"},
-        "data": {"name": "d", "_target_": "x.D"},
+        "data": data or {"name": "d", "_target_": "x.D"},
         "optimizer": {"name": "o", "_target_": "x.O", "lr": 0.1},
         "scheduler": {"name": "none"},
         "loss": {},
@@ -88,6 +88,13 @@ def test_bare_is_compared_only_under_equal_settings(tmp_path):
 
 
 def test_labels_tell_apart_what_differs(tmp_path):
+    root = tmp_path / "data"
+    write_point(root, "none", 0, 0.9, data={"name": "d", "_target_": "x.Digits", "seed": 0})
+    write_point(root, "none", 0, 0.9, data={"name": "d", "_target_": "x.Digits", "seed": 1})
+    write_point(root, "none", 0, 0.9, data={"name": "c", "_target_": "x.Clutter", "canvas": 40})
+    labels = {variant.label for variant in read_study(root).variants}
+    assert labels == {"none data=Digits data.seed=0", "none data=Digits data.seed=1", "none data=Clutter"}
+
     root = tmp_path / "s"
     for sites in ("branch", "block"):
         for ratio in (4.0, 16.0):

@@ -96,9 +96,9 @@ def _labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mappi
         for path, value in mine.items():
             group = path[0]
             among = peers if group in ("attention", "sites") else list(flat.values())
-            told = path[-1] in ("_target_", "role")
+            told = path in (("attention", "_target_"), ("backbone", "_target_"), ("sites", "role"))
             if not told and any(other.get(path, value) != value for other in among):
-                words.append(f"{path[-1]}={_short(value)}")
+                words.append(f"{group}={value.rpartition('.')[2]}" if path[-1] == "_target_" else _setting(path, value))
         labels[key] = " ".join(words)
     return labels
 
@@ -109,7 +109,7 @@ def _flatten(value: Any, path: Path_ = ()) -> dict[Path_, Any]:
     return {p: v for key, child in value.items() for p, v in _flatten(child, (*path, key)).items()}
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else json.dumps(value)
+def _setting(path: Path_, value: Any) -> str:
+    """``ratio=16``; ``data.seed=1`` where the last word alone would not tell whose it is."""
+    text = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    return f"{path[-1] if path[0] == 'attention' else '.'.join(path)}={text}"
