@@ -44,6 +44,7 @@ def changed(path, value):
         ("attention.ratio", 8.0),
         ("sites.role", "block"),
         ("data.seed", 1),
+        ("data.folder", "/my/images"),
         ("optimizer.lr", 0.2),
         ("loss.label_smoothing", 0.1),
         ("trainer.max_epochs", 4),

@@ -91,6 +91,8 @@ def test_defaults_that_a_file_leaves_out_are_filled_in(compose):
         ("scheduler.warmup", [1], r"scheduler.warmup=\[1\]: must be a valid number"),
         ("trainer.max_epochs", 0, r"trainer.max_epochs=0: must be at least 1"),
         ("trainer.precision", "8", r"trainer.precision=8: must be"),
+        ("backbone.name", "../x", r"backbone.name=../x: "),
+        ("tags", ["x" * 65], r"tags=.*at most 64"),
         ("trainer.callbacks", [], r"trainer.callbacks: no such setting"),
         ("trainer.devices", 2, r"trainer.devices=2: must be 1 or 'auto'"),
         ("trainer.log_every_n_steps", 5, r"trainer.log_every_n_steps: no such setting"),

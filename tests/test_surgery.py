@@ -40,7 +40,7 @@ def test_identity_init_changes_no_output(x, role, merge):
     torch.testing.assert_close(net(x), bare(x), rtol=0, atol=0 if merge == "scale" else 1e-6)
 
 
-def test_pretrained_weights_keep_their_output_in_resnet():
+def test_identity_keeps_the_output_of_a_resnet():
     net, x = torchvision.models.resnet18(num_classes=10).eval(), torch.randn(2, 3, 64, 64)
     before = net(x)
     sites = attnlab.attach(net, "cbam", at="branch", ratio=16, init="identity")
@@ -116,6 +116,27 @@ def test_a_site_is_refused_twice_and_nothing_is_changed(first, second):
     assert list(net.state_dict()) == keys
 
 
+def test_a_module_that_serves_two_places_is_refused():
+    """Its attention would run in both."""
+    shared = nn.ReLU()
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 1), shared), nn.Sequential(nn.Conv2d(8, 8, 1), shared))
+    with pytest.raises(InputError, match=r"0: its output is made by 0\.1, which runs more than once"):
+        attnlab.attach(net, "se", at="module", names=["0"])
+    assert not attached(net)
+
+
+def test_a_users_own_attention_out_is_not_ours():
+    net = small()
+    net.module1.attention_out = nn.Conv2d(16, 16, 1)
+    assert attnlab.detach(net) == 0
+    assert attnlab.cost(net, (2, 36, 36)).attention_parameters == 0
+    with pytest.raises(InputError, match="module1 has an attention_out of its own"):
+        attnlab.attach(net, "se", at="block")
+    attnlab.attach(net, "se", at="branch")
+    assert attnlab.detach(net) == 4
+    assert isinstance(net.module1.attention_out, nn.Conv2d)
+
+
 def test_different_places_can_be_combined(x):
     net = small("se", at="branch")
     attnlab.attach(net, "cbam", at="pre", init="identity")
@@ -132,6 +153,9 @@ def test_different_places_can_be_combined(x):
         ({"merge": "mul"}, "merge=mul: must be one of scale, add, concat"),
         ({"ratio": 0}, r"ratio=0: must be at least 1 \(at module1.branch, 16 channels\)"),
         ({"merge": "add", "init": "identity"}, "f \\+ A\\(f\\) would start at 2 f"),
+        ({"ration": 4}, r"unexpected keyword argument 'ration' \(at module1.branch"),
+        ({"blocks": "frist"}, "sites.blocks=frist: must be all, first, last or a list of numbers"),
+        ({"stages": 2}, "sites.stages=2: must be all or a list of numbers"),
         ({"stages": [9]}, r"sites.stages=\[9\]: no branch site matches"),
     ],
 )

@@ -13,7 +13,7 @@ from torch import nn
 from attnlab import schema
 from attnlab.classifier import Classifier
 from attnlab.data import ImageData
-from attnlab.errors import InputError
+from attnlab.errors import InputError, first_line
 from attnlab.sites import Site, trace
 from attnlab.surgery import attach
 
@@ -68,18 +68,31 @@ def rehearse(configs: Iterable[Config]) -> Iterator[str]:
                 with _named("data", config):
                     data.prepare_data()
                 loaded[key] = data
-            with torch.device("meta"):
-                net, _ = build_network(config, loaded[key])
-                trace(net, loaded[key].shape)
-                classifier = build_classifier(config, net, loaded[key].num_classes)
-                with _named("optimizer", config):
-                    optimizer = classifier.make_optimizer(params=net.parameters())
-                if classifier.make_scheduler is not None:
-                    with _named("scheduler", config):
-                        classifier.make_scheduler(optimizer=optimizer, total_steps=100)
+            try:
+                _rehearse_training(config, loaded[key], "meta")
+            except InputError:  # a network of the user's may look at values, of which there are none
+                _rehearse_training(config, loaded[key], "cpu")
             _rehearse_trainer(config)
         except InputError as error:
             yield str(error)
+
+
+def _rehearse_training(config: Config, data: ImageData, device: str) -> None:
+    """Network, loss, optimizer and scheduler of a config; nothing is trained."""
+    with torch.device(device):
+        net, _ = build_network(config, data)
+        with _named("backbone", config):
+            logits = trace(net, data.shape)[""][0].output
+            if logits != (1, data.num_classes):
+                raise InputError(
+                    f"returns {logits} for one image, where {data.num_classes} classes need logits of them"
+                )
+        classifier = build_classifier(config, net, data.num_classes)
+        with _named("optimizer", config):
+            optimizer = classifier.make_optimizer(params=net.parameters())
+        if classifier.make_scheduler is not None:
+            with _named("scheduler", config):
+                classifier.make_scheduler(optimizer=optimizer, total_steps=100)
 
 
 def _rehearse_trainer(config: Config) -> None:
@@ -90,16 +103,19 @@ def _rehearse_trainer(config: Config) -> None:
     try:
         lightning.Trainer(**config["trainer"], logger=False, enable_checkpointing=False)
     except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
-        raise InputError(f"trainer: {str(error).splitlines()[0]}") from None
+        raise InputError(f"trainer: {first_line(error)}") from None
     finally:
         logging.disable(logging.NOTSET)
 
 
 @contextlib.contextmanager
 def _named(group: str, config: Config) -> Iterator[None]:
-    """Say which choice an error of a constructor comes from."""
+    """Say which choice an error of a constructor comes from, whatever the user's own code raises."""
     try:
         yield
-    except ValueError as error:  # InputErrors among them
-        told = str(error).startswith((f"{group}.", "sites."))
+    except InputError as error:
+        told = str(error).startswith((f"{group}.", f"{group}=", "sites."))
         raise InputError(str(error) if told else f"{group}={config[group]['name']}: {error}") from None
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise InputError(f"{group}={config[group]['name']}: {kind}{first_line(error)}") from error

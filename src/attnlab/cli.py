@@ -48,29 +48,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(argv: list[str]) -> int:
     """Check every point, then let Hydra run them."""
     from attnlab import train
-    from attnlab.point import read_json
     from attnlab.sweep import plan
 
-    looks = {"-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-p", "--package"}
-    if looks & {a.partition("=")[0] for a in argv}:
+    looks = {"-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info"}
+    if looks & {word.partition("=")[0] for word in argv}:
+        plan.look_over(argv)
         train.main(plan.for_hydra(argv), plan.CONF, title=lambda folder: "")
         return 0
     with train.console.status("Checking every point before the first one starts"):
         planned = plan.make(argv)
-    if planned.combinations > len(planned.points):
+    points = len(planned.points)
+    if planned.combinations > points:
         print(
-            f"{planned.combinations} combinations are {len(planned.points)} points: "
+            f"{planned.combinations} combinations are {points} point{'s' * (points > 1)}: "
             "the others differ only in settings without effect"
         )
     try:
-        train.main(plan.for_hydra(argv), plan.CONF, planned.title)
-    except train.PointFailed:
-        failed = [folder for folder in planned.points if read_json(folder / "status.json").get("state") == "failed"]
-        print(f"attnlab: {len(failed) or 1} of {len(planned.points)} points failed", file=sys.stderr)
-        for folder in failed:
-            print(f"attnlab:   see {folder}/log.txt", file=sys.stderr)
-        return 1
-    return 0
+        failed = train.main(plan.for_hydra(argv), plan.CONF, planned.title)
+    except OSError as error:  # a point's own troubles are in its folder: this one could not be made
+        raise InputError(f"output_dir: {error}") from None
+    if failed:
+        print(f"attnlab: {len(failed)} of {points} points failed", file=sys.stderr)
+    for folder in failed:
+        print(f"attnlab:   see {folder}/log.txt", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def sites(argv: list[str]) -> int:

@@ -13,3 +13,8 @@ def choices(wrong: str, valid: Iterable[str]) -> str:
     names = sorted(valid)
     nearest = get_close_matches(wrong, names, n=1, cutoff=0.6)
     return "".join(f"nearest: {n}; " for n in nearest) + "valid: " + (", ".join(names) or "(none)")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -15,8 +15,8 @@ Config = Mapping[str, Any]
 
 # What cannot change a result stays out of the identity.
 WHERE_AND_HOW = {
-    "trainer": {"accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "profiler"},
-    "data": {"root", "download", "eval_batch_size"},
+    "trainer": {"accelerator", "devices", "enable_progress_bar", "profiler", "detect_anomaly"},
+    "data": {"root", "download", "eval_batch_size"},  # root: where an official data set lies
 }
 RESULT_KEYS = ("backbone", "attention", "sites", "data", "optimizer", "scheduler", "loss", "trainer", "seed")
 

@@ -41,11 +41,12 @@ GROUPS = {
 }
 # Every attention takes these in a config, so that types and settings can be crossed in a sweep.
 CROSSED: dict[str, Any] = {"ratio": Annotated[float, Field(ge=1)] | None, "order": Order | None}
+NAME = Annotated[str, Field(pattern=r"^[\w+-][\w.+-]*$")]  # serves in the name of a folder
 TOP: dict[str, Any] = {
-    "seed": Annotated[int, Field(ge=0)],
-    "study": Annotated[str, Field(pattern=r"^[\w.+-]+$")],
+    "seed": Annotated[int, Field(ge=0, lt=2**32)],
+    "study": NAME,
     "output_dir": str,
-    "tags": list[str],
+    "tags": list[Annotated[str, Field(min_length=1, max_length=64)]],
 }
 LOSS: dict[str, Any] = {
     "label_smoothing": Annotated[float, Field(ge=0, lt=1)],
@@ -54,13 +55,17 @@ LOSS: dict[str, Any] = {
 LOGGERS: dict[str, dict[str, Any]] = {
     "csv": {},
     "tensorboard": {},
-    "wandb": {"project": str, "entity": str | None, "mode": typing.Literal["offline", "online"]},
+    "wandb": {
+        "project": Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")],
+        "entity": str | None,
+        "mode": typing.Literal["offline", "online"],
+    },
 }
-# What attnlab itself decides for every point.
-TRAINER_GIVEN = {
-    *("callbacks", "logger", "default_root_dir", "enable_checkpointing", "enable_model_summary", "barebones"),
-    *("reload_dataloaders_every_n_epochs", "num_sanity_val_steps", "log_every_n_steps", "fast_dev_run"),
-    *("strategy", "num_nodes", "use_distributed_sampler", "sync_batchnorm", "plugins"),
+# What of Lightning's Trainer a config may set: the rest attnlab decides itself, or would have it lose its results.
+TRAINER = {
+    *("max_epochs", "precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches"),
+    *("limit_train_batches", "deterministic", "benchmark", "detect_anomaly", "profiler"),
+    *("accelerator", "devices", "enable_progress_bar"),
 }
 ONE_DEVICE = typing.Literal[1, "auto"] | Annotated[list[int], Field(min_length=1, max_length=1)]
 
@@ -77,7 +82,7 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
     for group in GROUPS:
         checked[group] = _check_target(group, _mapping(raw, group))
     hints = typing.get_type_hints(attach)
-    sites = {"name": str, "role": hints["at"]}
+    sites = {"name": NAME, "role": hints["at"]}
     sites |= {key: hints[key] for key in ("stages", "blocks", "names", "exclude", "merge")}
     bare = checked["attention"]["name"] == "none"
     if raw.get("sites") is not None or not bare:
@@ -127,7 +132,7 @@ def locate(target: str, group: str) -> Any:
         mine = set(allowed) - set(PACKAGES)
         fits = callable(found) and (home.startswith(kind.functions) or home.partition(".")[0] in mine)
     if found is None or not fits:
-        what = "not found" if found is None else f"no {base.__name__}"
+        what = "not found" if found is None else f"no {base.__name__} class"
         raise InputError(f"{group}._target_={target}: {what}; it must be a {kind.base} of an allowed package")
     return found
 
@@ -177,12 +182,13 @@ def _keywords(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
 
 def _check_target(group: str, node: Settings) -> Settings:
     name, target = node.get("name"), node.get("_target_")
-    if not isinstance(name, str) or not name:
-        raise InputError(f"{group}.name={name}: must be a word that stands for it in folders and tables")
+    _value(f"{group}.name", name, NAME)
     settings = {key: value for key, value in node.items() if key not in ("name", "_target_")}
     if group == "attention":
         for key in CROSSED.keys() & settings.keys():
             _value(f"attention.{key}", settings[key], CROSSED[key])
+    if target is not None and not isinstance(target, str):
+        raise InputError(f"{group}._target_={_shown(target)}: must be the dotted path of a class")
     if target is None:
         if group not in ("attention", "scheduler"):
             raise InputError(f"{group}._target_ is missing: it names the class to build")
@@ -218,7 +224,7 @@ def _check_trainer(node: Settings) -> Settings:
     import lightning
 
     takes, _ = parameters(lightning.Trainer)
-    hints = {key: p.annotation for key, p in takes.items() if key not in TRAINER_GIVEN}
+    hints = {key: p.annotation for key, p in takes.items() if key in TRAINER}
     hints |= {"max_epochs": Annotated[int, Field(ge=1)], "devices": ONE_DEVICE}
     return _check_keys("trainer", node, hints)
 

@@ -1,7 +1,7 @@
 """Sites: the places of a network where attention can go, found by running it once without computing anything."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from attnlab.backbones import Place, places_of
 from attnlab.backbones.places import Side
-from attnlab.errors import InputError, choices
+from attnlab.errors import InputError, choices, first_line
 
 Shape = tuple[int, ...]
 Pick = Literal["all", "first", "last"] | Sequence[int]
@@ -73,6 +73,9 @@ def select_sites(
     ``blocks``: all, first, last (of each stage) or a list of numbers from 1.
     Raises InputError if nothing matches; the message lists what exists.
     """
+    for name, pick, words in (("stages", stages, ("all",)), ("blocks", blocks, ("all", "first", "last"))):
+        if pick not in words and (isinstance(pick, str) or not isinstance(pick, Sequence)):
+            raise InputError(f"sites.{name}={pick}: must be {', '.join(words)} or a list of numbers")
     of_role = [site for site in sites if site.role == role]
     if not of_role:
         roles = list(dict.fromkeys(site.role for site in sites))
@@ -105,34 +108,50 @@ def select_sites(
 
 
 def trace(net: nn.Module, input_size: Sequence[int] | None = None) -> dict[str, list[Call]]:
-    """Module path -> its calls in one forward pass on the meta device, in the order of first calls."""
+    """Module path -> its calls in one forward pass, in the order of first calls; "" is the network itself.
+
+    The pass is on the meta device, in eval mode; a network that looks at values there (``.item()``) runs for real.
+    """
     size = _checked_size(net, input_size)
+    tensors = dict(net.named_parameters()) | dict(net.named_buffers())
+    dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
+    device = next((t.device for t in tensors.values()), torch.device("cpu"))
+    modes = {module: module.training for module in net.modules()}
+    try:
+        with torch.no_grad():
+            net.eval()
+            try:
+                on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+                x = torch.empty((1, *size), device="meta", dtype=dtype)
+                return _calls(net, lambda: functional_call(net, on_meta, (x,)))
+            except Exception:
+                if device.type == "meta":
+                    raise
+                return _calls(net, lambda: net(torch.zeros((1, *size), device=device, dtype=dtype)))
+    except Exception as error:
+        shape = "×".join(map(str, size))
+        raise InputError(
+            f"{type(net).__name__} does not run on an input of {shape} (C×H×W): {first_line(error)}"
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _calls(net: nn.Module, run: Callable[[], object]) -> dict[str, list[Call]]:
+    """The calls of each module while ``run`` runs the network."""
     calls: dict[str, list[Call]] = defaultdict(list)
     paths = {module: path for path, module in net.named_modules()}
 
     def note(module: nn.Module, args: tuple, output: object) -> None:
         calls[paths[module]].append(Call(_shape(args[0]) if args else None, _shape(output)))
 
-    on_meta = {
-        name: torch.empty_like(tensor, device="meta")
-        for name, tensor in (*net.named_parameters(), *net.named_buffers())
-    }
-    floats = [t.dtype for t in on_meta.values() if t.is_floating_point()]
-    x = torch.empty((1, *size), device="meta", dtype=floats[0] if floats else torch.float32)
-    modes = {module: module.training for module in net.modules()}
     handles = [module.register_forward_hook(note) for module in net.modules()]
     try:
-        with torch.no_grad():
-            functional_call(net.eval(), on_meta, (x,))
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        shape = "×".join(map(str, size))
-        raise InputError(f"{type(net).__name__} does not run on an input of {shape} (C×H×W): {reason}") from error
+        run()
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
     return dict(calls)
 
 

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from attnlab import attention as attentions
 from attnlab.errors import InputError
-from attnlab.sites import Pick, Site, find_sites, select_sites
+from attnlab.sites import Pick, Site, find_sites, select_sites, trace
 
 Merge = Literal["scale", "add", "concat"]
 HOOK = "attnlab"
+MARK = "attnlab_site"  # an attribute of what attach put in; a user's module may have any name
 CHILD = {"output": "attention_out", "input": "attention_in"}
 
 
@@ -61,13 +62,20 @@ def attach(
     chosen = select_sites(sites, at, stages=stages, blocks=blocks, names=names, exclude=exclude)
 
     hosts = [_host(net.get_submodule(site.name), site.side) for site in chosen]
+    paths, calls = {module: path for path, module in net.named_modules()}, trace(net, input_size)
     for i, (site, host) in enumerate(zip(chosen, hosts, strict=True)):
-        if hasattr(host, CHILD[site.side]) or host in hosts[:i]:
+        if len(calls[paths[host]]) > 1:
+            raise InputError(f"{site.name}: its {site.side} is made by {paths[host]}, which runs more than once")
+        there = getattr(host, CHILD[site.side], None)
+        if host in hosts[:i] or hasattr(there, MARK):
             raise InputError(f"{site.name}: there is attention at this {site.side} already")
+        if there is not None:
+            raise InputError(f"{site.name}: {paths[host]} has an {CHILD[site.side]} of its own")
     merged = [_merge(_build(build, site, settings), merge, site.channels) for site in chosen]
 
     for site, host, module in zip(chosen, hosts, merged, strict=True):
         module.to(**_tensor_kind(host, net)).train(net.training)
+        setattr(module, MARK, site.name)
         host.add_module(CHILD[site.side], module)
         runs_its_children = isinstance(host, nn.Sequential)  # an empty one, else its child would be the host
         if not runs_its_children:
@@ -82,7 +90,7 @@ def detach(net: nn.Module) -> int:
     count = 0
     for host in list(net.modules()):
         for side, child in CHILD.items():
-            if child in host._modules:
+            if hasattr(host._modules.get(child), MARK):
                 del host._modules[child]
                 _hooks(host, side).pop(HOOK, None)
                 count += 1
@@ -91,7 +99,7 @@ def detach(net: nn.Module) -> int:
 
 def attached(net: nn.Module) -> dict[str, nn.Module]:
     """Module path -> attention (with its merge), for all that ``attach`` put into ``net``."""
-    return {path: m for path, m in net.named_modules() if path.rpartition(".")[2] in CHILD.values()}
+    return {path: module for path, module in net.named_modules() if hasattr(module, MARK)}
 
 
 class Add(nn.Module):
@@ -128,7 +136,7 @@ def _merge(attention: nn.Module, merge: Merge, channels: int) -> nn.Module:
 def _build(build: Callable[..., nn.Module], site: Site, settings: dict[str, Any]) -> nn.Module:
     try:
         return build(site.channels, **settings)
-    except InputError as error:
+    except (InputError, TypeError) as error:
         raise InputError(f"{error} (at {site.name}, {site.channels} channels)") from None
 
 

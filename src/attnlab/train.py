@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import logging
+import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -32,9 +34,6 @@ STANDALONE = {
 
 class PointFailed(Exception):
     """A point failed; its folder has the traceback."""
-
-    def __init__(self, folder: Path, reason: str) -> None:
-        super().__init__(f"{folder}: {reason}; the traceback is in {folder / 'log.txt'}")
 
 
 def run(config: Config, title: str = "", overrides: Sequence[str] = ()) -> float:
@@ -64,17 +63,17 @@ def run(config: Config, title: str = "", overrides: Sequence[str] = ()) -> float
             log.error(traceback.format_exc())
             ledger.set_status(folder, "failed", error=reason)
             console.print(f"[red]✗[/red] {name}  {reason}", highlight=False, soft_wrap=True)
-            raise PointFailed(folder, reason) from error
+            raise PointFailed(f"{folder}: {reason}") from error
     accuracy = f"test {100 * result['test']['accuracy']:.1f} %  val {100 * result['val']['accuracy']:.1f} %"
     seconds = result["times"]["total_s"]
     console.print(f"[green]✓[/green] {name}  {accuracy}  {seconds:.0f} s", highlight=False, soft_wrap=True)
     return result["val"]["accuracy"]
 
 
-def main(argv: Sequence[str], conf: Path, title: Callable[[Path], str]) -> None:
-    """Hydra's entry: each job trains its point. ``title(folder)`` goes before a point's name in the terminal.
+def main(argv: Sequence[str], conf: Path, title: Callable[[Path], str]) -> list[Path]:
+    """Hydra's entry: each job trains its point; returns the folders of those that failed here.
 
-    Raises PointFailed after the sweep if a point failed; the others have run.
+    ``title(folder)`` goes before a point's name in the terminal.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -82,18 +81,23 @@ def main(argv: Sequence[str], conf: Path, title: Callable[[Path], str]) -> None:
     from attnlab.schema import check
 
     seen: set[Path] = set()
+    failed: list[Path] = []
 
-    def job(composed: Any) -> float | None:
+    def job(composed: Any) -> float:
         config = check(composed)
         folder = ledger.folder(config)
-        if folder in seen:  # combinations that differ in settings without effect are one point
-            return None
-        seen.add(folder)
-        return run(config, title(folder), HydraConfig.get().overrides.task)
+        if folder not in seen:  # combinations that differ in settings without effect are one point
+            seen.add(folder)
+            try:
+                return run(config, title(folder), HydraConfig.get().overrides.task)
+            except PointFailed:
+                failed.append(folder)
+        return math.nan  # no objective, for sweepers that look for one
 
     sys.argv = ["attnlab train", *argv]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     hydra.main(config_path=str(conf), config_name="train", version_base="1.3")(job)()
+    return failed
 
 
 def _fit(config: Config, folder: Path, name: str) -> dict[str, Any]:
@@ -169,7 +173,7 @@ def _without_prefix(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]
 
 def _write_about(folder: Path, config: Config, overrides: Sequence[str]) -> None:
     """config.yaml, enough to run the point again, and point.json: what made it."""
-    command = f"# attnlab train --config-dir {folder} --config-name config\n"
+    command = f"# attnlab train --config-dir {shlex.quote(str(folder))} --config-name config\n"
     text = yaml.safe_dump({**STANDALONE, **config}, sort_keys=False, allow_unicode=True)
     ledger.write_text(folder / "config.yaml", command + text)
     identity = ledger.identity(config)

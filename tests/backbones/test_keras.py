@@ -52,8 +52,10 @@ def test_attention_in_the_weights_but_not_in_the_network(golden):
 
 def test_wrong_shape_is_named(weights):
     net = attnlab.create("mini_xception", num_classes=10, in_channels=1)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
     with pytest.raises(InputError, match=r"a conv2d layer holds .*\(7, 128, 3, 3\).*network has .*\(10, 128, 3, 3\)"):
         from_keras(weights, net)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())  # all or nothing
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [
@@ -65,6 +67,12 @@ def test_files_that_are_none(tmp_path, name, content, message):
         h5py.File(tmp_path / name, "w").close()
     with pytest.raises(InputError, match=message):
         from_keras(tmp_path / name)
+
+
+def test_a_file_of_another_kind(tmp_path):
+    (tmp_path / "x.h5").write_text("no")
+    with pytest.raises(InputError, match="not an HDF5 file"):
+        from_keras(tmp_path / "x.h5")
 
 
 def test_unknown_layer_is_named():

@@ -83,7 +83,7 @@ def make_folder(root, classes=("cat", "dog", "owl"), each=20):
 
 def test_image_folder_is_split_by_seed(tmp_path):
     make_folder(tmp_path)
-    data = ImageFolder(root=str(tmp_path), size=16, val=0.15, test=0.25, batch_size=4, seed=2)
+    data = ImageFolder(folder=str(tmp_path), size=16, val=0.15, test=0.25, batch_size=4, seed=2)
     assert (data.num_classes, data.shape) == (3, (3, 16, 16))
     assert [len(split) for split in data.splits] == [36, 9, 15]
     for split in data.splits:
@@ -91,15 +91,29 @@ def test_image_folder_is_split_by_seed(tmp_path):
         assert len(set(torch.bincount(split.labels).tolist())) == 1  # in equal shares
     greens = [set(zip(s.labels.tolist(), s.images[:, 1, 8, 8].tolist(), strict=True)) for s in data.splits]
     assert len(set.union(*greens)) == 60  # disjoint and complete
-    again = ImageFolder(root=str(tmp_path), size=16, val=0.15, test=0.25, batch_size=4, seed=2)
+    again = ImageFolder(folder=str(tmp_path), size=16, val=0.15, test=0.25, batch_size=4, seed=2)
     assert torch.equal(again.splits.train.images, data.splits.train.images)
 
 
 def test_image_folder_with_given_splits(tmp_path):
     for name, each in (("train", 5), ("val", 2), ("test", 3)):
         make_folder(tmp_path / name, each=each)
-    data = ImageFolder(root=str(tmp_path), size=16, batch_size=4)
+    data = ImageFolder(folder=str(tmp_path), size=16, batch_size=4)
     assert [len(split) for split in data.splits] == [15, 6, 9]
+    shutil.rmtree(tmp_path / "test" / "cat")  # labels go by the names of train's classes, not by position
+    test = ImageFolder(folder=str(tmp_path), size=16, batch_size=4).splits.test
+    assert test.labels.tolist() == [1, 1, 1, 2, 2, 2]
+    assert (test.images[:, 0, 8, 8] == 80 * test.labels).all()
+    (tmp_path / "val" / "owl").rename(tmp_path / "val" / "yak")
+    with pytest.raises(InputError, match="class 'yak' is not among those of train"):
+        ImageFolder(folder=str(tmp_path), size=16, batch_size=4).prepare_data()
+
+
+def test_a_broken_image_is_named(tmp_path):
+    make_folder(tmp_path)
+    (tmp_path / "dog" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"0\.png"):
+        ImageFolder(folder=str(tmp_path)).prepare_data()
 
 
 def test_real_photographs(shared_data, tmp_path):
@@ -107,7 +121,7 @@ def test_real_photographs(shared_data, tmp_path):
         members = [m for m in tar.getmembers() if m.isfile() and m.name.endswith(("0_n.jpg", "1_n.jpg", "2_n.jpg"))]
         tar.extractall(tmp_path, members, filter="data")
     root = next(p for p in (tmp_path, *tmp_path.iterdir()) if (p / "tulip").is_dir())
-    data = ImageFolder(root=str(root), size=32, batch_size=16)
+    data = ImageFolder(folder=str(root), size=32, batch_size=16)
     assert data.num_classes == 5
     assert sum(len(split) for split in data.splits) == len(members) > 100
 
@@ -115,12 +129,12 @@ def test_real_photographs(shared_data, tmp_path):
 @pytest.mark.parametrize("make", [lambda root: None, lambda root: (root / "only").mkdir()])
 def test_no_folder_of_classes(tmp_path, make):
     make(tmp_path)
-    with pytest.raises(InputError, match=r"data.root=.*: must be a folder with a subfolder of images for each class"):
-        ImageFolder(root=str(tmp_path))
+    with pytest.raises(InputError, match=r"data.folder=.*: must be a folder with a subfolder of images for each class"):
+        ImageFolder(folder=str(tmp_path))
 
 
 def test_an_empty_class_is_named(tmp_path):
     make_folder(tmp_path)
     (tmp_path / "newt").mkdir()
     with pytest.raises(InputError, match="newt"):
-        ImageFolder(root=str(tmp_path)).prepare_data()
+        ImageFolder(folder=str(tmp_path)).prepare_data()

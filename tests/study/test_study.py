@@ -14,7 +14,19 @@ from attnlab.study.report import leaderboard, percent, write_report
 from attnlab.study.statistics import Estimate, differences, estimate
 
 
-def write_point(root, attention, seed, accuracy, sites="branch", state="done", latency=1.0, data=None, **settings):
+def write_point(
+    root,
+    attention,
+    seed,
+    accuracy,
+    sites="branch",
+    state="done",
+    latency=1.0,
+    data=None,
+    loss=None,
+    trainer=None,
+    **settings,
+):
     bare = attention == "none"
     config = {
         "backbone": {"name": "net", "_target_": "x.Net"},
@@ -23,8 +35,8 @@ def write_point(root, attention, seed, accuracy, sites="branch", state="done", l
         "data": data or {"name": "d", "_target_": "x.D"},
         "optimizer": {"name": "o", "_target_": "x.O", "lr": 0.1},
         "scheduler": {"name": "none"},
-        "loss": {},
-        "trainer": {"max_epochs": 3},
+        "loss": loss or {},
+        "trainer": trainer or {"max_epochs": 3},
         "seed": seed,
         "study": root.name,
         "output_dir": str(root.parent),
@@ -95,6 +107,14 @@ def test_labels_tell_apart_what_differs(tmp_path):
     labels = {variant.label for variant in read_study(root).variants}
     assert labels == {"none data=Digits data.seed=0", "none data=Digits data.seed=1", "none data=Clutter"}
 
+    root = tmp_path / "loss"
+    write_point(root, "none", 0, 0.9, loss={"l2": None})
+    write_point(root, "none", 0, 0.9, loss={"l2": {"stem": 0.01}})
+    write_point(root, "none", 0, 0.9, loss={"l2": None}, trainer={"max_epochs": 3, "accumulate_grad_batches": 2})
+    labels = [variant.label for variant in read_study(root).variants]
+    assert len(set(labels)) == 3
+    assert "none loss.l2.stem=0.01" in labels
+
     root = tmp_path / "s"
     for sites in ("branch", "block"):
         for ratio in (4.0, 16.0):
@@ -110,6 +130,9 @@ def test_report_writes_table_and_picture(study, capsys):
     assert "80.0 ± 5.0" in shown  # bare: t(0.975, 2) · 0.02 / √3 = 4.97 points
     assert "+3.0 ± 2.5" in shown
     assert "Not in the table: 1 failed, 1 running." in shown
+    write_point(study, "cbam", 9, 0.90, ratio=16.0, order="parallel", combine="sum")
+    write_report(study)
+    assert "(n=1)" in capsys.readouterr().out  # two seeds, of which the bare network has one
     rows = list(csv.DictReader((study / "report.csv").open()))
     assert [row["variant"] for row in rows] == ["cbam order=parallel", "se", "cbam order=channel_first", "none"]
     assert float(rows[1]["difference"]) == pytest.approx(0.03)

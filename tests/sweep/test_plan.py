@@ -41,6 +41,16 @@ def _elsewhere(tmp_path, monkeypatch):
         (["loss.l2={nothing*:0.1}"], "loss.l2: no parameter of the network matches"),
         (["trainer.accelerator=tpu"], "trainer: "),
         (["data=fashion_mnist", "data.download=false"], "data=fashion_mnist: put FashionMNIST/raw"),
+        (["seed=99999999999999999999999"], "seed=9+: must be less than 4294967296"),
+        (["attention=null"], "Config group override must be a string or a list"),
+        (["attention._target_=[1]"], r"attention._target_=\[1\]: must be the dotted path of a class"),
+        (["study=.."], r"study=\.\.: "),
+        (["backbone.name=../y"], r"backbone.name=../y: "),
+        (["attention=se", "attention._target_=torch.nn.Sequential"], "attention"),
+        (["backbone._target_=torch.nn.Identity"], r"backbone=mini_xception: returns \(1, 1, 40, 40\) for one image"),
+        (["attention=se", "sites.blocks=frist"], "sites.blocks=frist: must be 'all', 'first' or 'last'"),
+        (["+trainer.limit_val_batches=0"], "trainer.limit_val_batches: no such setting"),
+        (["logger=wandb", "logger.project=a/b"], "logger.project=a/b: "),
         (["attention=se", "sites.merge=add", "attention.init=identity"], r"f \+ A\(f\) would start at 2 f"),
     ],
 )
@@ -92,22 +102,33 @@ def test_demo_is_ten_points_of_eighteen_combinations():
     }
 
 
+NOT_RUN = r"hydra\.[\w.]+=.*: a config may not run this"
+
+
 @pytest.mark.parametrize(
-    "hydra",
+    ("hydra", "message"),
     [
-        "callbacks:\n    x:\n      _target_: subprocess.Popen\n      args: ['true']",
-        "callbacks:\n    x:\n      _target_: torch.hub.load",
-        "launcher:\n    _target_: os.system",
-        "sweeper:\n    _target_: ${oc.env:HOME}",
-        "job_logging:\n    handlers:\n      x:\n        (): logging.os.system\n        command: 'true'",
-        "job_logging:\n    handlers:\n      x:\n        (): subprocess.Popen\n        args: ['true']",
+        ("callbacks:\n    x:\n      _target_: subprocess.Popen\n      args: ['true']", NOT_RUN),
+        ("callbacks:\n    x:\n      _target_: torch.hub.load", NOT_RUN),
+        ("callbacks:\n    x:\n      _target_: hydra._internal.utils.os.system", NOT_RUN),
+        ("launcher:\n    _target_: os.system", NOT_RUN),
+        ("sweeper:\n    _target_: ${oc.env:HOME}", NOT_RUN),
+        ("job_logging:\n    handlers:\n      x:\n        (): os.system", r"hydra.job_logging: must stay none"),
+        ("job_logging:\n    handlers:\n      x:\n        stream: ext://this.s", r"hydra.job_logging: must stay none"),
+        ("hydra_logging:\n    root:\n      level: INFO", r"hydra.hydra_logging: must stay none"),
+        ("job:\n    env_set:\n      ATTNLAB_ALLOW: os", r"hydra.job.env_set: must stay empty"),
+        ("job:\n    chdir: true", r"hydra.job.chdir: must stay false"),
     ],
 )
-def test_a_strangers_config_does_not_run_code_through_hydra(tmp_path, hydra):
+@pytest.mark.parametrize("multirun", [[], ["-m"]])
+def test_a_strangers_config_does_not_run_code_through_hydra(tmp_path, hydra, message, multirun):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "strange.yaml").write_text(f"# @package _global_\nhydra:\n  {hydra}\n")
-    with pytest.raises(InputError, match=r"hydra\.[\w.()]+=.*: a config may not run this"):
-        plan.make(["--config-dir", str(tmp_path), "experiment=strange"])
+    with pytest.raises(InputError, match=message):
+        plan.make(["--config-dir", str(tmp_path), *multirun, "experiment=strange"])
+    if multirun:  # as one of several
+        with pytest.raises(InputError, match=message):
+            plan.make(["--config-dir", str(tmp_path), *multirun, "experiment=null,strange"])
 
 
 def test_flags_may_stand_anywhere():
@@ -115,6 +136,24 @@ def test_flags_may_stand_anywhere():
     assert plan.for_hydra(argv) == ["-m", "--config-dir", "here", "seed=0,1", "attention=se", "study=s"]
     with pytest.raises(InputError, match="unrecognized arguments: --sweep; see attnlab train --help"):
         plan.parse(["seed=0", "--sweep"])
+
+
+def test_a_users_network_may_look_at_values(tmp_path, monkeypatch):
+    (tmp_path / "looks_at_values.py").write_text("""
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(in_channels, 4, 3), nn.Linear(4, num_classes)
+    def forward(self, x):
+        assert x.mean().item() < 1e9
+        return self.head(self.conv(x).mean((2, 3)))
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("ATTNLAB_ALLOW", "looks_at_values")
+    argv = ["backbone._target_=looks_at_values.Net", "~backbone.bn_momentum", "attention=se", "sites=module"]
+    assert len(plan.make([*argv, "sites.names=[conv]"]).points) == 1
 
 
 def test_planning_writes_nothing(tmp_path):

@@ -43,6 +43,7 @@ def from_keras(weights: Mapping[str, Any] | str | Path, net: nn.Module | None = 
         if not convs:
             raise InputError("Keras weights: no conv2d layers in them; expected the article's mini_XCEPTION")
         net = MiniXception(num_classes=convs[-1]["kernel"].shape[-1], in_channels=convs[0]["kernel"].shape[2])
+    fitted: list[tuple[torch.Tensor, np.ndarray]] = []
     inside_separable = {id(c) for m in net.modules() if isinstance(m, SeparableConv) for c in m.children()}
     for kind, (module_class, plural) in KINDS.items():
         modules = [m for m in net.modules() if isinstance(m, module_class) and id(m) not in inside_separable]
@@ -52,7 +53,10 @@ def from_keras(weights: Mapping[str, Any] | str | Path, net: nn.Module | None = 
                 "a network with attention must have it attached before its weights are loaded"
             )
         for module, layer in zip(modules, layers[kind], strict=True):
-            load_layer(module, layer, kind)
+            fitted += _fit_layer(module, layer, kind)
+    with torch.no_grad():  # nothing is copied before everything fits
+        for tensor, array in fitted:
+            tensor.copy_(torch.from_numpy(np.ascontiguousarray(array)))
     return net
 
 
@@ -82,9 +86,8 @@ WEIGHTS: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 
 
-@torch.no_grad()
-def load_layer(module: nn.Module, layer: Layer, kind: str) -> None:
-    """Copy one Keras layer's arrays into its PyTorch module. Raises InputError if they do not fit it."""
+def _fit_layer(module: nn.Module, layer: Layer, kind: str) -> list[tuple[torch.Tensor, np.ndarray]]:
+    """The tensors of a PyTorch module, each with its Keras array. Raises InputError if they do not fit."""
     state = module.state_dict()  # with what is attached to the module, which has layers of its own
     targets = {key: state[key] for key in dict.fromkeys(["weight", *(k for k, _ in WEIGHTS.values())]) if key in state}
     kernel = ("weight", (1, 0) if kind == "dense" else (3, 2, 0, 1))
@@ -96,8 +99,7 @@ def load_layer(module: nn.Module, layer: Layer, kind: str) -> None:
     want = {key: tuple(tensor.shape) for key, tensor in targets.items()}
     if have != want:
         raise InputError(f"Keras weights: a {kind} layer holds {have}, where the network has {want}")
-    for key, tensor in targets.items():  # these share memory with the module
-        tensor.copy_(torch.from_numpy(np.ascontiguousarray(arrays[key])))
+    return [(tensor, arrays[key]) for key, tensor in targets.items()]  # these share memory with the module
 
 
 def read_h5(path: Path) -> dict[str, np.ndarray]:
@@ -108,6 +110,8 @@ def read_h5(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: reading .h5 files needs h5py: pip install 'attnlab[keras]'") from None
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    if not h5py.is_hdf5(path):
+        raise InputError(f"{path}: not an HDF5 file")
     with h5py.File(path) as file:
         root = file.get("model_weights", file)
         if "layer_names" not in root.attrs:

@@ -65,26 +65,27 @@ class TorchvisionData(ImageData):
 class ImageFolder(ImageData):
     """A folder of images, one subfolder a class, resized and centre-cropped to ``size`` × ``size``, RGB.
 
-    Where ``root`` holds ``train``, ``val`` and ``test`` folders of such folders, these are the splits; else
-    ``val`` and ``test`` are the shares drawn by ``seed``, classes in equal shares.
+    Where ``folder`` holds ``train``, ``val`` and ``test`` folders of such folders, these are the splits, with the
+    classes of ``train``; else ``val`` and ``test`` are the shares drawn by ``seed``, classes in equal shares.
     """
 
-    def __init__(self, *, root: str, size: int = 64, val: float = 0.15, test: float = 0.15, **common: Any) -> None:
+    def __init__(self, *, folder: str, size: int = 64, val: float = 0.15, test: float = 0.15, **common: Any) -> None:
         super().__init__(**common)
         positive(size=size)
         fraction(val=val, test=test)
-        self.root, self.size, self.val, self.test = Path(root), size, val, test
+        self.folder, self.size, self.val, self.test = Path(folder), size, val, test
         self.shape = (3, size, size)
-        self.given_splits = (self.root / "train").is_dir()
-        classes = self.root / "train" if self.given_splits else self.root
-        self.num_classes = sum(entry.is_dir() for entry in classes.iterdir()) if classes.is_dir() else 0
+        self.given_splits = (self.folder / "train").is_dir()
+        classes = self.folder / "train" if self.given_splits else self.folder
+        self.classes = sorted(entry.name for entry in classes.iterdir() if entry.is_dir()) if classes.is_dir() else []
+        self.num_classes = len(self.classes)
         if self.num_classes < 2:
-            raise InputError(f"data.root={root}: must be a folder with a subfolder of images for each class")
+            raise InputError(f"data.folder={folder}: must be a folder with a subfolder of images for each class")
 
     def load(self) -> Splits:
         if self.given_splits:
-            return Splits(*(self.read(self.root / name) for name in ("train", "val", "test")))
-        rest, test = split(self.read(self.root), self.test, self.seed)
+            return Splits(*(self.read(self.folder / name) for name in ("train", "val", "test")))
+        rest, test = split(self.read(self.folder), self.test, self.seed)
         train, val = split(rest, self.val / (1 - self.test), self.seed)
         return Splits(train, val, test)
 
@@ -92,10 +93,14 @@ class ImageFolder(ImageData):
         resize = v2.Compose([v2.Resize(self.size), v2.CenterCrop(self.size), v2.PILToTensor()])
         try:
             data = torchvision.datasets.ImageFolder(str(folder), transform=resize)
-        except (FileNotFoundError, OSError) as error:
-            raise InputError(f"data.root={self.root}: {str(error).splitlines()[0]}") from None
-        images, labels = zip(*data, strict=True)
-        return Images(torch.stack(images), torch.tensor(labels))
+            images, labels = zip(*data, strict=True)
+        except OSError as error:  # no images, or one that cannot be read
+            raise InputError(f"data.folder={folder}: {str(error).splitlines()[0]}") from None
+        strangers = set(data.classes) - set(self.classes)
+        if strangers:
+            raise InputError(f"data.folder={folder}: class {min(strangers)!r} is not among those of train")
+        index = torch.tensor([self.classes.index(name) for name in data.classes])
+        return Images(torch.stack(images), index[list(labels)])
 
 
 def split(data: Images, share: float, seed: int) -> tuple[Images, Images]:

@@ -66,6 +66,7 @@ class ImageData(lightning.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """All data move to the trainer's device, once."""
+        _ = self.moments
         if self.trainer:
             self.splits = Splits(*(split.to(self.trainer.strategy.root_device) for split in self.splits))
 

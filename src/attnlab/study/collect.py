@@ -2,15 +2,16 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from attnlab.errors import InputError
-from attnlab.point import read_json
+from attnlab.point import digest, read_json
 
 Path_ = tuple[str, ...]
+_ABSENT = object()
 
 
 @dataclass
@@ -84,23 +85,37 @@ def _labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mappi
     flat = {key: _flatten(value) for key, value in settings.items()}
     several_backbones = len({n["backbone"] for n in names.values()}) > 1
     several_sites = len({n["sites"] for n in names.values() if "sites" in n}) > 1
-    labels = {}
+    labels: dict[str, str] = {}
     for key, mine in flat.items():
-        kind = mine.get(("attention", "_target_"))
-        # Attention settings are compared within one kind of module, all others over the whole study.
-        peers = [other for other in flat.values() if other.get(("attention", "_target_")) == kind]
         words = [names[key]["backbone"]] if several_backbones else []
         words.append(names[key]["attention"])
         if several_sites and "sites" in names[key]:
             words.append(names[key]["sites"])
         for path, value in mine.items():
             group = path[0]
-            among = peers if group in ("attention", "sites") else list(flat.values())
-            told = path in (("attention", "_target_"), ("backbone", "_target_"), ("sites", "role"))
-            if not told and any(other.get(path, value) != value for other in among):
-                words.append(f"{group}={value.rpartition('.')[2]}" if path[-1] == "_target_" else _setting(path, value))
+            kind = mine.get((group, "_target_"))
+            if path[-1] == "_target_":
+                if group not in ("attention", "backbone") and _differs(path, value, flat.values()):
+                    words.append(f"{group}={value.rpartition('.')[2]}")
+                continue
+            # Settings are compared within one kind of module. One that has no effect is absent: no difference.
+            attention = mine.get(("attention", "_target_"))
+            peers = [
+                other
+                for other in flat.values()
+                if other.get((group, "_target_")) == kind
+                and (group != "sites" or other.get(("attention", "_target_")) == attention)
+                and (group not in ("attention", "sites") or path in other)
+            ]
+            if path != ("sites", "role") and _differs(path, value, peers):
+                words.append(_setting(path, value))
         labels[key] = " ".join(words)
-    return labels
+    twice = {label for label, n in Counter(labels.values()).items() if n > 1}
+    return {key: f"{label} #{digest(settings[key])[:4]}" if label in twice else label for key, label in labels.items()}
+
+
+def _differs(path: Path_, value: Any, variants: Iterable[dict[Path_, Any]]) -> bool:
+    return any(other.get(path, _ABSENT) != value for other in variants)
 
 
 def _flatten(value: Any, path: Path_ = ()) -> dict[Path_, Any]:

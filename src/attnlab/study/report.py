@@ -73,8 +73,10 @@ def notes(study: Study, rows: list[dict[str, Any]]) -> list[str]:
         "MACs and ms are of the forward pass of one image; ms is the median of many, of the seed with the lowest.",
     ]
     fewest = min(row["accuracy"].n for row in rows)
-    if fewest < 5:
-        text.append(f"With {fewest} seed{'s' if fewest > 1 else ''} the intervals are wide: more seeds narrow them.")
+    if fewest == 1:
+        text.append("One seed has no interval, and shows nothing that another seed might not turn round.")
+    elif fewest < 5:
+        text.append(f"With {fewest} seeds the intervals are wide: more seeds narrow them.")
     unfinished = {state: n for state, n in study.states.items() if state != "done"}
     if unfinished:
         text.append("Not in the table: " + ", ".join(f"{n} {state}" for state, n in unfinished.items()) + ".")
@@ -97,11 +99,13 @@ def percent(value: Estimate | None, sign: str = "") -> str:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
+    fewer = row["difference"] is not None and row["difference"].n < row["accuracy"].n
+    pairs = f" (n={row['difference'].n})" if fewer else ""
     return [
         row["variant"],
         percent(row["accuracy"]),
         str(row["accuracy"].n),
-        percent(row["difference"], "+"),
+        percent(row["difference"], "+") + pairs,
         f"{row['parameters']:,}",
         _si(row["macs"]),
         f"{row['latency_ms']:.2f}",

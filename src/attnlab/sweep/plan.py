@@ -77,6 +77,14 @@ def make(argv: Sequence[str]) -> Plan:
     return Plan(len(jobs), points)
 
 
+def look_over(argv: Sequence[str]) -> None:
+    """Compose what --help or --cfg will show; InputErrors as ``make``, but nothing is checked against the code."""
+    args = parse(argv)
+    with composing(args.config_path, args.config_dir, args.config_name) as compose_one:
+        for overrides in _jobs(args.overrides, args.multirun, compose_one):
+            compose_one(overrides)
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Hydra's own flags, and ``overrides``, in any order. Raises InputError for a flag that Hydra has not."""
     parser = get_args_parser()
@@ -132,7 +140,7 @@ def composing(
     def compose_one(overrides: Sequence[str], **options: Any) -> DictConfig:
         try:
             return compose(name, list(overrides), **options)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise InputError(_one_line(error, compose_one, overrides)) from None
 
     version.setbase("1.3")
@@ -152,6 +160,7 @@ def _jobs(overrides: Sequence[str], multirun: bool, compose_one: Compose) -> lis
     # What can set Hydra's own mode and sweeper; other settings may belong to a group that is swept.
     steering = [o for o in fixed if o.lstrip("+~").startswith("hydra") or "." not in o.partition("=")[0]]
     hydra = compose_one(steering, return_hydra_config=True).hydra
+    _check_hydra(hydra)
     if not multirun and hydra.mode != RunMode.MULTIRUN:
         several = [str(o.input_line) for o in parsed if o.is_sweep_override()]
         if several:
@@ -165,23 +174,37 @@ def _jobs(overrides: Sequence[str], multirun: bool, compose_one: Compose) -> lis
     return [list(job) for batch in batches for job in batch]
 
 
+NO_LOGGING = {"version": 1, "root": None, "disable_existing_loggers": False}  # Hydra's own `none`
+
+
 def _check_hydra(hydra: DictConfig) -> None:
-    """Hydra builds plugins, callbacks and log handlers from the config: only classes of its own or the user's."""
+    """Hydra builds plugins and callbacks, and sets logging and environment, from the config: a stranger's may not.
+
+    Raises InputError for a class that is neither Hydra's own nor of ATTNLAB_ALLOW, and for what would move a
+    point's log, folder or environment.
+    """
     from attnlab.schema import PACKAGES, allowed_packages, find
 
-    trusted = {"hydra", "hydra_plugins", "logging", "colorlog", *allowed_packages()} - set(PACKAGES)
+    trusted = {"hydra", "hydra_plugins", *allowed_packages()} - set(PACKAGES)
 
     def look(node: Any, path: str) -> None:
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            if key in ("_target_", "()", "class"):  # the last two are logging's
+            if key == "_target_":
                 found = find(str(value)) if str(value).partition(".")[0] in trusted else None
                 if not (inspect.isclass(found) and found.__module__.partition(".")[0] in trusted):
                     raise InputError(f"{path}.{key}={value}: a config may not run this; see ATTNLAB_ALLOW")
             elif isinstance(value, (dict, list)):
                 look(value, f"{path}.{key}")
 
-    for part in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging"):
+    for part in ("callbacks", "launcher", "sweeper"):
         look(OmegaConf.to_container(hydra[part]), f"hydra.{part}")
+    for part in ("job_logging", "hydra_logging"):
+        if OmegaConf.to_container(hydra[part]) != NO_LOGGING:
+            raise InputError(f"hydra.{part}: must stay none; a point's words go to its log.txt")
+    if hydra.job.env_set:
+        raise InputError("hydra.job.env_set: must stay empty; set the environment before attnlab runs")
+    if hydra.job.chdir:
+        raise InputError("hydra.job.chdir: must stay false; a point's folder is below output_dir")
 
 
 def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) -> str:
