@@ -22,7 +22,7 @@ run: install ## run the demo study on the embedded digits and show its leaderboa
 	@$(BIN)/attnlab train experiment=demo
 	@$(BIN)/attnlab report outputs/demo
 
-test: install ## run the tests (about 5 minutes on 2 cores)
+test: install ## run the tests (about 6 minutes on 2 cores)
 	@$(BIN)/python -m pytest
 
 check: install ## ruff and the type checker

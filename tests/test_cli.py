@@ -28,7 +28,7 @@ BAD = {
         ["train", "attention=se", "attention._target_=os.system"],
         "attention._target_=os.system: package 'os' is not allowed",
     ),
-    "absent data": (["train", "data=image_folder"], "data.folder=data: must be a folder with a subfolder of images"),
+    "absent data": (["train", "data=image_folder", "data.folder=none"], "data.folder=none: must be a folder"),
     "absent study": (["report", "nowhere"], "nowhere: no such folder; a study is a folder of points"),
     "sites of an unknown backbone": (["sites", "backbone=resnet19"], "backbone=resnet19: no such config; nearest:"),
     "bad input size": (["sites", "--input", "224"], "--input 224: must be CxHxW, such as 3x224x224"),

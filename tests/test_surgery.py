@@ -155,6 +155,7 @@ def test_different_places_can_be_combined(x):
         ({"merge": "add", "init": "identity"}, "f \\+ A\\(f\\) would start at 2 f"),
         ({"ration": 4}, r"unexpected keyword argument 'ration' \(at module1.branch"),
         ({"blocks": "frist"}, "sites.blocks=frist: must be all, first, last or a list of numbers"),
+        ({"at": "module"}, "sites.names: must be set for sites=module"),
         ({"stages": 2}, "sites.stages=2: must be all or a list of numbers"),
         ({"stages": [9]}, r"sites.stages=\[9\]: no branch site matches"),
     ],

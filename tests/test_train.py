@@ -64,6 +64,7 @@ def test_four_complete_point_folders(sweep):
         assert "MACs" in (folder / "log.txt").read_text()
         assert not list(folder.glob(".*"))  # no temporary files are left
     assert done.stdout.count("✓ [") == 4
+    assert "next: attnlab report outputs/two" in done.stdout
     assert "Traceback" not in done.stderr + done.stdout
 
 
@@ -162,7 +163,7 @@ def test_a_failed_point_is_reported_and_the_others_go_on(tmp_path):
     done = attnlab(*command, cwd=tmp_path)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
-    assert "✗ [1/2]" in done.stdout
+    assert "✗ [1/2] none s0 " in done.stdout
     assert "✓ [2/2]" in done.stdout
     assert "attnlab: 1 of 2 points failed" in done.stderr
     assert f"{first.name}/log.txt" in done.stderr

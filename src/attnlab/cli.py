@@ -3,7 +3,9 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from attnlab.errors import InputError
 
@@ -53,7 +55,7 @@ def train(argv: list[str]) -> int:
     looks = {"-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info"}
     if looks & {word.partition("=")[0] for word in argv}:
         plan.look_over(argv)
-        train.main(plan.for_hydra(argv), plan.CONF, title=lambda folder: "")
+        train.main(plan.for_hydra(argv), plan.CONF, {})
         return 0
     with train.console.status("Checking every point before the first one starts"):
         planned = plan.make(argv)
@@ -64,14 +66,36 @@ def train(argv: list[str]) -> int:
             "the others differ only in settings without effect"
         )
     try:
-        failed = train.main(plan.for_hydra(argv), plan.CONF, planned.title)
+        failed = train.main(plan.for_hydra(argv), plan.CONF, titles(planned.points))
     except OSError as error:  # a point's own troubles are in its folder: this one could not be made
         raise InputError(f"output_dir: {error}") from None
     if failed:
         print(f"attnlab: {len(failed)} of {points} points failed", file=sys.stderr)
     for folder in failed:
         print(f"attnlab:   see {folder}/log.txt", file=sys.stderr)
+    studies = dict.fromkeys(folder.parent for folder in planned.points)
+    print(*(f"next: attnlab report {study}" for study in studies), sep="\n")
+    if any(config["logger"]["name"] == "wandb" for config in planned.points.values()):
+        print(*(f"      wandb sync {study}/*/wandb/offline-run-*" for study in studies), sep="\n")
     return 1 if failed else 0
+
+
+def titles(points: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
+    """A sweep's points as its terminal lines call them: ``[3/10] cbam order=parallel s0 2c3bb1b7``."""
+    from attnlab.point import choice_names, digest, identity
+    from attnlab.study.collect import labels
+
+    if len(points) < 2:
+        return {}
+    variant = {f: digest({k: v for k, v in identity(c).items() if k != "seed"}) for f, c in points.items()}
+    texts = labels(
+        {variant[f]: {k: v for k, v in identity(c).items() if k != "seed"} for f, c in points.items()},
+        {variant[f]: choice_names(c) for f, c in points.items()},
+    )
+    return {
+        folder: f"[{i}/{len(points)}] {texts[variant[folder]]} s{config['seed']} {digest(identity(config))[:8]}"
+        for i, (folder, config) in enumerate(points.items(), start=1)
+    }
 
 
 def sites(argv: list[str]) -> int:

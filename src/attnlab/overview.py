@@ -27,7 +27,9 @@ def print_sites(config: Any, input_size: str | None = None) -> None:
     where = {key: value for key, value in raw["sites"].items() if key not in ("name", "role", "merge")}
     if raw["sites"]["role"] == "module":
         sites = find_sites(net, shape, every_module=True)
-    chosen = select_sites(sites, raw["sites"]["role"], **where)
+        if where["names"] is None:
+            where["names"] = []  # all are shown, none is chosen yet
+    chosen = select_sites(sites, raw["sites"]["role"], **where) if where["names"] != [] else []
 
     backbone = checked["backbone"]["name"]
     table = Table("", "role", "stage", "block", "channels", "H × W", "module")

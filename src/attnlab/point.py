@@ -37,10 +37,14 @@ def digest(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def choice_names(config: Config) -> dict[str, str]:
+    """What backbone, attention and sites are called in folders and tables."""
+    return {group: config[group]["name"] for group in ("backbone", "attention", "sites") if config[group]}
+
+
 def folder(config: Config) -> Path:
     """``<output_dir>/<study>/<backbone>-<attention>-<sites>-s<seed>-<hash8>``"""
-    names = [config[group]["name"] for group in ("backbone", "attention", "sites") if config[group]]
-    label = "-".join(str(name) for name in (*names, f"s{config['seed']}", digest(identity(config))[:8]))
+    label = "-".join((*choice_names(config).values(), f"s{config['seed']}", digest(identity(config))[:8]))
     return Path(config["output_dir"]) / config["study"] / label
 
 

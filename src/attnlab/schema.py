@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from attnlab.attention import Order
@@ -106,7 +106,9 @@ def plain(config: DictConfig | Mapping[str, Any]) -> Settings:
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise InputError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
+        missing = isinstance(error, MissingMandatoryValue)
+        reason = "must be set" if missing else str(error.msg).splitlines()[0]
+        raise InputError(f"{error.full_key}: {reason}") from None
 
 
 def locate(target: str, group: str) -> Any:
@@ -132,7 +134,7 @@ def locate(target: str, group: str) -> Any:
         mine = set(allowed) - set(PACKAGES)
         fits = callable(found) and (home.startswith(kind.functions) or home.partition(".")[0] in mine)
     if found is None or not fits:
-        what = "not found" if found is None else f"no {base.__name__} class"
+        what = "not found (PYTHONPATH=. looks here)" if found is None else f"no {base.__name__} class"
         raise InputError(f"{group}._target_={target}: {what}; it must be a {kind.base} of an allowed package")
     return found
 
@@ -244,9 +246,10 @@ def _value(key: str, value: Any, hint: Any) -> Any:
         reasons = dict.fromkeys(
             e["msg"].replace("Input should be", "must be").replace("greater than or equal to", "at least")
             for e in error.errors()
-            if e["type"] != "is_instance_of"
+            if e["type"] not in ("is_instance_of", "needs_python_object")  # a class, which YAML cannot hold
         )
-        raise InputError(f"{key}={_shown(value)}: {', or '.join(reasons) or 'is of a wrong type'}") from None
+        text = " or ".join(reasons).replace(" or must be ", " or ") or "is of a wrong type"
+        raise InputError(f"{key}={_shown(value)}: {text}") from None
 
 
 def _known(group: str, key: str, valid: typing.Iterable[str]) -> None:

@@ -76,6 +76,8 @@ def select_sites(
     for name, pick, words in (("stages", stages, ("all",)), ("blocks", blocks, ("all", "first", "last"))):
         if pick not in words and (isinstance(pick, str) or not isinstance(pick, Sequence)):
             raise InputError(f"sites.{name}={pick}: must be {', '.join(words)} or a list of numbers")
+    if role == "module" and names is None:
+        raise InputError("sites.names: must be set for sites=module, such as sites.names=[layer*.bn2]")
     of_role = [site for site in sites if site.role == role]
     if not of_role:
         roles = list(dict.fromkeys(site.role for site in sites))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def run(config: Config, title: str = "", overrides: Sequence[str] = ()) -> float
     Raises PointFailed, with the point's status.json and log.txt written.
     """
     folder = ledger.folder(config)
-    name = f"{title}{folder.name}"
+    name = title or folder.name
     if ledger.is_done(folder):
         console.print(f"[dim]✓ {name}  done already[/dim]", highlight=False)
         return ledger.read_json(folder / "result.json")["val"]["accuracy"]
@@ -51,6 +51,7 @@ def run(config: Config, title: str = "", overrides: Sequence[str] = ()) -> float
         try:
             _write_about(folder, config, overrides)
             ledger.set_status(folder, "running")
+            log.info("attempt %s, from the first epoch", ledger.read_json(folder / "status.json")["attempts"])
             result = _fit(config, folder, name)
             ledger.write_json(folder / "result.json", result)
             ledger.set_status(folder, "done")
@@ -70,10 +71,10 @@ def run(config: Config, title: str = "", overrides: Sequence[str] = ()) -> float
     return result["val"]["accuracy"]
 
 
-def main(argv: Sequence[str], conf: Path, title: Callable[[Path], str]) -> list[Path]:
-    """Hydra's entry: each job trains its point; returns the folders of those that failed here.
+def main(argv: Sequence[str], conf: Path, titles: Mapping[Path, str]) -> list[Path]:
+    """Hydra's entry: each job trains its point; returns the folders of those that failed.
 
-    ``title(folder)`` goes before a point's name in the terminal.
+    ``titles`` are what the terminal calls the points, where not by the names of their folders.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -89,7 +90,7 @@ def main(argv: Sequence[str], conf: Path, title: Callable[[Path], str]) -> list[
         if folder not in seen:  # combinations that differ in settings without effect are one point
             seen.add(folder)
             try:
-                return run(config, title(folder), HydraConfig.get().overrides.task)
+                return run(config, titles.get(folder, ""), HydraConfig.get().overrides.task)
             except PointFailed:
                 failed.append(folder)
         return math.nan  # no objective, for sweepers that look for one
@@ -181,7 +182,7 @@ def _write_about(folder: Path, config: Config, overrides: Sequence[str]) -> None
         "study": config["study"],
         "hash": ledger.digest(identity),
         "identity": identity,
-        "names": {group: config[group]["name"] for group in ("backbone", "attention", "sites") if config[group]},
+        "names": ledger.choice_names(config),
         "overrides": list(overrides),
         "code": _code_version(),
         "python": platform.python_version(),

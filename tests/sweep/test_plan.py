@@ -3,6 +3,7 @@
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
+from attnlab import cli
 from attnlab.errors import InputError
 from attnlab.sweep import plan
 
@@ -92,9 +93,10 @@ def test_points_are_those_of_hydras_own_sweeper():
 def test_demo_is_ten_points_of_eighteen_combinations():
     planned = plan.make(["experiment=demo"])
     assert (planned.combinations, len(planned.points)) == (18, 10)
-    titles = [planned.title(folder) for folder in planned.points]
-    assert titles[0] == "[1/10] "
-    assert titles[-1] == "[10/10] "
+    titles = list(cli.titles(planned.points).values())
+    assert titles[0].startswith("[1/10] none s0 ")
+    assert titles[-1].startswith("[10/10] cbam order=parallel s1 ")
+    assert len(set(titles)) == 10
     kinds = {(c["attention"]["name"], c["attention"].get("order"), c["seed"]) for c in planned.points.values()}
     orders = ("channel_first", "spatial_first", "parallel")
     assert kinds == {

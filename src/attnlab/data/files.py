@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from attnlab.data.images import Images, Splits
 from attnlab.data.module import ImageData, positive
-from attnlab.errors import InputError
+from attnlab.errors import InputError, first_line
 
 
 class TorchvisionData(ImageData):
@@ -51,9 +51,9 @@ class TorchvisionData(ImageData):
         try:
             data = self.reader(self.root, train=train, download=self.download)
         except (RuntimeError, OSError) as error:  # not there, and not to be fetched
+            how = "the download failed" if self.download else "data.download=true fetches them"
             raise InputError(
-                f"data={self.dataset}: put {self.files} into {self.root} (or set data.root), or go online with "
-                f"data.download=true ({str(error).splitlines()[0]})"
+                f"data={self.dataset}: put {self.files} into {self.root}, or set data.root ({how}: {first_line(error)})"
             ) from None
         images = torch.as_tensor(data.data)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
@@ -95,7 +95,7 @@ class ImageFolder(ImageData):
             data = torchvision.datasets.ImageFolder(str(folder), transform=resize)
             images, labels = zip(*data, strict=True)
         except OSError as error:  # no images, or one that cannot be read
-            raise InputError(f"data.folder={folder}: {str(error).splitlines()[0]}") from None
+            raise InputError(f"data.folder={folder}: {first_line(error)}") from None
         strangers = set(data.classes) - set(self.classes)
         if strangers:
             raise InputError(f"data.folder={folder}: class {min(strangers)!r} is not among those of train")

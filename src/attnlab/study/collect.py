@@ -70,9 +70,11 @@ def read_study(folder: Path) -> Study:
         groups[key][about["identity"]["seed"]] = result
     if not groups:
         found = ", ".join(f"{n} {state}" for state, n in states.items()) or "no points"
-        raise InputError(f"{folder}: no finished points ({found}); attnlab train makes them")
-    labels = _labels(settings, names)
-    variants = [Variant(labels[key], settings[key], groups[key]) for key in groups]
+        below = sorted({str(path.parents[1]) for path in folder.glob("*/*/point.json")})
+        hint = f"studies below it: {', '.join(below)}" if below else "attnlab train makes them"
+        raise InputError(f"{folder}: no finished points ({found}); {hint}")
+    texts = labels(settings, names)
+    variants = [Variant(texts[key], settings[key], groups[key]) for key in groups]
     return Study(folder, variants, states)
 
 
@@ -80,12 +82,12 @@ def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in ("attention", "sites")}
 
 
-def _labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+def labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """A short name for each variant: its attention, and the settings in which the study's variants differ."""
     flat = {key: _flatten(value) for key, value in settings.items()}
     several_backbones = len({n["backbone"] for n in names.values()}) > 1
     several_sites = len({n["sites"] for n in names.values() if "sites" in n}) > 1
-    labels: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for key, mine in flat.items():
         words = [names[key]["backbone"]] if several_backbones else []
         words.append(names[key]["attention"])
@@ -109,9 +111,9 @@ def _labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mappi
             ]
             if path != ("sites", "role") and _differs(path, value, peers):
                 words.append(_setting(path, value))
-        labels[key] = " ".join(words)
-    twice = {label for label, n in Counter(labels.values()).items() if n > 1}
-    return {key: f"{label} #{digest(settings[key])[:4]}" if label in twice else label for key, label in labels.items()}
+        texts[key] = " ".join(words)
+    twice = {label for label, n in Counter(texts.values()).items() if n > 1}
+    return {key: f"{label} #{digest(settings[key])[:4]}" if label in twice else label for key, label in texts.items()}
 
 
 def _differs(path: Path_, value: Any, variants: Iterable[dict[Path_, Any]]) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 from attnlab.study.statistics import Estimate
 
 BARE, OTHERS = "#333333", ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7B4FA3"]
+OTHERS += ["#A6761D", "#1B9E77", "#B2182B", "#4D4D4D", "#2166AC", "#F4A582"]
 
 
 def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
@@ -21,8 +22,9 @@ def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 
     others = iter(range(len(rows)))
     colours = [BARE if row["bare"] else OTHERS[next(others) % len(OTHERS)] for row in rows]
+    widest = max(len(row["variant"]) for row in rows)
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(10, 1.7 + 0.4 * max(5, len(rows))), width_ratios=[1, 1], layout="constrained"
+        1, 2, figsize=(9 + 0.04 * widest, 1.7 + 0.4 * max(5, len(rows))), width_ratios=[1, 1], layout="constrained"
     )
     figure.suptitle(f"{title}: dots are seeds, rings means, lines 95 % intervals", x=0.01, ha="left", fontsize=11)
 
@@ -61,7 +63,7 @@ def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     plt.close(figure)
 
 
-def _apart(positions: list[float], step: float = 0.03) -> list[float]:
+def _apart(positions: list[float], step: float = 0.02) -> list[float]:
     """Positions moved to the right where they would lie on one another, by a share of the whole span."""
     least = step * ((max(positions) - min(positions)) or 1.0)
     moved: dict[int, float] = {}

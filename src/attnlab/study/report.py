@@ -70,13 +70,15 @@ def notes(study: Study, rows: list[dict[str, Any]]) -> list[str]:
     """What a reader must know to read the table."""
     text = [
         "± is the half-width of a 95 % t-interval over seeds. 'vs bare' is in percentage points, paired by seed.",
-        "MACs and ms are of the forward pass of one image; ms is the median of many, of the seed with the lowest.",
+        "MACs and ms are of one image's forward pass; ms: median on the machine that trained, of the quietest seed.",
     ]
     fewest = min(row["accuracy"].n for row in rows)
     if fewest == 1:
         text.append("One seed has no interval, and shows nothing that another seed might not turn round.")
     elif fewest < 5:
         text.append(f"With {fewest} seeds the intervals are wide: more seeds narrow them.")
+    if any(row["difference"] is None and not row["bare"] for row in rows):
+        text.append("No 'vs bare' where the study has no bare point (attention=none) of equal settings and seed.")
     unfinished = {state: n for state, n in study.states.items() if state != "done"}
     if unfinished:
         text.append("Not in the table: " + ", ".join(f"{n} {state}" for state, n in unfinished.items()) + ".")

@@ -38,12 +38,6 @@ class Plan:
     combinations: int
     points: dict[Path, dict[str, Any]]
 
-    def title(self, folder: Path) -> str:
-        """``[3/10] ``, or nothing for a single point."""
-        if len(self.points) < 2 or folder not in self.points:
-            return ""
-        return f"[{list(self.points).index(folder) + 1}/{len(self.points)}] "
-
 
 def make(argv: Sequence[str]) -> Plan:
     """Compose and check every point that ``attnlab train <argv>`` would run.
