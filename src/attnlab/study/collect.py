@@ -11,6 +11,7 @@ from attnlab.errors import InputError
 from attnlab.point import digest, read_json
 
 Path_ = tuple[str, ...]
+Flat = dict[Path_, Any]
 _ABSENT = object()
 
 
@@ -83,50 +84,44 @@ def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """A short name for each variant: its attention, and the settings in which the study's variants differ."""
+    """A short name for each variant: its attention, and the settings in which the variants differ.
+
+    ``settings`` are identities without the seed, ``names`` what backbone, attention and sites are called.
+    """
     flat = {key: _flatten(value) for key, value in settings.items()}
-    several_backbones = len({n["backbone"] for n in names.values()}) > 1
-    several_sites = len({n["sites"] for n in names.values() if "sites" in n}) > 1
-    texts: dict[str, str] = {}
+    several = {group: len({n[group] for n in names.values() if group in n}) > 1 for group in ("backbone", "sites")}
+    texts = {}
     for key, mine in flat.items():
-        words = [names[key]["backbone"]] if several_backbones else []
-        words.append(names[key]["attention"])
-        if several_sites and "sites" in names[key]:
-            words.append(names[key]["sites"])
-        for path, value in mine.items():
-            group = path[0]
-            kind = mine.get((group, "_target_"))
-            if path[-1] == "_target_":
-                if group not in ("attention", "backbone") and _differs(path, value, flat.values()):
-                    words.append(f"{group}={value.rpartition('.')[2]}")
-                continue
-            # Settings are compared within one kind of module. One that has no effect is absent: no difference.
-            attention = mine.get(("attention", "_target_"))
-            peers = [
-                other
-                for other in flat.values()
-                if other.get((group, "_target_")) == kind
-                and (group != "sites" or other.get(("attention", "_target_")) == attention)
-                and (group not in ("attention", "sites") or path in other)
-            ]
-            if path != ("sites", "role") and _differs(path, value, peers):
-                words.append(_setting(path, value))
+        words = [name for group, name in names[key].items() if group == "attention" or several[group]]
+        words += [_setting(path, value) for path, value in mine.items() if _tells(path, mine, flat.values())]
         texts[key] = " ".join(words)
-    twice = {label for label, n in Counter(texts.values()).items() if n > 1}
-    return {key: f"{label} #{digest(settings[key])[:4]}" if label in twice else label for key, label in texts.items()}
+    twice = {text for text, n in Counter(texts.values()).items() if n > 1}
+    return {key: f"{text} #{digest(settings[key])[:4]}" if text in twice else text for key, text in texts.items()}
 
 
-def _differs(path: Path_, value: Any, variants: Iterable[dict[Path_, Any]]) -> bool:
-    return any(other.get(path, _ABSENT) != value for other in variants)
+def _tells(path: Path_, mine: Flat, variants: Iterable[Flat]) -> bool:
+    """Whether a setting tells a variant from others that it can be compared with in it."""
+    group = path[0]
+    if path in (("backbone", "_target_"), ("attention", "_target_"), ("sites", "role")):
+        return False  # the names say it
+    if path[-1] == "_target_":
+        return any(other.get(path) != mine[path] for other in variants)
+    kind = ("attention" if group == "sites" else group, "_target_")
+    peers = [other for other in variants if other.get(kind) == mine.get(kind)]
+    if group in ("attention", "sites"):  # what has no effect there is absent, which is no difference
+        peers = [other for other in peers if path in other]
+    return any(other.get(path, _ABSENT) != mine[path] for other in peers)
 
 
-def _flatten(value: Any, path: Path_ = ()) -> dict[Path_, Any]:
+def _flatten(value: Any, path: Path_ = ()) -> Flat:
     if not isinstance(value, Mapping):
         return {path: value}
     return {p: v for key, child in value.items() for p, v in _flatten(child, (*path, key)).items()}
 
 
 def _setting(path: Path_, value: Any) -> str:
-    """``ratio=16``; ``data.seed=1`` where the last word alone would not tell whose it is."""
+    """``ratio=16``; ``data.seed=1`` where the last word alone would not tell whose it is; ``data=Digits``."""
+    if path[-1] == "_target_":
+        return f"{path[0]}={value.rpartition('.')[2]}"
     text = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
     return f"{path[-1] if path[0] == 'attention' else '.'.join(path)}={text}"
