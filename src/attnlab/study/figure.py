@@ -34,7 +34,7 @@ def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         mean, half = _percent(row["accuracy"])
         left.errorbar(x, mean, yerr=half, **_ring(colour))
     _fit(left.set_ylim, [100 * v for row in rows for v in row["values"].values()])
-    left.set_xlabel("multiply-accumulates of one image, millions (equal ones set apart)")
+    left.set_xlabel("MACs of one image, millions (equal ones set apart)")
     left.set_ylabel("test accuracy, %")
     left.ticklabel_format(axis="x", useOffset=False)
 
