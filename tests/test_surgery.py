@@ -125,6 +125,32 @@ def test_a_module_that_serves_two_places_is_refused():
     assert not attached(net)
 
 
+class OwnForward(nn.Sequential):
+    def forward(self, x):
+        for module in self:
+            x = module(x)
+        return -x
+
+
+class Dense(nn.ModuleDict):  # as torchvision's DenseNet blocks
+    def forward(self, x):
+        for module in self.values():
+            x = module(x)
+        return x
+
+
+@pytest.mark.parametrize("container", [OwnForward(nn.Conv2d(3, 8, 1)), Dense({"conv": nn.Conv2d(3, 8, 1)})])
+def test_a_container_with_a_forward_of_its_own_is_refused(container):
+    """Its forward would run an added child, in a place that nobody chose."""
+    net = nn.Sequential(container, nn.ReLU())
+    kind = type(container).__name__
+    with pytest.raises(InputError, match=f"0: a {kind} runs its children by itself; choose a module in it"):
+        attnlab.attach(net, "se", at="module", names=["0"])
+    assert not attached(net)
+    inside = next(name for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
+    assert len(attnlab.attach(net, "se", at="module", names=[inside])) == 1
+
+
 def test_a_users_own_attention_out_is_not_ours():
     net = small()
     net.module1.attention_out = nn.Conv2d(16, 16, 1)

@@ -67,6 +67,8 @@ def train(argv: list[str]) -> int:
         )
     try:
         failed = train.main(plan.for_hydra(argv), plan.CONF, titles(planned.points))
+    except BrokenPipeError:
+        raise
     except OSError as error:  # a point's own troubles are in its folder: this one could not be made
         raise InputError(f"output_dir: {error}") from None
     if failed:
@@ -82,18 +84,19 @@ def train(argv: list[str]) -> int:
 
 def titles(points: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
     """A sweep's points as its terminal lines call them: ``[3/10] cbam order=parallel s0 2c3bb1b7``."""
-    from attnlab.point import choice_names, digest, identity
+    from attnlab.point import choice_names, digest, identity, without_seed
     from attnlab.study.collect import labels
 
     if len(points) < 2:
         return {}
-    variant = {f: digest({k: v for k, v in identity(c).items() if k != "seed"}) for f, c in points.items()}
+    identities = {folder: identity(config) for folder, config in points.items()}
+    variants = {folder: digest(without_seed(identities[folder])) for folder in points}
     texts = labels(
-        {variant[f]: {k: v for k, v in identity(c).items() if k != "seed"} for f, c in points.items()},
-        {variant[f]: choice_names(c) for f, c in points.items()},
+        {variants[folder]: without_seed(identities[folder]) for folder in points},
+        {variants[folder]: choice_names(config) for folder, config in points.items()},
     )
     return {
-        folder: f"[{i}/{len(points)}] {texts[variant[folder]]} s{config['seed']} {digest(identity(config))[:8]}"
+        folder: f"[{i}/{len(points)}] {texts[variants[folder]]} s{config['seed']} {digest(identities[folder])[:8]}"
         for i, (folder, config) in enumerate(points.items(), start=1)
     }
 

@@ -23,13 +23,11 @@ def print_sites(config: Any, input_size: str | None = None) -> None:
         data.shape = shape
     with torch.device("meta"):
         net, _ = build_network({**checked, "sites": None}, data)
-    sites = find_sites(net, shape)
+    role, names = raw["sites"]["role"], raw["sites"]["names"]
+    sites = find_sites(net, shape, every_module=role == "module")
     where = {key: value for key, value in raw["sites"].items() if key not in ("name", "role", "merge")}
-    if raw["sites"]["role"] == "module":
-        sites = find_sites(net, shape, every_module=True)
-        if where["names"] is None:
-            where["names"] = []  # all are shown, none is chosen yet
-    chosen = select_sites(sites, raw["sites"]["role"], **where) if where["names"] != [] else []
+    unnamed = role == "module" and names is None  # all are shown, none is chosen yet
+    chosen = [] if unnamed else select_sites(sites, role, **where)
 
     backbone = checked["backbone"]["name"]
     table = Table("", "role", "stage", "block", "channels", "H × W", "module")

@@ -31,6 +31,11 @@ def identity(config: Config) -> dict[str, Any]:
     }
 
 
+def without_seed(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What points that differ in the seed alone have in common."""
+    return {key: value for key, value in identity.items() if key != "seed"}
+
+
 def digest(identity: Mapping[str, Any]) -> str:
     """SHA-256 of the canonical JSON, hexadecimal."""
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

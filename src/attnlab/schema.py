@@ -77,7 +77,7 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
     """
     raw = plain(config)
     for key in raw:
-        _known("", key, (*TOP, *GROUPS, "loss", "sites", "trainer", "logger", "experiment"))
+        _known("", key, (*TOP, *GROUPS, "loss", "sites", "trainer", "logger"))
     checked = {key: _value(key, raw.get(key), hint) for key, hint in TOP.items()}
     for group in GROUPS:
         checked[group] = _check_target(group, _mapping(raw, group))

@@ -17,6 +17,7 @@ from attnlab.sites import Pick, Site, find_sites, select_sites, trace
 
 Merge = Literal["scale", "add", "concat"]
 HOOK = "attnlab"
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # their forward, where they have one, may run any child
 MARK = "attnlab_site"  # an attribute of what attach put in; a user's module may have any name
 CHILD = {"output": "attention_out", "input": "attention_in"}
 
@@ -62,10 +63,13 @@ def attach(
     chosen = select_sites(sites, at, stages=stages, blocks=blocks, names=names, exclude=exclude)
 
     hosts = [_host(net.get_submodule(site.name), site.side) for site in chosen]
+    runs_child = [_is_empty_sequential(host) for host in hosts]
     paths, calls = {module: path for path, module in net.named_modules()}, trace(net, input_size)
     for i, (site, host) in enumerate(zip(chosen, hosts, strict=True)):
         if len(calls[paths[host]]) > 1:
             raise InputError(f"{site.name}: its {site.side} is made by {paths[host]}, which runs more than once")
+        if isinstance(host, CONTAINERS) and not runs_child[i]:
+            raise InputError(f"{site.name}: a {type(host).__name__} runs its children by itself; choose a module in it")
         there = getattr(host, CHILD[site.side], None)
         if host in hosts[:i] or hasattr(there, MARK):
             raise InputError(f"{site.name}: there is attention at this {site.side} already")
@@ -73,12 +77,11 @@ def attach(
             raise InputError(f"{site.name}: {paths[host]} has an {CHILD[site.side]} of its own")
     merged = [_merge(_build(build, site, settings), merge, site.channels) for site in chosen]
 
-    for site, host, module in zip(chosen, hosts, merged, strict=True):
+    for site, host, module, run in zip(chosen, hosts, merged, runs_child, strict=True):
         module.to(**_tensor_kind(host, net)).train(net.training)
         setattr(module, MARK, site.name)
         host.add_module(CHILD[site.side], module)
-        runs_its_children = isinstance(host, nn.Sequential)  # an empty one, else its child would be the host
-        if not runs_its_children:
+        if not run:
             # Under a key of ours: PyTorch numbers hooks from 0 in each process, so that in a network that was
             # pickled, a later hook could take the number, and the place, of an earlier one.
             _hooks(host, site.side)[HOOK] = _attend_output if site.side == "output" else _attend_input
@@ -145,6 +148,11 @@ def _host(module: nn.Module, side: str) -> nn.Module:
     while isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module):
         module = module[-1 if side == "output" else 0]
     return module
+
+
+def _is_empty_sequential(module: nn.Module) -> bool:
+    """An identity: it will run its first child by itself, without a hook."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and not len(module)
 
 
 def _hooks(host: nn.Module, side: str) -> dict[Any, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.errors import InputError
-from attnlab.point import digest, read_json
+from attnlab.point import digest, read_json, without_seed
 
 Path_ = tuple[str, ...]
 Flat = dict[Path_, Any]
@@ -65,7 +65,7 @@ def read_study(folder: Path) -> Study:
         states[state] += 1
         if state != "done" or not result:
             continue
-        rest = {key: value for key, value in about["identity"].items() if key != "seed"}
+        rest = without_seed(about["identity"])
         key = json.dumps(rest, sort_keys=True)
         settings[key], names[key] = rest, about["names"]
         groups[key][about["identity"]["seed"]] = result
