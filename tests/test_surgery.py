@@ -203,6 +203,9 @@ def test_networks_of_no_family_by_the_names_of_their_modules():
     expected = net(x)
     sites = attnlab.attach(net, "se", at="module", names=["0", "1"], init="identity")
     assert [s.name for s in sites] == ["0", "1"]  # an empty Sequential too
+    for name in ("0", "1"):
+        with pytest.raises(InputError, match=f"{name}: there is attention at this output already"):
+            attnlab.attach(net, "se", at="module", names=[name])
     assert torch.equal(net(x), expected)
     net[1].attention_out.mlp[2].bias.data.fill_(5.0)
     assert not torch.allclose(net(x), expected)

@@ -71,7 +71,7 @@ def attach(
         if isinstance(host, CONTAINERS) and not runs_child[i]:
             raise InputError(f"{site.name}: a {type(host).__name__} runs its children by itself; choose a module in it")
         there = getattr(host, CHILD[site.side], None)
-        if host in hosts[:i] or hasattr(there, MARK):
+        if host in hosts[:i] or hasattr(there, MARK) or hasattr(host, MARK):
             raise InputError(f"{site.name}: there is attention at this {site.side} already")
         if there is not None:
             raise InputError(f"{site.name}: {paths[host]} has an {CHILD[site.side]} of its own")
