@@ -4,10 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check clean
+.PHONY: help install run test test-cluster check clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## install attnlab and its tools into .venv (once)
 
@@ -24,6 +24,9 @@ run: install ## run the demo study on the embedded digits and show its leaderboa
 
 test: install ## run the tests (about 6 minutes on 2 cores)
 	@$(BIN)/python -m pytest
+
+test-cluster: install ## run the cluster tests: real SLURM (Debian, root), real Ray
+	@$(BIN)/python -m pytest -rs tests/cluster
 
 check: install ## ruff and the type checker
 	$(BIN)/ruff check

@@ -8,7 +8,7 @@ from tests.conftest import attnlab
 
 # fmt: off
 BAD = {
-    "unknown command": (["trian"], "attnlab trian: no such command; nearest: train; valid: report, sites, train"),
+    "unknown command": (["trian"], "attnlab trian: no such command; nearest: train; valid: plan, report, sites, s"),
     "unknown key": (["train", "attention=cbam", "attention.rato=4"], "attention.rato: attention=cbam has no such "),
     "unknown top-level key": (["train", "sed=3"], "sed: no such setting; nearest: seed; valid:"),
     "unknown name": (["train", "attention=cbm"], "attention=cbm: no such config; nearest: cbam; valid:"),
@@ -29,6 +29,12 @@ BAD = {
         "attention._target_=os.system: package 'os' is not allowed",
     ),
     "absent data": (["train", "data=image_folder", "data.folder=none"], "data.folder=none: must be a folder"),
+    "absent study of a status": (["status", "nowhere"], "nowhere: no such folder; a study is a folder of points"),
+    "a plan's unknown key": (["plan", "-m", "attention=cbam", "attention.rato=4"], "attention.rato: attention=cbam"),
+    "no axis": (["train", "-m", "seed=0,1", "sweep.zip=[seed,sed]"], "sweep.zip"),
+    "a launcher's wrong setting": (
+        ["train", "-m", "seed=0,1", "hydra.launcher.gpus=-1"], "hydra.launcher.gpus=-1: must be "
+    ),
     "absent study": (["report", "nowhere"], "nowhere: no such folder; a study is a folder of points"),
     "sites of an unknown backbone": (["sites", "backbone=resnet19"], "backbone=resnet19: no such config; nearest:"),
     "bad input size": (["sites", "--input", "224"], "--input 224: must be CxHxW, such as 3x224x224"),
@@ -57,7 +63,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(outcomes, case):
 def test_help(tmp_path):
     everything = attnlab("--help", cwd=tmp_path)
     assert everything.returncode == 0
-    for verb in ("train", "sites", "report"):
+    for verb in ("train", "plan", "status", "sites", "report"):
         assert f"attnlab {verb}" in everything.stdout
         own = attnlab(verb, "--help", cwd=tmp_path)
         assert own.returncode == 0, own.stderr

@@ -7,24 +7,39 @@ import pytest
 import torch
 import yaml
 
+from attnlab import point as ledger
 from attnlab import schema
 from attnlab.build import build_data, build_network
 from attnlab.errors import InputError
-from attnlab.sweep import plan
+from attnlab.sweep import launchers, plan
+from attnlab.sweep.compose import CONF, composing
 
-FILES = sorted(plan.CONF.glob("*/*.yaml"))
+FILES = sorted(CONF.glob("*/*.yaml"))
 CALLED = [path for path in FILES if path.parent.name in schema.GROUPS]
 
 
 @pytest.fixture(scope="module")
 def compose():
-    with plan.composing() as compose_one:
+    with composing() as compose_one:
         yield lambda *overrides: compose_one(overrides)
 
 
 def test_all_groups_are_there():
     groups = {path.parent.name for path in FILES}
     assert groups == {*schema.GROUPS, "sites", "trainer", "logger", "experiment"}
+
+
+@pytest.mark.parametrize("name", ["local", "slurm", "ray"])
+def test_launchers_files_hold_their_settings_and_defaults(name):
+    node = yaml.safe_load((CONF / "hydra" / "launcher" / f"{name}.yaml").read_text())
+    assert launchers.ours(node)
+    function = launchers.prepared(node)
+    takes, _ = schema.parameters(function.func)
+    settings = {key: p.default for key, p in takes.items() if key not in ("points", "train")}
+    assert function.keywords.keys() == settings.keys()
+    assert function.keywords == {
+        key: function.keywords[key] if default is None else default for key, default in settings.items()
+    }
 
 
 @pytest.mark.parametrize("path", CALLED, ids=lambda p: f"{p.parent.name}/{p.stem}")
@@ -83,7 +98,7 @@ def test_crossing_types_with_ratio_and_order_is_legal():
         ["-m", "attention=none,se,cbam", "attention.ratio=4,16", "attention.order=channel_first,spatial_first"]
     )
     assert planned.combinations == 12
-    kinds = [config["attention"]["name"] for config in planned.points.values()]
+    kinds = [point.config["attention"]["name"] for point in planned.points]
     assert {kind: kinds.count(kind) for kind in kinds} == {"none": 1, "se": 2, "cbam": 4}
 
 
@@ -100,10 +115,10 @@ def test_experiment_says_its_command_cost_and_result_and_trains(path, tmp_path, 
     small = ["trainer.max_epochs=1", "data.copies=1", "data.clutter=1"]
     planned = plan.make([f"experiment={path.stem}", *small])
     assert planned.points
-    folder, config = next(iter(planned.points.items()))
-    accuracy = train.run(config)
-    assert (folder / "result.json").is_file()
-    assert 0 <= accuracy <= 1
+    point = planned.points[0]
+    ledger.prepare(point.folder, point.config)
+    train.run(point.folder)
+    assert 0 <= ledger.read_json(point.folder / "result.json")["test"]["accuracy"] <= 1
 
 
 def test_a_users_folder_adds_configs_without_touching_the_package(tmp_path, monkeypatch):
@@ -138,7 +153,8 @@ class Tiny(nn.Module):
     with pytest.raises(InputError, match="ATTNLAB_ALLOW=users_own_net"):
         plan.make(argv)
     monkeypatch.setenv("ATTNLAB_ALLOW", "users_own_net")
-    (config,) = plan.make(argv).points.values()
+    (point,) = plan.make(argv).points
+    config = point.config
     net, changed = build_network(config, build_data(config))
     assert [site.name for site in changed] == ["conv"]
     assert net.conv.attention_out.scale.out_features == 2

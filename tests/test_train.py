@@ -127,7 +127,8 @@ def test_the_same_command_again_does_nothing_again(sweep):
     before = {path: path.stat().st_mtime_ns for folder in folders(cwd) for path in folder.rglob("*")}
     done = attnlab(*command, cwd=cwd)
     assert done.returncode == 0
-    assert done.stdout.count("done already") == 4
+    assert "4 points: 4 done" in done.stdout
+    assert "✓" not in done.stdout
     assert {path: path.stat().st_mtime_ns for folder in folders(cwd) for path in folder.rglob("*")} == before
 
 
@@ -138,7 +139,8 @@ def test_config_yaml_runs_the_point_again(sweep):
     assert line.startswith("# attnlab train --config-dir ")
     done = attnlab(*line.removeprefix("# attnlab ").split(), cwd=cwd)
     assert done.returncode == 0, done.stderr
-    assert f"{folder.name}  done already" in done.stdout.replace("\n", "")
+    assert f"✓ {folder.name}  test" in done.stdout
+    assert json.loads((folder / "status.json").read_text())["attempts"] == 1
 
 
 def test_a_point_repeats_to_the_bit(sweep):
@@ -157,7 +159,7 @@ def test_a_failed_point_is_reported_and_the_others_go_on(tmp_path):
     command = ["train", "-m", "attention=none,se", "study=f", "logger=wandb", *SMALL]
     from attnlab.sweep import plan
 
-    first = next(iter(plan.make([*command[1:], f"output_dir={tmp_path}/outputs"]).points))
+    first = plan.make([*command[1:], f"output_dir={tmp_path}/outputs"]).points[0].folder
     first.mkdir(parents=True)
     (first / "checkpoints").write_text("in the way")
     done = attnlab(*command, cwd=tmp_path)
@@ -174,10 +176,13 @@ def test_a_failed_point_is_reported_and_the_others_go_on(tmp_path):
     (path,) = first.glob("wandb/offline-run-*/*.wandb")
     assert [r.exit.exit_code for r in records(path) if r.WhichOneof("record_type") == "exit"] == [1]
 
-    (first / "checkpoints").unlink()  # mended: the same command runs the failed one alone
+    (first / "checkpoints").unlink()  # mended
     done = attnlab(*command, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "2 points: 1 done, 1 failed\n  failed points stay as they are; sweep.retry=failed" in done.stdout
+    done = attnlab(*command, "sweep.retry=failed", cwd=tmp_path)
     assert done.returncode == 0
-    assert done.stdout.count("done already") == 1
+    assert done.stdout.count("✓") == 1
     assert json.loads((first / "status.json").read_text())["attempts"] == 2
 
 

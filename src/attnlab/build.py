@@ -1,18 +1,23 @@
 """From a checked config to the objects: data, network, classifier."""
 
 import contextlib
+import copy
 import functools
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from attnlab import point as ledger
 from attnlab import schema
 from attnlab.classifier import Classifier
+from attnlab.costs import Cost, count
 from attnlab.data import ImageData
+from attnlab.distributed import synchronise
 from attnlab.errors import InputError, first_line
 from attnlab.sites import Site, trace
 from attnlab.surgery import attach
@@ -57,36 +62,75 @@ def build_classifier(config: Config, net: nn.Module, num_classes: int) -> Classi
     )
 
 
-def rehearse(configs: Iterable[Config]) -> Iterator[str]:
-    """Build all that each config names, the networks without memory, and yield what is wrong, a line each."""
-    loaded: dict[str, ImageData] = {}
+class Rehearsed(NamedTuple):
+    """What building a point without memory and training has shown."""
+
+    cost: Cost | None
+    error: str | None
+
+
+def rehearse(configs: Iterable[Config], here: bool = True) -> Iterator[Rehearsed]:
+    """Build all that each config names, the networks without memory; what is equal is built once.
+
+    ``here``: the points will train on this machine, so its devices must be those that they ask for.
+    """
+    known: dict[str, Any] = {}
+
+    def once(make: Callable[..., Any], config: Config, *given: Any, of: tuple[str, ...]) -> Any:
+        """What ``make(config, *given)`` returned or raised for a config with the same groups ``of``."""
+        key = json.dumps([make.__name__, *(config[group] for group in of)], sort_keys=True)
+        if key not in known:
+            try:
+                known[key] = make(config, *given)
+            except InputError as error:
+                known[key] = error
+        if isinstance(known[key], InputError):
+            raise known[key]
+        return known[key]
+
+    network = ("data", "backbone", "attention", "sites")
     for config in configs:
         try:
-            key = json.dumps(config["data"], sort_keys=True)
-            if key not in loaded:
-                data = build_data(config)
-                with _named("data", config):
-                    data.prepare_data()
-                loaded[key] = data
-            try:
-                _rehearse_training(config, loaded[key], "meta")
-            except InputError:  # a network of the user's may look at values, of which there are none
-                _rehearse_training(config, loaded[key], "cpu")
-            _rehearse_trainer(config)
+            data = once(_load, config, of=("data",))
+            net, cost = once(_rehearse_network, config, data, of=network)
+            once(_rehearse_training, config, data, net, of=(*network, "optimizer", "scheduler", "loss"))
+            once(_rehearse_trainer, config, data, net, here, of=(*network, "trainer"))
+            yield Rehearsed(cost, None)
         except InputError as error:
-            yield str(error)
+            yield Rehearsed(None, str(error))
 
 
-def _rehearse_training(config: Config, data: ImageData, device: str) -> None:
-    """Network, loss, optimizer and scheduler of a config; nothing is trained."""
-    with torch.device(device):
+def _load(config: Config) -> ImageData:
+    data = build_data(config)
+    with _named("data", config):
+        data.prepare_data()
+    return data
+
+
+def _rehearse_network(config: Config, data: ImageData) -> tuple[nn.Module, Cost]:
+    """The network on the meta device (on the CPU if it is the user's and looks at values), and its cost."""
+
+    def build() -> tuple[nn.Module, Cost]:
         net, _ = build_network(config, data)
         with _named("backbone", config):
-            logits = trace(net, data.shape)[""][0].output
+            calls = trace(net, data.shape)
+            logits = calls[""][0].output
             if logits != (1, data.num_classes):
                 raise InputError(
                     f"returns {logits} for one image, where {data.num_classes} classes need logits of them"
                 )
+            return net, count(net, calls)
+
+    try:
+        with torch.device("meta"):
+            return build()
+    except InputError:
+        return build()
+
+
+def _rehearse_training(config: Config, data: ImageData, net: nn.Module) -> None:
+    """Loss, optimizer and scheduler of a config; nothing is trained."""
+    with torch.device(next(net.parameters()).device):
         classifier = build_classifier(config, net, data.num_classes)
         with _named("optimizer", config):
             optimizer = classifier.make_optimizer(params=net.parameters())
@@ -95,13 +139,24 @@ def _rehearse_training(config: Config, data: ImageData, device: str) -> None:
                 classifier.make_scheduler(optimizer=optimizer, total_steps=100)
 
 
-def _rehearse_trainer(config: Config) -> None:
+def _rehearse_trainer(config: Config, data: ImageData, net: nn.Module, here: bool) -> None:
     import lightning
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    ranks = ledger.devices(config)
+    if data.batch_size % ranks:
+        raise InputError(f"data.batch_size={data.batch_size}: must be a multiple of trainer.devices, which is {ranks}")
+    if ranks > 1:
+        try:
+            synchronise(copy.deepcopy(net))
+        except InputError as error:
+            raise InputError(f"trainer.devices={ranks}: {error}") from None
+    elsewhere = {} if here else {"accelerator": "cpu", "devices": 1}
     logging.disable(logging.WARNING)  # what hardware there is will be said by the points
     try:
-        lightning.Trainer(**config["trainer"], logger=False, enable_checkpointing=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            lightning.Trainer(**{**config["trainer"], **elsewhere}, logger=False, enable_checkpointing=False)
     except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
         raise InputError(f"trainer: {first_line(error)}") from None
     finally:

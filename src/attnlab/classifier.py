@@ -68,14 +68,13 @@ class Classifier(lightning.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
+        """Raises FloatingPointError if the loss has become NaN or infinite."""
+        loss = self.train_loss.compute()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the training loss is {float(loss)} in epoch {self.current_epoch + 1}")
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.log_dict(
-            {
-                "train/loss": self.train_loss.compute(),
-                "train/accuracy": self.train_accuracy.compute(),
-                "lr": rate,
-            }
-        )
+        values = {"train/loss": loss, "train/accuracy": self.train_accuracy.compute(), "lr": rate}
+        self.log_dict(values, logger=False, sync_dist=True)
         self.train_loss.reset()
         self.train_accuracy.reset()
 
@@ -93,6 +92,8 @@ class Classifier(lightning.LightningModule):
 
     def _evaluate(self, collection: MetricCollection, batch: tuple[Tensor, Tensor]) -> None:
         x, y = batch
+        if not len(y):  # this rank's part of a small last batch
+            return
         logits = self(x).float()
         for name, metric in collection.items():
             if name.endswith("loss"):
@@ -101,7 +102,8 @@ class Classifier(lightning.LightningModule):
                 metric.update(logits, y)
 
     def _report(self, collection: MetricCollection) -> None:
-        self.log_dict(collection.compute())
+        to_loggers = collection is self.test_metrics  # they get those of training an epoch at once: see checkpoints
+        self.log_dict(collection.compute(), logger=to_loggers, sync_dist=True)
         collection.reset()
 
     def configure_optimizers(self) -> Any:

@@ -3,15 +3,20 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from attnlab.errors import InputError
+
+if TYPE_CHECKING:
+    from attnlab.sweep.plan import Plan
 
 USAGE = """attnlab: which attention module, where in a CNN, with which ratio and order, and is it worth its cost?
 
   attnlab train [-m] [key=value ...]     train a point, or with -m a sweep        attnlab train --help
+  attnlab plan [-m] [key=value ...]      what that would do, and cost             attnlab plan --help
+  attnlab status FOLDER                  how a study stands                       attnlab status --help
   attnlab sites [key=value ...]          where attention can go in a backbone     attnlab sites --help
   attnlab report FOLDER                  leaderboard and picture of a study       attnlab report --help
 """
@@ -20,7 +25,13 @@ USAGE = """attnlab: which attention module, where in a CNN, with which ratio and
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 all well, 1 a point failed, 2 bad input (nothing was started), 130 interrupted."""
     verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    verbs: dict[str, Callable[[list[str]], int]] = {"train": train, "sites": sites, "report": report}
+    verbs: dict[str, Callable[[list[str]], int]] = {
+        "train": train,
+        "plan": plan,
+        "status": status,
+        "sites": sites,
+        "report": report,
+    }
     try:
         if verb in ("-h", "--help"):
             print(USAGE, end="")
@@ -48,57 +59,96 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(argv: list[str]) -> int:
-    """Check every point, then let Hydra run them."""
-    from attnlab import train
-    from attnlab.sweep import plan
+    """Check every point, launch what is not finished, say how it went."""
+    from rich.console import Console
+
+    from attnlab.sweep import compose, launchers, official, plan, single, table
 
     looks = {"-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info"}
     if looks & {word.partition("=")[0] for word in argv}:
-        plan.look_over(argv)
-        train.main(plan.for_hydra(argv), plan.CONF, {})
+        compose.look_over(argv)
+        official.run(compose.for_hydra(argv), compose.CONF, {}, retry=False)
         return 0
-    with train.console.status("Checking every point before the first one starts"):
-        planned = plan.make(argv)
-    points = len(planned.points)
-    if planned.combinations > points:
-        print(
-            f"{planned.combinations} combinations are {points} point{'s' * (points > 1)}: "
-            "the others differ only in settings without effect"
-        )
+    with Console().status("Checking every point before the first one starts") as status:
+        planned = plan.make(argv, lambda text: status.update(f"Checking every point: {text}"))
+    for error in planned.errors:
+        print(f"attnlab: left out: {error}", file=sys.stderr)
+    print(*table.summary(planned), sep="\n")
     try:
-        failed = train.main(plan.for_hydra(argv), plan.CONF, titles(planned.points))
+        if not planned.multirun:
+            single.launch(planned.points[0])
+        elif planned.is_grid and launchers.ours(planned.hydra["launcher"]):
+            launchers.launch(planned, planned.hydra["launcher"])
+        else:
+            titles = {point.folder: point.title for point in planned.points}
+            official.run(compose.for_hydra(argv), compose.CONF, titles, planned.retry)
     except BrokenPipeError:
         raise
     except OSError as error:  # a point's own troubles are in its folder: this one could not be made
         raise InputError(f"output_dir: {error}") from None
+    return _say_how_it_went(planned)
+
+
+def _say_how_it_went(planned: "Plan") -> int:
+    from attnlab.point import read_json, state
+
+    states = {point.folder: state(point.folder) for point in planned.points}
+    failed = [folder for folder, now in states.items() if now == "failed"]
     if failed:
-        print(f"attnlab: {len(failed)} of {points} points failed", file=sys.stderr)
+        print(f"attnlab: {len(failed)} of {len(states)} points failed", file=sys.stderr)
     for folder in failed:
-        print(f"attnlab:   see {folder}/log.txt", file=sys.stderr)
-    studies = dict.fromkeys(folder.parent for folder in planned.points)
-    print(*(f"next: attnlab report {study}" for study in studies), sep="\n")
-    if any(config["logger"]["name"] == "wandb" for config in planned.points.values()):
-        print(*(f"      wandb sync {study}/*/wandb/offline-run-*" for study in studies), sep="\n")
-    return 1 if failed else 0
+        print(f"attnlab:   {read_json(folder / 'status.json')['error']}: see {folder}/log.txt", file=sys.stderr)
+    for study in dict.fromkeys(folder.parent for folder in states):
+        if any(now != "done" for folder, now in states.items() if folder.parent == study):
+            print(f"how it stands: attnlab status {study}")
+        if any(now == "done" for folder, now in states.items() if folder.parent == study):
+            print(f"next: attnlab report {study}")
+        if any(point.config["logger"]["name"] == "wandb" for point in planned.points):
+            print(f"      wandb sync {study}/*/wandb/offline-run-*")
+    return 1 if failed or planned.errors else 0
 
 
-def titles(points: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
-    """A sweep's points as its terminal lines call them: ``[3/10] cbam order=parallel s0 2c3bb1b7``."""
-    from attnlab.point import choice_names, digest, identity, without_seed
-    from attnlab.study.collect import labels
+def plan(argv: list[str]) -> int:
+    """What `attnlab train` with the same words would do."""
+    from rich.console import Console
 
-    if len(points) < 2:
-        return {}
-    identities = {folder: identity(config) for folder, config in points.items()}
-    variants = {folder: digest(without_seed(identities[folder])) for folder in points}
-    texts = labels(
-        {variants[folder]: without_seed(identities[folder]) for folder in points},
-        {variants[folder]: choice_names(config) for folder, config in points.items()},
+    from attnlab.sweep import launchers, plan, slots, table
+
+    if {"-h", "--help"} & set(argv):
+        print(
+            "attnlab plan [-m] [key=value ...]\n\n"
+            "What attnlab train with the same words would do: its points, how many are done, their parameters,\n"
+            "MACs and expected time. Every point is composed, checked and built without memory; nothing is written."
+        )
+        return 0
+    with Console().status("Checking every point") as status:
+        planned = plan.make(argv, lambda text: status.update(f"Checking every point: {text}"))
+    for error in planned.errors:
+        print(f"attnlab: left out: {error}", file=sys.stderr)
+    at_once = 1
+    launcher = planned.hydra["launcher"]
+    if launchers.ours(launcher):
+        settings = launchers.prepared(launcher).keywords
+        if launcher["_target_"].endswith("Local") and planned.multirun:
+            at_once = len(slots.make(settings["gpus"], settings["slots_per_gpu"], settings["cpu_slots"]))
+    table.show(planned, at_once)
+    return 1 if planned.errors else 0
+
+
+def status(argv: list[str]) -> int:
+    """How a study stands."""
+    parser = argparse.ArgumentParser(
+        prog="attnlab status",
+        description="How a study stands: how many points are done, how far the others are, why the failed ones failed.",
     )
-    return {
-        folder: f"[{i}/{len(points)}] {texts[variants[folder]]} s{config['seed']} {digest(identities[folder])[:8]}"
-        for i, (folder, config) in enumerate(points.items(), start=1)
-    }
+    parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until no point is running or waiting")
+    args = parser.parse_args(argv)
+
+    from attnlab.sweep.status import show
+
+    show(args.study, args.follow)
+    return 0
 
 
 def sites(argv: list[str]) -> int:
@@ -114,7 +164,7 @@ def sites(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
 
     from attnlab.overview import print_sites
-    from attnlab.sweep.plan import composing
+    from attnlab.sweep.compose import composing
 
     with composing(config_dir=args.config_dir) as compose_one:
         print_sites(compose_one(args.overrides), args.input)

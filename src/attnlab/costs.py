@@ -1,15 +1,15 @@
 """What a network costs: parameters, multiply-accumulates, latency."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from statistics import median
 
 import torch
 from torch import nn
 
-from attnlab.sites import default_size, trace
+from attnlab.sites import Call, default_size, trace
 from attnlab.surgery import attached
 
 
@@ -38,6 +38,12 @@ def cost(net: nn.Module, input_size: Sequence[int] | None = None, *, latency: bo
     The counting rule is that of the CBAM paper's tables (arXiv 1807.06521): multiply-accumulates of convolutions
     and fully connected layers, nothing else. Raises InputError if the network does not run on that size.
     """
+    counted = count(net, trace(net, input_size))
+    return replace(counted, latency_ms=_latency_ms(net, input_size)) if latency else counted
+
+
+def count(net: nn.Module, calls: Mapping[str, list[Call]]) -> Cost:
+    """The cost, but for the latency, from the calls that ``sites.trace`` has noted."""
     inside = {id(p) for module in attached(net).values() for p in module.parameters()}
     parameters = list(net.parameters())
     return Cost(
@@ -45,14 +51,13 @@ def cost(net: nn.Module, input_size: Sequence[int] | None = None, *, latency: bo
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
         attention_parameters=sum(p.numel() for p in parameters if id(p) in inside),
         statistics=sum(b.numel() for b in net.buffers() if b.is_floating_point()),
-        macs=_macs(net, input_size),
-        latency_ms=_latency_ms(net, input_size) if latency else None,
+        macs=_macs(net, calls),
     )
 
 
-def _macs(net: nn.Module, input_size: Sequence[int] | None) -> int:
+def _macs(net: nn.Module, calls: Mapping[str, list[Call]]) -> int:
     total = 0
-    for path, calls in trace(net, input_size).items():
+    for path, made in calls.items():
         module = net.get_submodule(path)
         if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed:
             per_output = module.in_channels // module.groups * prod(module.kernel_size)
@@ -60,7 +65,7 @@ def _macs(net: nn.Module, input_size: Sequence[int] | None) -> int:
             per_output = module.in_features
         else:
             continue
-        total += sum(per_output * prod(call.output or ()) for call in calls)
+        total += sum(per_output * prod(call.output or ()) for call in made)
     return total
 
 

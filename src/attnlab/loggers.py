@@ -1,6 +1,7 @@
-"""Where a point's metrics go: its metrics.csv always, W&B or TensorBoard on request."""
+"""Where a point's metrics go besides its metrics.csv: W&B or TensorBoard, on request."""
 
 import contextlib
+import logging
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,35 +9,35 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from attnlab.point import read_json, write_json, write_rows
+from attnlab.point import read_json, write_json
+from attnlab.stop import Preempted
+
+log = logging.getLogger("attnlab")
 
 
-class EpochRows(Logger):
-    """``metrics.csv``: a row an epoch, written atomically."""
-
-    name = "csv"
-    version = 0
-
-    def __init__(self, point: Path) -> None:
-        super().__init__()
-        self.path = point / "metrics.csv"
-        self.rows: dict[int, dict[str, Any]] = {}
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the point's config.yaml holds them."""
+class Wandb(WandbLogger):
+    """A point goes on without W&B's own process, which dies of the SIGTERM that SLURM sends to all (wandb#9963)."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        values = {key: value for key, value in metrics.items() if not key.startswith("test/")}
-        epoch = int(values.pop("epoch", 0))
-        if values:
-            self.rows.setdefault(epoch, {"epoch": epoch, "step": step}).update(values)
-            write_rows(self.path, list(self.rows.values()))
+        with _surviving():
+            super().log_metrics(metrics, step)
 
 
 @contextlib.contextmanager
-def open_loggers(config: Mapping[str, Any], point: Path) -> Iterator[list[Logger]]:
-    """The loggers that the config asks for; W&B's run is closed at the end, as failed if the body raises."""
-    name = config["logger"]["name"]
+def _surviving() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever W&B raises when its process is gone
+        log.warning("W&B: %s: %s", type(error).__name__, error)
+
+
+@contextlib.contextmanager
+def open_loggers(config: Mapping[str, Any], point: Path, first: bool = True) -> Iterator[list[Logger]]:
+    """The loggers that the config asks for; W&B's run is closed at the end, as failed if the body raises.
+
+    ``first``: whether this is the process of rank 0, which alone logs.
+    """
+    name = config["logger"]["name"] if first else "csv"
     if name == "tensorboard":
         yield [TensorBoardLogger(str(point), name="", version="tensorboard")]
     elif name == "wandb":
@@ -44,15 +45,22 @@ def open_loggers(config: Mapping[str, Any], point: Path) -> Iterator[list[Logger
 
         exit_code = 1
         try:
-            yield [_wandb_logger(config, point)]
+            logger = _wandb_logger(config, point)
+            try:
+                yield [logger]
+            except Preempted:
+                with _surviving():
+                    logger.experiment.mark_preempting()
+                raise
             exit_code = 0
         finally:  # else the next point of this process would go on in the same run
-            wandb.finish(exit_code=exit_code)
+            with _surviving():
+                wandb.finish(exit_code=exit_code)
     else:
         yield []
 
 
-def _wandb_logger(config: Mapping[str, Any], point: Path) -> WandbLogger:
+def _wandb_logger(config: Mapping[str, Any], point: Path) -> Wandb:
     import wandb
 
     about = read_json(point / "point.json")
@@ -73,4 +81,4 @@ def _wandb_logger(config: Mapping[str, Any], point: Path) -> WandbLogger:
         config={key: config[key] for key in config if key not in ("output_dir", "logger")},
         settings=wandb.Settings(silent=settings.get("mode", "offline") == "offline", console="off"),
     )
-    return WandbLogger(experiment=run)
+    return Wandb(experiment=run)

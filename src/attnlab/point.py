@@ -1,4 +1,8 @@
-"""A point: one resolved experiment, its identity, its folder and its ledger. Imports no torch."""
+"""A point: one resolved experiment, its identity, its folder and its ledger. Imports no torch.
+
+``status.json`` holds the state: pending | running | done | failed | preempted. A point whose process died without a
+word still says running: ``state`` looks at the lock and calls it killed.
+"""
 
 import csv
 import hashlib
@@ -6,17 +10,27 @@ import io
 import json
 import os
 import platform
+import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+from attnlab import lock
 
 Config = Mapping[str, Any]
 
 # What cannot change a result stays out of the identity.
 WHERE_AND_HOW = {
-    "trainer": {"accelerator", "devices", "enable_progress_bar", "profiler", "detect_anomaly"},
+    "trainer": {"accelerator", "devices", "strategy", "enable_progress_bar", "profiler", "detect_anomaly"},
     "data": {"root", "download", "eval_batch_size"},  # root: where an official data set lies
+}
+# So that config.yaml is a primary config of its own.
+STANDALONE: dict[str, Any] = {
+    "defaults": [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}],
+    "hydra": {"run": {"dir": "."}, "output_subdir": None},
 }
 RESULT_KEYS = ("backbone", "attention", "sites", "data", "optimizer", "scheduler", "loss", "trainer", "seed")
 
@@ -53,8 +67,50 @@ def folder(config: Config) -> Path:
     return Path(config["output_dir"]) / config["study"] / label
 
 
+def devices(config: Config) -> int:
+    """How many processes train the point, one a device."""
+    value = config["trainer"].get("devices", 1)
+    return len(value) if isinstance(value, list) else value if isinstance(value, int) else 1
+
+
+def prepare(point: Path, config: Config, overrides: Sequence[str] = (), **status: Any) -> None:
+    """Write config.yaml, point.json and the status pending, for a process that will train the point.
+
+    A folder that stands finished stays as it is. Raises lock.Busy while a process trains the point.
+    """
+    with lock.hold(point):
+        if is_done(point):
+            return
+        command = f"# attnlab train --config-dir {shlex.quote(str(point))} --config-name config\n"
+        text = yaml.safe_dump({**STANDALONE, **config}, sort_keys=False, allow_unicode=True)
+        write_text(point / "config.yaml", command + text)
+        made = identity(config)
+        about = {"study": config["study"], "hash": digest(made), "identity": made, "names": choice_names(config)}
+        write_json(point / "point.json", {**read_json(point / "point.json"), **about, "overrides": list(overrides)})
+        set_status(point, "pending", **status)
+
+
+def read_config(point: Path) -> dict[str, Any]:
+    """The config that ``prepare`` wrote."""
+    written = yaml.safe_load((point / "config.yaml").read_text())
+    return {key: value for key, value in written.items() if key not in STANDALONE}
+
+
 def is_done(point: Path) -> bool:
     return (point / "result.json").is_file() and read_json(point / "status.json").get("state") == "done"
+
+
+def state(point: Path) -> str:
+    """new | pending | running | done | failed | preempted | killed"""
+    written = read_json(point / "status.json").get("state", "new")
+    if written == "running" and lock.holder(point) is None:
+        return "killed"
+    return "new" if written == "done" and not (point / "result.json").is_file() else written
+
+
+def attempts(point: Path) -> int:
+    """How often the point has been started."""
+    return read_json(point / "status.json").get("attempts", 0)
 
 
 def set_status(point: Path, state: str, **changes: Any) -> None:

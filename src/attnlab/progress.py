@@ -1,12 +1,19 @@
-"""A point's live line in the terminal."""
+"""How far a point is: its live line in the terminal, and progress.json for those who look from outside."""
 
 import contextlib
+import json
+import os
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from attnlab import point as ledger
 
 
 class PointProgress(ProgressBar):
@@ -15,8 +22,9 @@ class PointProgress(ProgressBar):
     Nothing is drawn where the output is no terminal.
     """
 
-    def __init__(self, title: str, console: Console) -> None:
+    def __init__(self, title: str) -> None:
         super().__init__()
+        console = Console()
         self.accuracy = ""
         self.bar = Progress(
             SpinnerColumn(),
@@ -51,3 +59,45 @@ class PointProgress(ProgressBar):
             yield
         finally:
             self.bar.stop()
+
+
+def outcome(point: Path, title: str) -> str:
+    """A point's line, as Rich markup, when there is nothing more to do for it."""
+    state = ledger.state(point)
+    if state == "done":
+        result = ledger.read_json(point / "result.json")
+        accuracy = f"test {100 * result['test']['accuracy']:.1f} %  val {100 * result['val']['accuracy']:.1f} %"
+        return f"[green]✓[/green] {escape(title)}  {accuracy}  {result['times']['total_s']:.0f} s"
+    if state == "failed":
+        return f"[red]✗[/red] {escape(title)}  {escape(ledger.read_json(point / 'status.json')['error'])}"
+    return f"[yellow]‖[/yellow] {escape(title)}  {state}"
+
+
+class ProgressFile(Callback):
+    """``progress.json``: epoch, step, total steps and last validation accuracy, at most every ``every_s`` seconds."""
+
+    def __init__(self, folder: Path, every_s: float = 1.0) -> None:
+        self.path, self.every_s, self.written = folder / "progress.json", every_s, 0.0
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self._write(trainer)
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if time.monotonic() - self.written > self.every_s:
+            self._write(trainer)
+
+    def _write(self, trainer: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.written = time.monotonic()
+        accuracy = trainer.callback_metrics.get("val/accuracy")
+        value = {
+            "epoch": trainer.current_epoch + 1,
+            "epochs": trainer.max_epochs,
+            "step": trainer.global_step,
+            "steps": int(trainer.estimated_stepping_batches),
+            "val_accuracy": None if accuracy is None else float(accuracy),
+        }
+        temporary = self.path.with_name(".progress.json")
+        temporary.write_text(json.dumps(value))
+        os.replace(temporary, self.path)  # no fsync: it serves only while the point runs

@@ -4,6 +4,7 @@
 left out), so that equal experiments have equal identities.
 """
 
+import functools
 import importlib
 import inspect
 import json
@@ -52,6 +53,13 @@ LOSS: dict[str, Any] = {
     "label_smoothing": Annotated[float, Field(ge=0, lt=1)],
     "l2": dict[str, Annotated[float, Field(ge=0)]] | None,
 }
+CHECKPOINT: dict[str, Any] = {"every_n_steps": Annotated[int, Field(ge=1)] | None}
+SWEEP: dict[str, Any] = {
+    "on_error": typing.Literal["stop", "skip"],
+    "retry": typing.Literal["failed"] | None,
+    "zip": list,
+    "exclude": list,
+}
 LOGGERS: dict[str, dict[str, Any]] = {
     "csv": {},
     "tensorboard": {},
@@ -65,37 +73,42 @@ LOGGERS: dict[str, dict[str, Any]] = {
 TRAINER = {
     *("max_epochs", "precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches"),
     *("limit_train_batches", "deterministic", "benchmark", "detect_anomaly", "profiler"),
-    *("accelerator", "devices", "enable_progress_bar"),
+    *("accelerator", "devices", "strategy", "enable_progress_bar"),
 }
-ONE_DEVICE = typing.Literal[1, "auto"] | Annotated[list[int], Field(min_length=1, max_length=1)]
+COUNT = Annotated[int, Field(ge=1)]
+DEVICES = COUNT | typing.Literal["auto"] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 def check(config: DictConfig | Mapping[str, Any]) -> Settings:
     """The config as a plain dictionary in normal form. Raises InputError: one line, with the valid choices.
 
+    ``sweep``, which is no part of a point, is checked and left out.
     Imports what the config names, and builds nothing.
     """
     raw = plain(config)
     for key in raw:
-        _known("", key, (*TOP, *GROUPS, "loss", "sites", "trainer", "logger"))
+        _known("", key, (*TOP, *GROUPS, "loss", "sites", "trainer", "checkpoint", "logger", "sweep"))
     checked = {key: _value(key, raw.get(key), hint) for key, hint in TOP.items()}
     for group in GROUPS:
-        checked[group] = _check_target(group, _mapping(raw, group))
-    hints = typing.get_type_hints(attach)
+        node = json.dumps(_mapping(raw, group))
+        checked[group] = json.loads(_checked_target(group, node, allowed_packages()))
+    hints = _hints(attach)
     sites = {"name": NAME, "role": hints["at"]}
     sites |= {key: hints[key] for key in ("stages", "blocks", "names", "exclude", "merge")}
     bare = checked["attention"]["name"] == "none"
     if raw.get("sites") is not None or not bare:
-        checked["sites"] = _check_keys("sites", _mapping(raw, "sites"), sites)
+        checked["sites"] = check_keys("sites", _mapping(raw, "sites"), sites)
     if bare:
         checked["sites"] = None
-    checked["loss"] = _check_keys("loss", _mapping(raw, "loss"), LOSS)
+    checked["loss"] = check_keys("loss", _mapping(raw, "loss"), LOSS)
     checked["trainer"] = _check_trainer(_mapping(raw, "trainer"))
+    checked["checkpoint"] = check_keys("checkpoint", raw.get("checkpoint") or {"every_n_steps": None}, CHECKPOINT)
+    check_keys("sweep", raw.get("sweep") or {}, SWEEP)
     logger = _mapping(raw, "logger")
     name = logger.get("name")
     if name not in LOGGERS:
         raise InputError(f"logger.name={name}: unknown; {choices(str(name), LOGGERS)}")
-    checked["logger"] = _check_keys("logger", logger, {"name": str, **LOGGERS[name]})
+    checked["logger"] = check_keys("logger", logger, {"name": str, **LOGGERS[name]})
     return checked
 
 
@@ -182,6 +195,12 @@ def _keywords(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     return found, inspect.Parameter.VAR_KEYWORD in kinds
 
 
+@functools.lru_cache(maxsize=1000)
+def _checked_target(group: str, node: str, allowed: tuple[str, ...]) -> str:
+    """``_check_target`` as JSON: the points of a sweep have most groups in common."""
+    return json.dumps(_check_target(group, json.loads(node)))
+
+
 def _check_target(group: str, node: Settings) -> Settings:
     name, target = node.get("name"), node.get("_target_")
     _value(f"{group}.name", name, NAME)
@@ -225,23 +244,31 @@ def _check_target(group: str, node: Settings) -> Settings:
 def _check_trainer(node: Settings) -> Settings:
     import lightning
 
-    takes, _ = parameters(lightning.Trainer)
-    hints = {key: p.annotation for key, p in takes.items() if key in TRAINER}
-    hints |= {"max_epochs": Annotated[int, Field(ge=1)], "devices": ONE_DEVICE}
-    return _check_keys("trainer", node, hints)
+    hints = {key: hint for key, hint in _hints(lightning.Trainer.__init__).items() if key in TRAINER}
+    hints |= {"max_epochs": COUNT, "devices": DEVICES, "strategy": typing.Literal["auto", "ddp"]}
+    return check_keys("trainer", node, hints)
 
 
-def _check_keys(group: str, node: Settings, hints: Mapping[str, Any]) -> Settings:
+def check_keys(group: str, node: Settings, hints: Mapping[str, Any]) -> Settings:
     for key in node:
         _known(group, key, hints)
     return {key: _value(f"{group}.{key}", value, hints[key]) for key, value in node.items()}
 
 
+_hints = functools.cache(typing.get_type_hints)
+_adapters: dict[int, tuple[Any, TypeAdapter[Any]]] = {}  # by identity: not every hint can be hashed
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    if id(hint) not in _adapters:
+        _adapters[id(hint)] = (hint, TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)))
+    return _adapters[id(hint)][1]
+
+
 def _value(key: str, value: Any, hint: Any) -> Any:
     """``value`` as the annotated type, strictly (a YAML list serves as a tuple); InputError if it is not."""
     try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-        return adapter.validate_json(json.dumps(value), strict=True)
+        return _adapter(hint).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         reasons = dict.fromkeys(
             e["msg"].replace("Input should be", "must be").replace("greater than or equal to", "at least")

@@ -1,7 +1,9 @@
 """Sites: the places of a network where attention can go, found by running it once without computing anything."""
 
+import contextlib
+import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
@@ -47,7 +49,11 @@ def find_sites(net: nn.Module, input_size: Sequence[int] | None = None, *, every
     family. A module that is called more than once in a forward pass, or whose result is not ``(N, C, H, W)``,
     is no site. Raises InputError if the network does not run on that size.
     """
-    calls = trace(net, input_size)
+    return sites_of(net, trace(net, input_size), every_module)
+
+
+def sites_of(net: nn.Module, calls: Mapping[str, list[Call]], every_module: bool = False) -> list[Site]:
+    """``find_sites``, from the calls that ``trace`` has noted."""
     places = [Place("module", path) for path in calls if path] if every_module else places_of(net)
     sites = []
     for place in places:
@@ -125,7 +131,8 @@ def trace(net: nn.Module, input_size: Sequence[int] | None = None) -> dict[str, 
             try:
                 on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
                 x = torch.empty((1, *size), device="meta", dtype=dtype)
-                return _calls(net, lambda: functional_call(net, on_meta, (x,)))
+                with _quick_batchnorm(net):
+                    return _calls(net, lambda: functional_call(net, on_meta, (x,)))
             except Exception:
                 if device.type == "meta":
                     raise
@@ -138,6 +145,25 @@ def trace(net: nn.Module, input_size: Sequence[int] | None = None) -> dict[str, 
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextlib.contextmanager
+def _quick_batchnorm(net: nn.Module) -> Iterator[None]:
+    """Batch norms keep the shape, and on the meta device they would take more time than all the rest."""
+
+    def forward(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[1] != module.num_features:
+            raise ValueError(f"batch norm of {module.num_features} channels gets {x.shape[1]}")
+        return x
+
+    plain = [m for m in net.modules() if type(m) in (nn.BatchNorm1d, nn.BatchNorm2d) and "forward" not in vars(m)]
+    try:
+        for module in plain:
+            module.forward = functools.partial(forward, module)
+        yield
+    finally:
+        for module in plain:
+            vars(module).pop("forward", None)
 
 
 def _calls(net: nn.Module, run: Callable[[], object]) -> dict[str, list[Call]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attnlab import attention as attentions
 from attnlab.errors import InputError
-from attnlab.sites import Pick, Site, find_sites, select_sites, trace
+from attnlab.sites import Pick, Site, select_sites, sites_of, trace
 
 Merge = Literal["scale", "add", "concat"]
 HOOK = "attnlab"
@@ -55,7 +55,8 @@ def attach(
     if merge == "add" and settings.get("init") == "identity":
         raise InputError("merge=add with init=identity: f + A(f) would start at 2 f; use merge=scale or concat")
     build = attentions.register.named(attention) if isinstance(attention, str) else attention
-    sites = find_sites(net, input_size, every_module=at == "module")
+    calls = trace(net, input_size)
+    sites = sites_of(net, calls, every_module=at == "module")
     if not sites:
         raise InputError(
             f"{type(net).__name__} is of no known family: choose any of its modules by at='module', names=[...]"
@@ -64,7 +65,7 @@ def attach(
 
     hosts = [_host(net.get_submodule(site.name), site.side) for site in chosen]
     runs_child = [_is_empty_sequential(host) for host in hosts]
-    paths, calls = {module: path for path, module in net.named_modules()}, trace(net, input_size)
+    paths = {module: path for path, module in net.named_modules()}
     for i, (site, host) in enumerate(zip(chosen, hosts, strict=True)):
         if len(calls[paths[host]]) > 1:
             raise InputError(f"{site.name}: its {site.side} is made by {paths[host]}, which runs more than once")

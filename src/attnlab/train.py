@@ -1,170 +1,150 @@
-"""Trains one point: its folder holds all that it says and finds."""
+"""Trains one point: its folder holds all that it needs, says and finds."""
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import importlib.metadata
+import inspect
 import logging
-import math
 import os
 import platform
-import shlex
+import random
 import subprocess
-import sys
-import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from rich.console import Console
-
+from attnlab import lock
 from attnlab import point as ledger
+from attnlab.stop import Preempted, Stop
 
 Config = Mapping[str, Any]
 log = logging.getLogger("attnlab")
-console = Console()
-
-# So that config.yaml is a primary config of its own.
-STANDALONE = {
-    "defaults": [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}],
-    "hydra": {"run": {"dir": "."}, "output_subdir": None},
-}
+LIBRARIES = ("attnlab", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
+PREEMPTED = 75  # exit code of a process that saved and stopped because it was asked to (EX_TEMPFAIL)
 
 
 class PointFailed(Exception):
     """A point failed; its folder has the traceback."""
 
 
-def run(config: Config, title: str = "", overrides: Sequence[str] = ()) -> float:
-    """Train the point of a checked config, unless it stands finished; returns its best validation accuracy.
+def run(folder: Path, title: str = "", bar: bool = False, threads: int | None = None) -> None:
+    """Train the point that was prepared in ``folder``, from its last checkpoint on, unless it stands finished.
 
-    Raises PointFailed, with the point's status.json and log.txt written.
+    ``threads``: CPU threads of a first attempt; later ones keep to it, since sums depend on it in the last bit.
+    Raises lock.Busy while another process trains it, PointFailed, and Preempted if a signal asked to stop; the
+    folder's status.json and log.txt are written before.
     """
-    folder = ledger.folder(config)
-    name = title or folder.name
-    if ledger.is_done(folder):
-        console.print(f"[dim]✓ {name}  done already[/dim]", highlight=False)
-        return ledger.read_json(folder / "result.json")["val"]["accuracy"]
-    ledger.set_status(folder, "pending")
-    with _log_file(folder):
+    stop = Stop()
+    with stop.listening(), lock.hold(folder, lost=_abandon), _log_file(folder):
+        if ledger.is_done(folder):
+            return
         try:
-            _write_about(folder, config, overrides)
+            config = ledger.read_config(folder)
+            _write_about(folder, config, threads)
             ledger.set_status(folder, "running")
-            log.info("attempt %s, from the first epoch", ledger.read_json(folder / "status.json")["attempts"])
-            result = _fit(config, folder, name)
+            checkpoints, result = _fit(config, folder, stop, title or folder.name, bar)
             ledger.write_json(folder / "result.json", result)
             ledger.set_status(folder, "done")
-        except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into an exit
-            ledger.set_status(folder, "preempted", error="interrupted")
-            log.warning("interrupted")
-            raise KeyboardInterrupt from None
-        except Exception as error:
+            checkpoints.delete_steps()
+            (folder / "progress.json").unlink(missing_ok=True)
+        except (Preempted, KeyboardInterrupt) as error:
+            ledger.set_status(folder, "preempted", error=f"asked to stop by {error}")
+            log.warning("stopped by %s", error)
+            raise Preempted(str(error)) from None
+        except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             log.error(traceback.format_exc())
             ledger.set_status(folder, "failed", error=reason)
-            console.print(f"[red]✗[/red] {name}  {reason}", highlight=False, soft_wrap=True)
             raise PointFailed(f"{folder}: {reason}") from error
-    accuracy = f"test {100 * result['test']['accuracy']:.1f} %  val {100 * result['val']['accuracy']:.1f} %"
-    seconds = result["times"]["total_s"]
-    console.print(f"[green]✓[/green] {name}  {accuracy}  {seconds:.0f} s", highlight=False, soft_wrap=True)
-    return result["val"]["accuracy"]
 
 
-def main(argv: Sequence[str], conf: Path, titles: Mapping[Path, str]) -> list[Path]:
-    """Hydra's entry: each job trains its point; returns the folders of those that failed.
-
-    ``titles`` are what the terminal calls the points, where not by the names of their folders.
-    """
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-
-    from attnlab.schema import check
-
-    seen: set[Path] = set()
-    failed: list[Path] = []
-
-    def job(composed: Any) -> float:
-        config = check(composed)
-        folder = ledger.folder(config)
-        if folder not in seen:  # combinations that differ in settings without effect are one point
-            seen.add(folder)
-            try:
-                return run(config, titles.get(folder, ""), HydraConfig.get().overrides.task)
-            except PointFailed:
-                failed.append(folder)
-        return math.nan  # no objective, for sweepers that look for one
-
-    sys.argv = ["attnlab train", *argv]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
-    hydra.main(config_path=str(conf), config_name="train", version_base="1.3")(job)()
-    return failed
+def follow(folder: Path) -> None:
+    """A rank above 0 of the point's data-parallel training, started by rank 0."""
+    stop = Stop(follows=True)
+    with stop.listening(), _log_file(folder):
+        _fit(ledger.read_config(folder), folder, stop, "", bar=False)
 
 
-def _fit(config: Config, folder: Path, name: str) -> dict[str, Any]:
+def rank() -> int:
+    """This process's rank in data-parallel training on one machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tuple[Any, dict[str, Any]]:
     """Train, choose the checkpoint on validation data, touch the test data once."""
     import lightning
+    import numpy
     import torch
-    from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.plugins.environments import LightningEnvironment
 
     from attnlab.build import build_classifier, build_data, build_network
+    from attnlab.checkpoints import Checkpoints, latest
     from attnlab.costs import cost
-    from attnlab.loggers import EpochRows, open_loggers
-    from attnlab.progress import PointProgress
+    from attnlab.distributed import synchronise
+    from attnlab.loggers import open_loggers
+    from attnlab.progress import PointProgress, ProgressFile
 
-    started = time.perf_counter()
+    first, ranks = rank() == 0, ledger.devices(config)
+    _set_threads(max(1, ledger.read_json(folder / "point.json")["threads"] // ranks))
+    checkpoints = Checkpoints(folder, stop, config["checkpoint"]["every_n_steps"])
     data = build_data(config)
     net, sites = build_network(config, data)
-    where = "; attention at " + ", ".join(site.name for site in sites) if sites else ""
-    log.info("%s%s", cost(net, data.shape), where)
+    if first:
+        where = "; attention at " + ", ".join(site.name for site in sites) if sites else ""
+        log.info("%s%s", cost(net, data.shape), where)
+    if ranks > 1:
+        synchronise(net)
     classifier = build_classifier(config, net, data.num_classes)
-    torch.manual_seed(config["seed"])
+    for seed in (random.seed, numpy.random.seed, torch.manual_seed):
+        seed(config["seed"])
 
-    checkpoint = ModelCheckpoint(
-        folder / "checkpoints",
-        filename="best",
-        monitor="val/accuracy",
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
-    progress = PointProgress(name, console)
     settings = dict(config["trainer"])
-    callbacks: list[Callback] = [checkpoint]
-    if settings.pop("enable_progress_bar", True):
+    progress = PointProgress(title)
+    callbacks: list[Callback] = [checkpoints, ProgressFile(folder)]
+    if settings.pop("enable_progress_bar", True) and bar and first:
         callbacks.append(progress)
-    with progress.bar_stopped(), open_loggers(config, folder) as others:
-        rows = EpochRows(folder)
+    with progress.bar_stopped(), open_loggers(config, folder, first) as loggers:
         trainer = lightning.Trainer(
             **settings,
-            logger=[rows, *others],
+            logger=loggers,
             callbacks=callbacks,
             enable_progress_bar=progress in callbacks,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             log_every_n_steps=1,  # nothing is logged by step; this quiets a warning about short epochs
             reload_dataloaders_every_n_epochs=1,  # a batch is made from (seed, epoch, step)
+            plugins=LightningEnvironment(),  # else it would take the signals and tasks of a SLURM job for its own
             default_root_dir=folder,
         )
-        trainer.fit(classifier, data)
-        trained = time.perf_counter()
-        best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
-        classifier.load_state_dict(best["state_dict"])
-        tested = _without_prefix(trainer.test(classifier, data, verbose=False)[0], "test/")
-        validated = _without_prefix(rows.rows[best["epoch"]], "val/")
-        costs = dataclasses.asdict(cost(net.to(trainer.strategy.root_device), data.shape, latency=True))
-        for logger in others:
+        start = latest(folder) if first else None
+        if ranks > 1:
+            start = _told_by_first(folder, start, first)
+        log.info("attempt %s, from %s", ledger.read_json(folder / "status.json")["attempts"], start or "the beginning")
+        trainer.fit(classifier, data, ckpt_path=start, weights_only=True)
+        seconds, best = checkpoints.seconds, checkpoints.best
+        if first:
+            checkpoints.keep_best_and_last()
+        weights = torch.load(checkpoints.path(best["step"]), map_location="cpu", weights_only=True)["state_dict"]
+        classifier.load_state_dict(weights)
+        tested = trainer.test(classifier, data, verbose=False)[0]
+        costs = dataclasses.asdict(cost(net.to(trainer.strategy.root_device), data.shape, latency=first))
+        for logger in loggers:
             logger.log_metrics({f"cost/{key}": value for key, value in costs.items()}, trainer.global_step)
-        device = str(trainer.strategy.root_device)
-    return {
-        "test": tested,
-        "val": validated,
+    return checkpoints, {
+        "test": _without_prefix(tested, "test/"),
+        "val": _without_prefix(best, "val/"),
         "best_epoch": best["epoch"],
         "epochs": config["trainer"]["max_epochs"],
         "cost": costs,
         "sites": [site.name for site in sites],
-        "device": device,
-        "times": {"train_s": trained - started, "total_s": time.perf_counter() - started},
+        "device": str(trainer.strategy.root_device),
+        "devices": ranks,
+        "times": {"train_s": seconds, "total_s": checkpoints.seconds},
     }
 
 
@@ -172,40 +152,71 @@ def _without_prefix(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]
     return {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
 
 
-def _write_about(folder: Path, config: Config, overrides: Sequence[str]) -> None:
-    """config.yaml, enough to run the point again, and point.json: what made it."""
-    command = f"# attnlab train --config-dir {shlex.quote(str(folder))} --config-name config\n"
-    text = yaml.safe_dump({**STANDALONE, **config}, sort_keys=False, allow_unicode=True)
-    ledger.write_text(folder / "config.yaml", command + text)
-    identity = ledger.identity(config)
-    about = {
-        "study": config["study"],
-        "hash": ledger.digest(identity),
-        "identity": identity,
-        "names": ledger.choice_names(config),
-        "overrides": list(overrides),
-        "code": _code_version(),
+def _told_by_first(folder: Path, start: Path | None, first: bool) -> Path | None:
+    """The checkpoint that rank 0 has found whole; the others are started by it, and read its choice."""
+    if first:
+        os.environ["ATTNLAB_START"] = start.name if start else ""
+        return start
+    name = os.environ["ATTNLAB_START"]
+    return folder / "checkpoints" / name if name else None
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning chooses for data-parallel training
+
+
+def _abandon() -> None:
+    log.error("another process has taken this point over; leaving it")
+    os._exit(PREEMPTED)
+
+
+def _write_about(folder: Path, config: Config, threads: int | None) -> None:
+    """point.json: what the point is made with."""
+    import torch
+
+    about = ledger.read_json(folder / "point.json")
+    code = code_version(config)
+    versions = [*(v for v in about.get("code", []) if v["source"] != code["source"]), code]
+    if len(versions) > 1:
+        log.warning("the code has changed since the first attempt: %s", [v["source"] for v in versions])
+    about |= {
+        "code": versions,  # the last one is that of this attempt
         "python": platform.python_version(),
-        "libraries": {
-            name: importlib.metadata.version(name)
-            for name in (
-                "attnlab",
-                "torch",
-                "torchvision",
-                "lightning",
-                "torchmetrics",
-                "hydra-core",
-                "numpy",
-            )
-        },
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "threads": about.get("threads") or threads or torch.get_num_threads(),
     }
-    earlier = ledger.read_json(folder / "point.json")
-    if "wandb_id" in earlier:
-        about["wandb_id"] = earlier["wandb_id"]
     ledger.write_json(folder / "point.json", about)
 
 
-def _code_version() -> str | None:
+def code_version(config: Config) -> dict[str, str | None]:
+    """``source``: hash of attnlab's files and of those that define the config's classes; ``git``: the commit."""
+    from attnlab.schema import GROUPS, PACKAGES, locate
+
+    files = set()
+    for group in GROUPS:
+        target = config[group].get("_target_")
+        if target and target.partition(".")[0] not in PACKAGES:
+            files.add(Path(inspect.getfile(locate(target, group))))
+    source = hashlib.sha256(own_source().encode())
+    for file in sorted(files):
+        source.update(file.read_bytes())
+    return {"source": source.hexdigest()[:8], "git": _commit()}
+
+
+@functools.cache
+def own_source() -> str:
+    """Hash of attnlab's own files."""
+    found = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+@functools.cache
+def _commit() -> str | None:
     """``git describe`` of the checkout that this file is in; None for an installed package."""
     here = Path(__file__).resolve()
     if not (here.parents[2] / ".git").exists():
@@ -231,6 +242,8 @@ def _log_file(folder: Path) -> Iterator[None]:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
+    warnings.filterwarnings("ignore", message="You called `self.log")  # without W&B nobody needs to hear it
+    warnings.filterwarnings("ignore", message="The `srun` command is available")  # a point is one task
     try:
         yield
     finally:

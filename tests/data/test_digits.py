@@ -83,7 +83,8 @@ def test_data_move_to_the_trainers_device():
         class strategy:  # noqa: N801
             root_device = torch.device("meta")
 
-        current_epoch = 0
+        current_epoch = global_rank = 0
+        world_size = 1
 
     data = Digits(batch_size=50, pad=1, flip=True)
     data.trainer = OnMeta()

@@ -52,7 +52,7 @@ def test_shift_and_mirror_are_what_they_say(data):
     """Each augmented image is found among the shifted, mirrored copies made one by one."""
     b = batches(data, batch_size=10, shuffle=True, pad=1, flip=True)
     x = data.images
-    augmented = b.augment(x, generator(0, 0, 0))
+    augmented = b.augment(x, generator(0, 0, 0), 10, slice(0, 10))
     kinds = set()
     for image, result in zip(x, augmented, strict=True):
         padded = torch.nn.functional.pad(image, [1] * 4)
@@ -64,8 +64,8 @@ def test_shift_and_mirror_are_what_they_say(data):
         }
         kinds.add(next(kind for kind, candidate in candidates.items() if torch.equal(candidate, result)))
     assert len(kinds) > 4
-    assert not torch.equal(augmented, b.augment(x, generator(0, 0, 1)))  # another step
-    assert torch.equal(augmented, b.augment(x, generator(0, 0, 0)))
+    assert not torch.equal(augmented, b.augment(x, generator(0, 0, 1), 10, slice(0, 10)))  # another step
+    assert torch.equal(augmented, b.augment(x, generator(0, 0, 0), 10, slice(0, 10)))
 
 
 def test_evaluation_is_never_augmented(data):
@@ -80,3 +80,30 @@ def test_take_keeps_boxes_and_sources(data):
     assert part.boxes.tolist() == [[28, 29, 30, 31], [8, 9, 10, 11]]
     assert part.sources.tolist() == [107, 102]
     assert data.take(torch.tensor([0])).boxes is None
+
+
+@pytest.mark.parametrize(("ranks", "batch_size", "shuffle"), [(2, 4, True), (4, 4, True), (3, 7, False), (4, 9, False)])
+def test_the_ranks_together_see_what_one_process_sees(data, ranks, batch_size, shuffle):
+    settings = {"batch_size": batch_size, "shuffle": shuffle, "pad": 1, "flip": True, "seed": 5, "epoch": 2}
+    whole = list(batches(data, **settings))
+    shards = [list(batches(data, **settings, shard=(rank, ranks))) for rank in range(ranks)]
+    for step, (x, y) in enumerate(whole):
+        assert torch.equal(torch.cat([shard[step][0] for shard in shards]), x)
+        assert torch.equal(torch.cat([shard[step][1] for shard in shards]), y)
+    assert [len(shard) for shard in shards] == [len(whole)] * ranks
+
+
+def test_batches_go_on_where_others_stopped(data):
+    settings = {"batch_size": 2, "shuffle": True, "pad": 1, "flip": True, "epoch": 3}
+    whole = list(batches(data, **settings))
+    first = batches(data, **settings)
+    handed_out = [batch for _, batch in zip(range(2), first, strict=False)]
+    assert len(handed_out) == 2
+    second = batches(data, **settings)
+    second.load_state_dict(first.state_dict())
+    rest = list(second)
+    assert len(rest) == len(whole) - 2
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(rest, whole[2:], strict=True))
+    another = batches(data, **{**settings, "epoch": 4})
+    another.load_state_dict(first.state_dict())  # of another epoch: starts at its beginning
+    assert len(list(another)) == len(whole)

@@ -51,6 +51,9 @@ class Batches:
     With ``shuffle`` the order comes from (seed, epoch) and the augmentation from (seed, epoch, step), so neither
     depends on workers, devices or on what ran before; the last partial batch is left out. ``pad`` shifts each
     image at random by up to that many pixels (zeros come in), ``flip`` mirrors half of them.
+
+    ``shard = (rank, ranks)`` takes that part of each batch, in order: the ranks together see what one process
+    would. ``state_dict`` holds how many batches were handed out, and a new object goes on from there.
     """
 
     def __init__(
@@ -65,11 +68,20 @@ class Batches:
         epoch: int = 0,
         pad: int = 0,
         flip: bool = False,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         self.images, self.labels = data.images, data.labels
         self.mean, self.std = (t.to(data.images.device).view(1, -1, 1, 1) for t in (mean, std))
         self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, epoch
-        self.pad, self.flip = pad, flip
+        self.pad, self.flip, self.shard = pad, flip, shard
+        self.start = self.handed_out = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "step": self.handed_out}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        if state["epoch"] == self.epoch:
+            self.start = self.handed_out = state["step"]
 
     def __len__(self) -> int:
         n = len(self.labels)
@@ -79,25 +91,31 @@ class Batches:
         n = len(self.labels)
         order = torch.randperm(n, generator=generator(self.seed, self.epoch)) if self.shuffle else torch.arange(n)
         order = order.to(self.labels.device)
-        for step in range(len(self)):
-            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-            x = self.images[chosen]
+        for step in range(self.start, len(self)):
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            mine = self._mine(len(batch))
+            x = self.images[batch[mine]]
             if self.shuffle and (self.pad or self.flip):
-                x = self.augment(x, generator(self.seed, self.epoch, step))
-            yield (x.float() / 255 - self.mean) / self.std, self.labels[chosen]
+                x = self.augment(x, generator(self.seed, self.epoch, step), len(batch), mine)
+            self.handed_out = step + 1
+            yield (x.float() / 255 - self.mean) / self.std, self.labels[batch[mine]]
 
-    def augment(self, x: Tensor, random: torch.Generator) -> Tensor:
-        """Shift and mirror uint8 images (B, C, H, W)."""
-        B, _, H, W = x.shape
+    def _mine(self, size: int) -> slice:
+        rank, ranks = self.shard
+        return slice(rank * size // ranks, (rank + 1) * size // ranks)
+
+    def augment(self, x: Tensor, random: torch.Generator, size: int, mine: slice) -> Tensor:
+        """Shift and mirror uint8 images, those of ``mine`` of a batch of ``size``; what is drawn is drawn for all."""
+        n, _, H, W = x.shape
         if self.pad:
-            shifts = torch.randint(0, 2 * self.pad + 1, (2, B, 1), generator=random).to(x.device)
-            rows = shifts[0] + torch.arange(H, device=x.device)  # (B, H), in the padded image
+            shifts = torch.randint(0, 2 * self.pad + 1, (2, size, 1), generator=random)[:, mine].to(x.device)
+            rows = shifts[0] + torch.arange(H, device=x.device)  # (n, H), in the padded image
             columns = shifts[1] + torch.arange(W, device=x.device)
             padded = torch.nn.functional.pad(x, [self.pad] * 4)
-            image = torch.arange(B, device=x.device)[:, None, None]
+            image = torch.arange(n, device=x.device)[:, None, None]
             x = padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
         if self.flip:
-            mirrored = (torch.rand(B, generator=random) < 0.5).to(x.device)
+            mirrored = (torch.rand(size, generator=random) < 0.5)[mine].to(x.device)
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
         return x.contiguous()
 

@@ -83,6 +83,7 @@ class ImageData(lightning.LightningDataModule):
             epoch=epoch,
             pad=self.pad,
             flip=self.flip,
+            shard=(self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1),
         )
 
     def train_dataloader(self) -> Batches:

@@ -2,17 +2,16 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from attnlab.errors import InputError
-from attnlab.point import digest, read_json, without_seed
+from attnlab.point import digest, is_done, read_json, without_seed
 
 Path_ = tuple[str, ...]
 Flat = dict[Path_, Any]
-_ABSENT = object()
 
 
 @dataclass
@@ -90,27 +89,41 @@ def labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mappin
     """
     flat = {key: _flatten(value) for key, value in settings.items()}
     several = {group: len({n[group] for n in names.values() if group in n}) > 1 for group in ("backbone", "sites")}
+    telling = _telling(flat.values())
     texts = {}
     for key, mine in flat.items():
         words = [name for group, name in names[key].items() if group == "attention" or several[group]]
-        words += [_setting(path, value) for path, value in mine.items() if _tells(path, mine, flat.values())]
+        words += [_setting(path, value) for path, value in mine.items() if (path, _kind(path, mine)) in telling]
         texts[key] = " ".join(words)
     twice = {text for text, n in Counter(texts.values()).items() if n > 1}
     return {key: f"{text} #{digest(settings[key])[:4]}" if text in twice else text for key, text in texts.items()}
 
 
-def _tells(path: Path_, mine: Flat, variants: Iterable[Flat]) -> bool:
-    """Whether a setting tells a variant from others that it can be compared with in it."""
-    group = path[0]
-    if path in (("backbone", "_target_"), ("attention", "_target_"), ("sites", "role")):
-        return False  # the names say it
+def _telling(variants: Iterable[Flat]) -> set[tuple[Path_, Any]]:
+    """Settings, each with the kind of variants that can be compared in it, that are not equal for all of these."""
+    values: dict[tuple[Path_, Any], set[str]] = defaultdict(set)
+    have: Counter[tuple[Path_, Any]] = Counter()
+    size: Counter[tuple[str, Any]] = Counter()
+    for mine in variants:
+        size.update({(path[0], _kind(path, mine)) for path in mine})
+        for path, value in mine.items():
+            have[path, _kind(path, mine)] += 1
+            values[path, _kind(path, mine)].add(json.dumps(value, sort_keys=True))
+    named = {("backbone", "_target_"), ("attention", "_target_"), ("sites", "role")}  # the names say it
+    # In attention and sites, what has no effect is absent, which is no difference.
+    return {
+        (path, kind)
+        for (path, kind), found in values.items()
+        if path not in named
+        and (len(found) > 1 or (path[0] not in ("attention", "sites") and have[path, kind] < size[path[0], kind]))
+    }
+
+
+def _kind(path: Path_, mine: Flat) -> Any:
+    """The class that a setting is of: variants of one class can be compared in it; in the class itself, all."""
     if path[-1] == "_target_":
-        return any(other.get(path) != mine[path] for other in variants)
-    kind = ("attention" if group == "sites" else group, "_target_")
-    peers = [other for other in variants if other.get(kind) == mine.get(kind)]
-    if group in ("attention", "sites"):  # what has no effect there is absent, which is no difference
-        peers = [other for other in peers if path in other]
-    return any(other.get(path, _ABSENT) != mine[path] for other in peers)
+        return None
+    return mine.get(("attention" if path[0] == "sites" else path[0], "_target_"))
 
 
 def _flatten(value: Any, path: Path_ = ()) -> Flat:
@@ -125,3 +138,24 @@ def _setting(path: Path_, value: Any) -> str:
         return f"{path[0]}={value.rpartition('.')[2]}"
     text = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
     return f"{path[-1] if path[0] == 'attention' else '.'.join(path)}={text}"
+
+
+def mixed_code(folders: Iterable[Path]) -> Iterator[str]:
+    """A warning if the finished points were made by several versions of the code."""
+    versions: Counter[str] = Counter()
+    for folder in folders:
+        code = read_json(folder / "point.json").get("code") or []
+        if is_done(folder) and isinstance(code, list):
+            versions[" then ".join(version["source"] for version in code)] += 1
+    if len(versions) > 1:
+        parts = ", ".join(f"{version} ({n})" for version, n in versions.most_common())
+        yield f"finished points are of several versions of the code: {parts}; delete folders to train them anew"
+
+
+def si(count: float) -> str:
+    """``3.851 M``"""
+    for unit in ("", "k", "M"):
+        if count < 1000:
+            return f"{count:.4g} {unit}".strip()
+        count /= 1000
+    return f"{count:.4g} G"

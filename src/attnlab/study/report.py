@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from attnlab.point import write_rows, write_text
-from attnlab.study.collect import Study, read_study
+from attnlab.study.collect import Study, mixed_code, read_study, si
 from attnlab.study.figure import draw
 from attnlab.study.statistics import Estimate, differences, estimate
 
@@ -82,6 +82,7 @@ def notes(study: Study, rows: list[dict[str, Any]]) -> list[str]:
     unfinished = {state: n for state, n in study.states.items() if state != "done"}
     if unfinished:
         text.append("Not in the table: " + ", ".join(f"{n} {state}" for state, n in unfinished.items()) + ".")
+    text += mixed_code(sorted(path.parent for path in study.folder.glob("*/result.json")))
     return text
 
 
@@ -109,17 +110,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
         str(row["accuracy"].n),
         percent(row["difference"], "+") + pairs,
         f"{row['parameters']:,}",
-        _si(row["macs"]),
+        si(row["macs"]),
         f"{row['latency_ms']:.2f}",
     ]
-
-
-def _si(count: float) -> str:
-    for unit in ("", "k", "M"):
-        if count < 1000:
-            return f"{count:.4g} {unit}".strip()
-        count /= 1000
-    return f"{count:.4g} G"
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,102 @@
+"""How a study stands: from its points' folders alone."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.text import Text
+
+from attnlab import point as ledger
+from attnlab.errors import InputError
+
+STATES = ("done", "running", "pending", "preempted", "killed", "failed", "new")
+COLOURS = {"done": "green", "running": "cyan", "failed": "red", "killed": "yellow", "preempted": "yellow"}
+LOG_LINES = 5
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A point's folder as it is now."""
+
+    folder: Path
+    state: str
+    status: dict[str, Any]
+    progress: dict[str, Any]
+
+
+def read(study: Path) -> list[Standing]:
+    """Every point below ``study``. Raises InputError if there is none."""
+    if not study.is_dir():
+        raise InputError(f"{study}: no such folder; a study is a folder of points, such as outputs/demo")
+    folders = sorted(path.parent for path in study.glob("*/point.json"))
+    if not folders:
+        below = sorted({str(path.parents[1]) for path in study.glob("*/*/point.json")})
+        hint = f"studies below it: {', '.join(below)}" if below else "attnlab train makes them"
+        raise InputError(f"{study}: no points; {hint}")
+    read = ledger.read_json
+    return [Standing(f, ledger.state(f), read(f / "status.json"), read(f / "progress.json")) for f in folders]
+
+
+def show(study: Path, follow: bool = False) -> None:
+    """Print how many points are in which state, how far the running ones are, and why the failed ones failed.
+
+    ``follow``: again every two seconds, until none is running or waiting. Raises InputError as ``read``.
+    """
+    console = Console()
+    points = read(study)
+    if follow:
+        with Live(page(study, points), console=console, refresh_per_second=2) as live, suppress(KeyboardInterrupt):
+            while any(point.state in ("running", "pending") for point in points):
+                time.sleep(2)
+                points = read(study)
+                live.update(page(study, points))
+    else:
+        console.print(page(study, points), highlight=False, soft_wrap=True)
+
+
+def page(study: Path, points: Sequence[Standing]) -> RenderableType:
+    """The whole picture."""
+    counts = Counter(point.state for point in points)
+    parts = [f"[{COLOURS.get(s, 'default')}]{counts[s]} {s}[/]" for s in STATES if counts[s]]
+    lines: list[RenderableType] = [Text.from_markup(f"{escape(str(study))}: {len(points)} points: {', '.join(parts)}")]
+    lines += [_line(point) for point in points if point.state not in ("done", "failed", "new")]
+    for point in points:
+        if point.state == "failed":
+            lines.append(_line(point))
+            log = point.folder / "log.txt"
+            tail = log.read_text(errors="replace").strip().splitlines()[-LOG_LINES:] if log.exists() else []
+            lines += [Text(f"      {line}", style="dim") for line in tail]
+            lines.append(Text(f"      all of it: {log}", style="dim"))
+    if counts["preempted"] or counts["killed"]:
+        lines.append(Text("the command that made the study goes on with what was preempted or killed"))
+    if counts["failed"]:
+        lines.append(Text("the same command with sweep.retry=failed runs the failed ones again"))
+    return Group(*lines)
+
+
+def _line(point: Standing) -> Text:
+    now = point.progress
+    text = {
+        "running": f"{point.status.get('host')}:{point.status.get('process')}",
+        "pending": _queued(point.folder),
+        "failed": point.status.get("error"),
+        "preempted": point.status.get("error"),
+        "killed": "its process is gone",
+    }.get(point.state, "")
+    if now and point.state in ("running", "preempted", "killed"):
+        accuracy = "" if now["val_accuracy"] is None else f", val {100 * now['val_accuracy']:.1f} %"
+        text = f"epoch {now['epoch']}/{now['epochs']}{accuracy}  {text}"
+    style = COLOURS.get(point.state, "default")
+    return Text.from_markup(f"  [{style}]{point.state:9}[/] {escape(point.folder.name)}  {escape(text or '')}")
+
+
+def _queued(folder: Path) -> str:
+    job = ledger.read_json(folder / "job.json")
+    return f"SLURM {job['slurm']}" if job else "waits for a slot"

@@ -1,0 +1,62 @@
+"""Hydra's door to attnlab's launchers: hydra/launcher=local, slurm, ray."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+
+class _Attnlab(Launcher):
+    """Plans the jobs that a sweeper hands over, launches their points, and returns their validation accuracies."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        # Imported here: Hydra loads all plugins whenever it starts.
+        from attnlab import point as ledger
+        from attnlab.errors import InputError
+        from attnlab.sweep import launchers, plan
+
+        def compose(overrides: Sequence[str]) -> DictConfig:
+            config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+            with open_dict(config):
+                del config.hydra
+            return config
+
+        jobs = [list(overrides) for overrides in job_overrides]
+        planned = plan.check((job, compose(job)) for job in jobs)
+        if planned.errors:
+            raise InputError("\n".join(planned.errors))
+        target = f"{type(self).__module__}.{type(self).__name__}"
+        launchers.launch(planned, {"_target_": target, **self.settings})
+        by_job = {tuple(job): point for point in planned.points for job in point.combinations}
+        returns = []
+        for job in jobs:
+            point = by_job[tuple(job)]
+            result = ledger.read_json(point.folder / "result.json")
+            returned = JobReturn(job, OmegaConf.create(point.config), working_dir=str(point.folder))
+            returned.status = JobStatus.COMPLETED if result else JobStatus.FAILED
+            returned.return_value = (
+                result["val"]["accuracy"] if result else RuntimeError(f"{point.folder}: {ledger.state(point.folder)}")
+            )
+            returns.append(returned)
+        return returns
+
+
+class Local(_Attnlab):
+    """hydra/launcher=local"""
+
+
+class Slurm(_Attnlab):
+    """hydra/launcher=slurm"""
+
+
+class Ray(_Attnlab):
+    """hydra/launcher=ray"""
