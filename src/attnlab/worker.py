@@ -23,7 +23,7 @@ def main(folder: Path, title: str = "", threads: int | None = None, patience_s: 
     ``patience_s``: how long to wait for another process, which may have died on another machine.
     """
     faulthandler.enable()
-    _die_with_parent(signal.SIGKILL if train.rank() else signal.SIGTERM)
+    die_with_parent(signal.SIGKILL if train.rank() else signal.SIGTERM)
     end = time.monotonic() + patience_s
     try:
         if train.rank():
@@ -66,26 +66,29 @@ def wait(process: subprocess.Popen[bytes]) -> None:
 
 
 def record_end(folder: Path, exit_code: int, reason: str = "") -> None:
-    """After a worker's end: a point that still says running was killed, and has failed.
+    """After a worker's end: a point that still says running or pending was killed, and has failed.
 
-    ``exit_code`` is negative for a signal, as subprocess and multiprocessing have it; ``reason``: why the worker was
-    stopped, if that is a failure too.
+    Unless it was asked to stop before it could say so: then it goes on next time. ``exit_code`` is negative for a
+    signal, as subprocess and multiprocessing have it; ``reason``: why the worker was stopped, if that is a failure too.
     """
     with contextlib.suppress(lock.Busy), lock.hold(folder):
         state = ledger.read_json(folder / "status.json").get("state")
         if state in ("running", "pending") or (reason and state == "preempted"):
-            ledger.set_status(folder, "failed", error=reason or death(exit_code))
+            asked = not reason and exit_code in (train.PREEMPTED, -signal.SIGTERM)
+            ledger.set_status(folder, "preempted" if asked else "failed", error=reason or death(exit_code))
 
 
 def death(exit_code: int) -> str:
     """Words for a process's end: ``killed by SIGKILL (out of memory?)``."""
+    if exit_code == train.PREEMPTED:
+        return "asked to stop"
     if exit_code >= 0:
         return f"its process ended with exit code {exit_code}"
     name = signal.Signals(-exit_code).name
     return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
-def _die_with_parent(number: int) -> None:
+def die_with_parent(number: int) -> None:
     """On Linux: a signal to this process when the one that started it dies, however it dies."""
     if sys.platform == "linux":
         parent = os.getppid()

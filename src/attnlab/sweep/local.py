@@ -100,11 +100,12 @@ def launch(
                 running.remove(item)
                 free += item.slots
                 display.ended(item.point)
-                if item.process.exitcode == worker.BUSY:
+                code = item.process.exitcode
+                if code == worker.BUSY:
                     elsewhere.append(item.point)
                     continue
-                if item.reason or not interrupts:  # what Ctrl-C has killed has not failed: it goes on next time
-                    worker.record_end(item.point.folder, item.process.exitcode, item.reason)
+                if item.reason or not (interrupts and code == -signal.SIGKILL):  # a second Ctrl-C is no failure
+                    worker.record_end(item.point.folder, code, item.reason)
                 if slots_per_gpu > 1 and item.point.folder not in alone and _out_of_memory(item.point):
                     alone.add(item.point.folder)
                     queue.appendleft(item.point)
@@ -162,7 +163,8 @@ def _child(
     os.dup2(log, 1)
     os.dup2(log, 2)
     if several:  # its ranks are started by the command that started it, so there must be one
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # else the fork server, with which it ends, would not end
+        worker.die_with_parent(signal.SIGTERM)  # from now on, not only when it has imported all
+        os.closerange(3, 1024)  # the fork server would live as long as one of these
         os.execv(sys.executable, worker.command(folder, title, threads))
     threading.Thread(target=_stop_with_launcher, daemon=True).start()
     sys.exit(train(folder, title, threads))
@@ -191,12 +193,14 @@ def _ask_to_stop(item: Running, interrupts: int, timeout_min: float | None) -> N
 
 @contextlib.contextmanager
 def _interrupts(display: Display) -> Iterator[list[int]]:
-    """A list that grows with each Ctrl-C or SIGTERM while the body runs."""
+    """A list that grows with each Ctrl-C while the body runs; a SIGTERM counts as the first."""
     seen: list[int] = []
 
     def note(number: int, frame: Any) -> None:
-        seen.append(number)
-        display.stopping(again=len(seen) > 1)
+        if number == signal.SIGINT or not seen:  # `timeout` sends SIGTERM twice
+            seen.append(number)
+            with contextlib.suppress(RuntimeError):  # it came while another line was being written
+                display.stopping(again=len(seen) > 1)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

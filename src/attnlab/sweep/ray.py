@@ -3,14 +3,18 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from attnlab import lock, worker
 from attnlab import point as ledger
 from attnlab.errors import InputError, first_line
-from attnlab.sweep.plan import Planned
+
+if TYPE_CHECKING:
+    from attnlab.sweep.plan import Planned
+else:
+    Planned = Any  # tasks import this module, and need neither PyTorch nor Hydra
 
 Amount = Annotated[float, Field(ge=0)]
 PASSED_ON = ("ATTNLAB_", "WANDB_", "PYTHONPATH", "OMP_NUM_THREADS")  # to nodes that this process did not start
@@ -26,18 +30,20 @@ def launch(
 ) -> None:
     """Train the points; their folders say how it went. Raises KeyboardInterrupt after Ctrl-C, once all have saved.
 
-    ``address`` of a running cluster (or "auto"), else a Ray of its own with ``num_gpus`` GPUs. A point takes ``gpus``
-    (a fraction lets points share one; "auto": 1 where Ray has any) and ``cpus`` for each of its devices. A point whose
-    node dies is started again elsewhere, and goes on. Raises InputError where there is no such Ray, or it is too small.
+    ``address`` of a running cluster, "auto" or the environment's RAY_ADDRESS; else a Ray of its own with ``num_gpus``
+    GPUs. A point takes ``gpus`` (a fraction lets points share one; "auto": 1 where Ray has any) and ``cpus`` for each
+    of its devices. A point whose node dies is started again elsewhere, and goes on. Raises InputError where there is
+    no such Ray, or it is too small.
     """
     import ray
 
-    from attnlab.sweep.display import Display  # tasks import this module, and need no Lightning
+    from attnlab.sweep.display import Display  # it needs Lightning
 
+    address = address or os.environ.get("RAY_ADDRESS")
     own: dict[str, Any] = {} if address else {"num_gpus": num_gpus}
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False, include_dashboard=False, **own)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise InputError(f"hydra/launcher=ray: {first_line(error)}") from None
     passed_on = {key: value for key, value in os.environ.items() if key.startswith(PASSED_ON)}
     tasks: dict[Any, Planned] = {}

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 from rich.console import Console
@@ -17,7 +17,11 @@ from rich.console import Console
 from attnlab import lock, train, worker
 from attnlab import point as ledger
 from attnlab.errors import InputError, first_line
-from attnlab.sweep.plan import Planned
+
+if TYPE_CHECKING:
+    from attnlab.sweep.plan import Planned
+else:
+    Planned = Any  # jobs import this module, and need neither PyTorch nor Hydra
 
 Count = Annotated[int, Field(ge=1)]
 SIGNAL_BEFORE_S = 120  # SLURM's word before the time limit; it may come a minute earlier
@@ -168,7 +172,7 @@ def _ask(*command: str) -> str:
 
 def _wait(points: Sequence[Planned]) -> None:
     """Until every point has ended; what left the queue without a word has failed."""
-    from attnlab.sweep.display import Display  # jobs import this module, and need no Lightning
+    from attnlab.sweep.display import Display  # it needs Lightning
 
     left, started, gone = list(points), set(), dict[Path, float]()
     with Display(points) as display:
