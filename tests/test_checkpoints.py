@@ -166,6 +166,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(uninterrupted, caplog)
 
 def test_the_last_two_are_kept_and_the_best(tmp_path):
     saver = checkpoints.Checkpoints(tmp_path, stop=None)
+    saver.saved = True  # the first one is loaded, to see whether it can be
 
     class Trainer:
         """Of Lightning's Trainer what ``save`` uses: it has the file written, by the first of one process."""

@@ -94,7 +94,7 @@ def test_defaults_that_a_file_leaves_out_are_filled_in(compose):
         ("backbone.name", "../x", r"backbone.name=../x: "),
         ("tags", ["x" * 65], r"tags=.*at most 64"),
         ("trainer.callbacks", [], r"trainer.callbacks: no such setting"),
-        ("trainer.devices", 0, r"trainer.devices=0: must be at least 1 or 'auto' or a valid"),
+        ("trainer.devices", 0, r"trainer.devices=0: must be at least 1 or a valid"),
         ("trainer.strategy", "fsdp", r"trainer.strategy=fsdp: must be 'auto' or 'ddp'"),
         ("checkpoint.every_n_steps", 0, r"checkpoint.every_n_steps=0: must be at least 1"),
         ("trainer.log_every_n_steps", 5, r"trainer.log_every_n_steps: no such setting"),

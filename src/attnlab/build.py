@@ -142,6 +142,7 @@ def _rehearse_training(config: Config, data: ImageData, net: nn.Module) -> None:
 def _rehearse_trainer(config: Config, data: ImageData, net: nn.Module, here: bool) -> None:
     import lightning
     from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.plugins.environments import LightningEnvironment
 
     ranks = ledger.devices(config)
     if data.batch_size % ranks:
@@ -151,13 +152,16 @@ def _rehearse_trainer(config: Config, data: ImageData, net: nn.Module, here: boo
             synchronise(copy.deepcopy(net))
         except InputError as error:
             raise InputError(f"trainer.devices={ranks}: {error}") from None
+    plugin = LightningEnvironment()  # as the points will have it: not SLURM's
     elsewhere = {} if here else {"accelerator": "cpu", "devices": 1}
     logging.disable(logging.WARNING)  # what hardware there is will be said by the points
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            lightning.Trainer(**{**config["trainer"], **elsewhere}, logger=False, enable_checkpointing=False)
-    except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
+            lightning.Trainer(
+                **{**config["trainer"], **elsewhere}, logger=False, enable_checkpointing=False, plugins=plugin
+            )
+    except (MisconfigurationException, ImportError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"trainer: {first_line(error)}") from None
     finally:
         logging.disable(logging.NOTSET)

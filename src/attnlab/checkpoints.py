@@ -6,6 +6,7 @@ import random
 import shutil
 import time
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class Checkpoints(Checkpoint):
         self.seconds_before = 0.0
         self.started = time.perf_counter()
         self.states: dict[str, Any] | None = None
+        self.saved = False
 
     @property
     def best(self) -> dict[str, Any]:
@@ -117,6 +119,9 @@ class Checkpoints(Checkpoint):
         temporary = path.with_suffix(".tmp")
         trainer.save_checkpoint(temporary, weights_only=False)
         if trainer.is_global_zero:
+            if not self.saved:  # what cannot be loaded must be found out now, not when it is needed
+                torch.load(temporary, map_location="cpu", weights_only=True)
+            self.saved = True
             sync(temporary)
             os.replace(temporary, path)
             sync(path.parent)
@@ -133,7 +138,7 @@ class Checkpoints(Checkpoint):
 
     def delete_steps(self) -> None:
         """What only an unfinished point needs."""
-        for path in checkpoints(self.folder):
+        for path in (self.folder / "checkpoints").glob("step-*"):
             path.unlink()
 
 
@@ -147,19 +152,20 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest whole checkpoint; damaged ones are deleted, with a warning."""
+    """The newest whole checkpoint; damaged ones are set aside, with a warning.
+
+    Raises OSError where a file cannot be read now: it may be whole.
+    """
     for path in checkpoints(folder):
         try:
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
-            if damaged is None:
-                torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-                return path
-            reason = f"checksum of {damaged}"
-        except Exception as error:  # whatever a truncated or overwritten file makes the readers raise
-            reason = f"{type(error).__name__}: {error}"
-        log.warning("%s is damaged (%s): going back to the one before", path.name, reason)
-        path.unlink()
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            damaged = f"{type(error).__name__}: {error}"
+        if damaged is None:
+            return path
+        log.warning("%s is damaged (%s): going back to the one before", path.name, damaged)
+        path.rename(path.with_suffix(".damaged"))
     return None
 
 

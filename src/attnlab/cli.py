@@ -73,14 +73,15 @@ def train(argv: list[str]) -> int:
         planned = plan.make(argv, lambda text: status.update(f"Checking every point: {text}"))
     for error in planned.errors:
         print(f"attnlab: left out: {error}", file=sys.stderr)
-    print(*table.summary(planned), sep="\n")
+    if planned.is_grid:
+        print(*table.summary(planned), sep="\n")
     try:
         if not planned.multirun:
             single.launch(planned.points[0])
         elif planned.is_grid and launchers.ours(planned.hydra["launcher"]):
             launchers.launch(planned, planned.hydra["launcher"])
         else:
-            titles = {point.folder: point.title for point in planned.points}
+            titles = {point.folder: point.title for point in planned.points} if planned.is_grid else {}
             official.run(compose.for_hydra(argv), compose.CONF, titles, planned.retry)
     except BrokenPipeError:
         raise
@@ -92,6 +93,9 @@ def train(argv: list[str]) -> int:
 def _say_how_it_went(planned: "Plan") -> int:
     from attnlab.point import read_json, state
 
+    if not planned.is_grid:  # its sweeper has chosen the points
+        print(*(f"how it stands: attnlab status {point.folder.parent}" for point in planned.points), sep="\n")
+        return 0
     states = {point.folder: state(point.folder) for point in planned.points}
     failed = [folder for folder, now in states.items() if now == "failed"]
     if failed:

@@ -46,6 +46,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             return nn.SyncBatchNorm.forward(self, x)  # type: ignore[arg-type]
         if not self.training or not dist.is_initialized():
             return super().forward(x)
+        dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))  # as PyTorch's, under mixed precision
         dims = [0, *range(2, x.ndim)]
         ranks = dist.get_world_size()
         shape = (1, -1, *(1 for _ in dims[1:]))
@@ -60,7 +61,9 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         x = (x - mean.view(shape)) * torch.rsqrt(var.view(shape) + self.eps)
         if self.weight is not None:
             x = x * self.weight.view(shape)
-        return x if self.bias is None else x + self.bias.view(shape)
+        if self.bias is not None:
+            x = x + self.bias.view(shape)
+        return x.to(dtype)
 
 
 def synchronise(net: nn.Module) -> None:

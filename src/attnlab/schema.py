@@ -76,7 +76,7 @@ TRAINER = {
     *("accelerator", "devices", "strategy", "enable_progress_bar"),
 }
 COUNT = Annotated[int, Field(ge=1)]
-DEVICES = COUNT | typing.Literal["auto"] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+DEVICES = COUNT | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 def check(config: DictConfig | Mapping[str, Any]) -> Settings:

@@ -49,9 +49,9 @@ def run(folder: Path, title: str = "", bar: bool = False, threads: int | None = 
             checkpoints, result = _fit(config, folder, stop, title or folder.name, bar)
             ledger.write_json(folder / "result.json", result)
             ledger.set_status(folder, "done")
-            checkpoints.delete_steps()
-            (folder / "progress.json").unlink(missing_ok=True)
         except (Preempted, KeyboardInterrupt) as error:
+            if ledger.is_done(folder):
+                return
             ledger.set_status(folder, "preempted", error=f"asked to stop by {error}")
             log.warning("stopped by %s", error)
             raise Preempted(str(error)) from None
@@ -60,6 +60,9 @@ def run(folder: Path, title: str = "", bar: bool = False, threads: int | None = 
             log.error(traceback.format_exc())
             ledger.set_status(folder, "failed", error=reason)
             raise PointFailed(f"{folder}: {reason}") from error
+        with contextlib.suppress(OSError, Preempted):  # the point is done
+            checkpoints.delete_steps()
+            (folder / "progress.json").unlink(missing_ok=True)
 
 
 def follow(folder: Path) -> None:

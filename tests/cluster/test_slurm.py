@@ -77,16 +77,16 @@ def uninterrupted(world):
 @pytest.fixture(scope="module")
 def story(world):
     """Five points of which one fails, one is preempted, one comes to its time limit and one is killed."""
-    command = ["attention=broken,none,se,cbam,spatial", "study=story", "logger=wandb", *SLURM]
+    command = ["attention=none,se,broken,cbam,spatial", "study=story", "logger=wandb", *SLURM]
     command.append("hydra.launcher.parallelism=2")
     told = SimpleNamespace(command=command)
-    start = time.monotonic()
+    node = world.slurm.run("sinfo", "--noheader", "--format=%n")
+    world.slurm.run("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")  # jobs wait
     told.submitted = world.train(*command)
-    told.submit_s = time.monotonic() - start
-    told.queue = world.slurm.queue()
-    told.jobs = world.jobs("story")
+    told.jobs, told.queue = world.jobs("story"), world.slurm.queue()
     told.again, told.status = world.train(*command), world.status("story")
     told.queue_after_again = world.slurm.queue()
+    world.slurm.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
     signals = {
         "none": lambda: world.slurm.run("scontrol", "requeue", world.job("story", "none")),
@@ -94,24 +94,21 @@ def story(world):
         "cbam": lambda: os.kill(read(world.folder("story", "cbam") / "status.json")["process"], signal.SIGKILL),
     }
 
+    told.statuses = []
+
     def happen():
         for attention in [a for a in signals if epochs(world.folder("story", a)) >= 2]:
-            statuses.append(pool.submit(world.status, "story"))
+            told.statuses.append(world.status("story"))
             signals.pop(attention)()
         return not signals
 
-    with ThreadPoolExecutor(1) as pool:
-        statuses = []
-        world.slurm.until(happen, lambda: f"not in training: {list(signals)}\n{world.status('story')}", 180)
-        told.statuses = [status.result() for status in statuses]
+    world.slurm.until(happen, lambda: f"not in training: {list(signals)}\n{world.status('story')}", 180)
     told.finals = world.slurm.wait(told.jobs, 180)
     told.status_at_the_end = world.status("story")
     told.after = world.train(*command)
     told.queue_after_all = world.slurm.queue()
     told.before_retry = {a: read(world.folder("story", a) / "status.json") for a in ("broken", "cbam")}
-    start = time.monotonic()
     told.retried = world.train(*command, "sweep.retry=failed", "hydra.launcher.wait=true")
-    told.retry_s = time.monotonic() - start
     return told
 
 
@@ -166,11 +163,10 @@ def assert_one_run(folder, attempts):
 
 def test_it_submits_and_returns_at_once(story):
     assert story.submitted.returncode == 0, story.submitted.stderr
-    assert story.submit_s < 30
     assert "submitted to SLURM: 4 points, array " in story.submitted.stdout  # MaxArraySize of our SLURM
     assert "submitted to SLURM: [5/5] spatial s0 " in story.submitted.stdout
     assert len(story.jobs) == 5
-    assert set(story.queue) == story.jobs
+    assert story.queue == dict.fromkeys(story.jobs, "PENDING")
 
 
 def test_typed_again_it_submits_nothing_twice(story):
@@ -181,10 +177,10 @@ def test_typed_again_it_submits_nothing_twice(story):
 
 
 def test_status_tells_what_goes_on(story):
-    assert "pending" in story.status
-    assert "5 points: " in story.status
-    assert any(re.search(rf"epoch \d/{EPOCHS}, val ", status) for status in story.statuses)
-    assert any(" running" in status and " failed" in status for status in story.statuses)
+    assert "5 points: 5 pending" in story.status
+    assert all(f"SLURM {job}" in story.status for job in story.jobs)
+    assert all(re.search(rf"running   .*  epoch [3-{EPOCHS}]/{EPOCHS}, val ", status) for status in story.statuses)
+    assert "1 failed" in story.statuses[-1]
     assert "3 done, 2 failed" in story.status_at_the_end  # spatial has seen none of all this
     assert "broken on purpose" in story.status_at_the_end
     assert "Traceback" not in story.status_at_the_end.split("cbam")[1]
@@ -218,9 +214,8 @@ def test_the_failed_and_the_killed_are_told(world, story):
 
 def test_retried_and_waited_for(world, story, uninterrupted):
     assert story.retried.returncode == 1
-    assert story.retry_s > 10
     assert "submitted to SLURM: 2 points, array " in story.retried.stdout
-    assert "✗ [1/5] broken s0 " in story.retried.stdout
+    assert "✗ [3/5] broken s0 " in story.retried.stdout
     assert "✓ [4/5] cbam s0 " in story.retried.stdout
     assert "attnlab: 1 of 5 points failed" in story.retried.stderr
     assert "Traceback" not in story.retried.stdout + story.retried.stderr

@@ -17,9 +17,8 @@ from attnlab.sweep import local
 from attnlab.sweep.display import Display
 from tests.faulty import Sweep
 
-TWO_SLOTS, TWO_GPUS = "hydra.launcher.cpu_slots=2", "hydra.launcher.gpus=2"
-FAULTS = ("backbone.fault=none,slow,exception,sigkill,exit,nan_loss,memory", "data.batch_size=100", TWO_SLOTS)
-FAULTS += ("hydra.launcher.timeout_min=0.15",)
+FAULTS = ("backbone.fault=none,slow,exception,sigkill,exit,nan_loss,memory", "data.batch_size=100")
+FAULTS += ("hydra.launcher.cpu_slots=2", "hydra.launcher.timeout_min=0.15")
 ERRORS = {
     "slow": "timed out after 0.15 min",
     "exception": "RuntimeError: broken on purpose",
@@ -28,7 +27,7 @@ ERRORS = {
     "nan_loss": "FloatingPointError: the training loss is nan in epoch 1",
     "memory": "OutOfMemoryError: CUDA out of memory, or so it says",
 }
-LIFE = ("seed=range(12)", "trainer.max_epochs=6", "data.batch_size=200", TWO_SLOTS)
+LIFE = ("seed=range(12)", "trainer.max_epochs=6", "data.batch_size=200", "hydra.launcher.gpus=[3,5]")
 GOES_ON = "attnlab: interrupted; the same command goes on with what is not finished"
 
 
@@ -52,22 +51,16 @@ def start(tmp_path_factory):
 @pytest.fixture(scope="module")
 def sweeps(start):
     """Sweeps that run beside the first test."""
-    packed = ("hydra.launcher.gpus=[3,5]", "hydra.launcher.slots_per_gpu=2", "trainer.max_epochs=5")
-    third = ("sweep.zip=[seed,backbone.fault]", "seed=range(8)", "backbone.fault=none,none,memory" + 5 * ",none")
+    packed = ("hydra.launcher.gpus=2", "hydra.launcher.slots_per_gpu=2", "trainer.max_epochs=5")
+    unlike = (
+        "sweep.zip=[seed,backbone.fault,trainer]",
+        "seed=range(8)",
+        "backbone.fault=none,none,memory" + 5 * ",none",
+    )
     return {
         "together": [start("together", *LIFE), start("together", *LIFE)],
         "faults": start("faults", *FAULTS),
-        "packed": start("packed", *packed, *third),
-    }
-
-
-@pytest.fixture(scope="module")
-def more_sweeps(start):
-    """Sweeps that run beside a later test."""
-    last = ("sweep.zip=[seed,trainer]", "seed=0,1,2,3,4", "trainer=default,default,default,default,ddp")
-    return {
-        "pinned": start("pinned", TWO_GPUS, "trainer.max_epochs=5", *last),
-        "refused": start("refused", TWO_GPUS, "trainer=ddp", "trainer.devices=3", "data.batch_size=300"),
+        "packed": start("packed", *packed, *unlike, "trainer=" + 7 * "default," + "ddp"),
     }
 
 
@@ -115,12 +108,24 @@ def test_interrupted_and_killed_at_any_moment_and_typed_again(start, sweeps):
     assert {folder: as_finished(folder) for folder in finished} == finished
     assert len(finished) >= 3
     assert 12 < sum(status["attempts"] for status in sweep.statuses().values()) <= 12 + 5 * 2
+    assert {gpus for _, gpus, _, _ in sweep.records()} == {"3", "5"}
+    assert [at_once(spans(sweep, gpu)) for gpu in "35"] == [1, 1]
     for folder in saved:
         assert f"from outputs/life/{folder.name}/checkpoints/step-" in (folder / "log.txt").read_text()
     undisturbed = sweeps["together"][0]
     assert undisturbed.finish() == 0, undisturbed.stderr
     for seed, folder in sweep.folders().items():
         same(folder, undisturbed.folders()[seed])
+
+
+def spans(sweep, gpu):
+    """(start, end) of each process that trained on this GPU."""
+    return [(start, end) for _, gpus, start, end in sweep.records() if gpu in gpus.split(",")]
+
+
+def at_once(spans):
+    """How many overlap at most."""
+    return max(sum(start <= moment <= end for start, end in spans) for moment, _ in spans)
 
 
 def as_finished(folder):
@@ -166,7 +171,7 @@ def test_a_point_that_fails_leaves_the_others_alone(sweeps):
     assert "Traceback" not in sweep.stdout + sweep.stderr
 
 
-def test_failed_points_wait_to_be_retried(start, sweeps, more_sweeps):
+def test_failed_points_wait_to_be_retried(start, sweeps):
     sweeps["faults"].finish()
     before, records = sweeps["faults"].statuses("backbone.fault"), sweeps["faults"].records()
     again = start("faults", *FAULTS)
@@ -183,40 +188,24 @@ def test_failed_points_wait_to_be_retried(start, sweeps, more_sweeps):
     assert "Traceback" not in retried.stdout + retried.stderr
 
 
-def at_once(spans):
-    """How many (start, end) overlap at most."""
-    return max(sum(start <= moment <= end for start, end in spans) for moment, _ in spans)
-
-
-def test_each_point_has_a_gpu_of_its_own(more_sweeps):
-    sweep = more_sweeps["pinned"]
-    assert sweep.finish() == 0, sweep.stderr
-    assert [status["attempts"] for status in sweep.statuses().values()] == [1] * 5
-    spans = {gpus: [(start, end) for _, named, start, end in sweep.records() if named == gpus] for gpus in ("0", "1")}
-    assert [len(several) for several in spans.values()] == [2, 2]
-    ranks = [(start, end) for _, gpus, start, end in sweep.records() if gpus == "0,1"]
-    assert len(ranks) == 2
-    assert len(sweep.records()) == 2 + 2 + 2
-    for rank in ranks:
-        assert [at_once([rank, *several]) for several in spans.values()] == [1, 1]
-    assert json.loads((sweep.folders()["4"] / "result.json").read_text())["devices"] == 2
-
-
 def test_points_share_gpus_and_one_without_memory_is_tried_again_alone(sweeps):
     sweep = sweeps["packed"]
     assert sweep.finish() == 0, sweep.stderr
     attempts = {seed: status["attempts"] for seed, status in sweep.statuses().items()}
-    assert attempts == {**dict.fromkeys("01345670", 1), "2": 2}
+    assert attempts == {**dict.fromkeys("0134567", 1), "2": 2}
     assert "out of GPU memory: once more, alone on its GPU" in sweep.stdout
-    spans = {gpus: [(start, end) for _, named, start, end in sweep.records() if named == gpus] for gpus in ("3", "5")}
-    assert max(at_once(several) for several in spans.values()) == 2
-    assert len(sweep.records()) == sum(map(len, spans.values())) == 7 + 2
-    gpu, *alone = max(record[1:] for record in sweep.records() if record[0] == "memory" and record[2] < record[3])
-    assert [span for span in spans[gpu] if span[0] <= alone[1] and alone[0] <= span[1]] == [tuple(alone)]
+    ranks = [(start, end) for _, gpus, start, end in sweep.records() if gpus == "0,1"]
+    assert len(ranks) == 2
+    assert json.loads((sweep.folders()["7"] / "result.json").read_text())["devices"] == 2
+    assert len(sweep.records()) == 6 + 2 + 2
+    assert {gpus for _, gpus, _, _ in sweep.records()} == {"0", "1", "0,1"}
+    assert max(at_once([span for span in spans(sweep, gpu) if span != ranks[0]]) for gpu in "01") == 2  # ranks are one
+    ((gpu, *alone),) = (record[1:] for record in sweep.records() if record[0] == "memory" and record[2] < record[3])
+    assert at_once([span for span in spans(sweep, gpu) if span[0] <= alone[1] and alone[0] <= span[1]]) == 1
 
 
-def test_more_devices_than_the_launcher_has_are_refused(more_sweeps):
-    sweep = more_sweeps["refused"]
+def test_more_devices_than_the_launcher_has_are_refused(start):
+    sweep = start("refused", "hydra.launcher.gpus=2", "trainer=ddp", "trainer.devices=3", "data.batch_size=300")
     assert sweep.finish() == 2
     said = [line for line in sweep.stderr.splitlines() if "attnlab" in line]
     assert said == ["attnlab: trainer.devices=3: this launcher has GPU 0, 1 only"]

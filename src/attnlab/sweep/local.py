@@ -63,6 +63,7 @@ def launch(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["attnlab.sweep.preload"])
     _start_fork_server()
+    broken: OSError | None = None  # the first folder that could not be written
     free, running = list(slots), list[Running]()
     queue, elsewhere, alone = deque(points), list[Planned](), set[Path]()
     with Display(points) as display, _interrupts(display) as interrupts:
@@ -81,6 +82,10 @@ def launch(
                 except lock.Busy as busy:
                     elsewhere.append(point)
                     display.note(f"{point.title}  waiting: trained by {busy}")
+                    continue
+                except OSError as error:
+                    broken = broken or error
+                    display.note(f"{point.title}  {error}")
                     continue
                 for slot in taken:
                     free.remove(slot)
@@ -114,6 +119,8 @@ def launch(
                     display.finished(item.point)
     if interrupts:
         raise KeyboardInterrupt
+    if broken is not None:
+        raise broken
 
 
 def _needs_training(point: Planned, alone: set[Path]) -> bool:
@@ -124,7 +131,9 @@ def _needs_training(point: Planned, alone: set[Path]) -> bool:
 
 def _out_of_memory(point: Planned) -> bool:
     status = ledger.read_json(point.folder / "status.json")
-    return status["state"] == "failed" and status["error"].startswith("OutOfMemoryError")
+    told = ("OutOfMemoryError", "out of memory", "ALLOC_FAILED")
+    killed = status.get("error") == worker.death(-signal.SIGKILL)  # by whom, and why, nobody knows
+    return status["state"] == "failed" and not killed and any(words in status["error"] for words in told)
 
 
 def _start_fork_server() -> None:

@@ -9,14 +9,18 @@ from typing import Any
 
 from rich.console import Console
 
-from attnlab import lock, train
+from attnlab import lock
 from attnlab import point as ledger
+from attnlab.errors import InputError
+from attnlab.stop import Preempted
+from attnlab.sweep import single
 
 
 class Job:
     """What Hydra calls for each job, in this process or another: it trains the job's point.
 
-    A class, as launchers pickle it. ``titles`` are what the terminal calls the points.
+    A class, as launchers pickle it. ``titles`` are what the terminal calls the points of the plan; no others are
+    trained, unless there are none (with a sweeper that chooses as it goes).
     """
 
     def __init__(self, titles: Mapping[Path, str], retry: bool) -> None:
@@ -28,18 +32,23 @@ class Job:
         from attnlab.progress import outcome
         from attnlab.schema import check
 
-        config = check(composed)
+        try:
+            config = check(composed)
+        except InputError:  # told by the plan, and left out (sweep.on_error)
+            return math.nan
         folder = ledger.folder(config)
+        if self.titles and folder not in self.titles:  # sweep.zip, sweep.exclude or sweep.on_error left it out
+            return math.nan
         title = self.titles.get(folder, folder.name)
         state = ledger.state(folder)
         if state != "done" and (state != "failed" or self.retry):
             try:
                 ledger.prepare(folder, config, HydraConfig.get().overrides.task)
-                train.run(folder, title, bar=sys.stdout.isatty())
+                single.train_here(folder, title, config)
             except lock.Busy:
                 return math.nan  # another job's combination is the same point
-            except train.PointFailed:
-                pass
+            except Preempted:
+                raise KeyboardInterrupt from None
         Console().print(outcome(folder, title), highlight=False, soft_wrap=True)
         result = ledger.read_json(folder / "result.json")
         return result["val"]["accuracy"] if result else math.nan

@@ -75,6 +75,9 @@ def make(argv: Sequence[str], tell: Told = lambda text: None) -> Plan:
         plan = check(zip(combinations, compose_all(combinations, compose_one), strict=True), tell, here)
     plan.multirun, plan.hydra = multirun, {key: hydra[key] for key in ("launcher", "sweeper")}
     settings: Any = OmegaConf.to_container(config.get("sweep") or OmegaConf.create())
+    for point in plan.points:
+        if multirun and isinstance(devices := point.config["trainer"].get("devices"), list):
+            raise InputError(f"trainer.devices={devices}: the launcher chooses the devices; say how many")
     plan.retry = not multirun or settings.get("retry") == "failed"
     if plan.errors and (settings.get("on_error") != "skip" or not plan.points):
         raise InputError("\n".join(plan.errors))

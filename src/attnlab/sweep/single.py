@@ -1,6 +1,11 @@
 """One point, in this process and terminal."""
 
+import contextlib
 import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -20,28 +25,31 @@ def launch(point: Planned) -> None:
     try:
         if point.state != "done":
             ledger.prepare(point.folder, point.config, point.overrides)
-            if ledger.devices(point.config) > 1:
-                _in_processes(point)
-            else:
-                train.run(point.folder, point.title, bar=True)
+            train_here(point.folder, point.title, point.config)
     except lock.Busy as busy:
         raise InputError(f"{point.folder}: trained by {busy}") from None
-    except train.PointFailed:
-        pass
     except Preempted:
         raise KeyboardInterrupt from None
     finally:
         Console().print(outcome(point.folder, point.title), highlight=False, soft_wrap=True)
 
 
-def _in_processes(point: Planned) -> None:
-    """A process a device: the first is a command of its own, which Lightning can start again for the others."""
-    process = subprocess.Popen(worker.command(point.folder, point.title))
+def train_here(folder: Path, title: str, config: Mapping[str, Any]) -> None:
+    """Train a prepared point in this process, or with several devices in one for each.
+
+    Its folder says if it failed. Raises lock.Busy, and Preempted if it was asked to stop.
+    """
+    if ledger.devices(config) == 1:
+        with contextlib.suppress(train.PointFailed):
+            train.run(folder, title, bar=sys.stdout.isatty())
+        return
+    # The first is a command of its own, which Lightning can start again for the others.
+    process = subprocess.Popen(worker.command(folder, title))
     while process.poll() is None:
         try:
             worker.wait(process)
         except KeyboardInterrupt:  # Ctrl-C has reached it too
             continue
-    worker.record_end(point.folder, process.returncode)
+    worker.record_end(folder, process.returncode)
     if process.returncode == train.PREEMPTED:
         raise Preempted("SIGINT")

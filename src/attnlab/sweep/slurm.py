@@ -132,7 +132,8 @@ class Task:
         self.process = worker.supervise(Path(folder), env=env, cwd=self.cwd)
         worker.wait(self.process)
         if self.process.returncode in ASKED_TO_STOP:
-            time.sleep(5)  # were it the time limit, submitit will requeue the job now
+            while _is_running():  # until submitit or SLURM ends it: by itself, it would count as finished
+                time.sleep(2)
         else:
             worker.record_end(Path(folder), self.process.returncode)
         return ledger.state(Path(folder))
@@ -146,6 +147,13 @@ class Task:
             self.process.send_signal(signal.SIGUSR2)  # in case it has not got SLURM's
             worker.wait(self.process)
         return submitit.helpers.DelayedSubmission(self, folder)
+
+
+def _is_running() -> bool:
+    """Whether SLURM lets this job run still: not if it is being requeued or cancelled."""
+    command = ["squeue", "--noheader", "--format=%T", "--jobs", os.environ["SLURM_JOB_ID"]]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    return asked.returncode != 0 or asked.stdout.strip() == "RUNNING"
 
 
 def _queue() -> set[str]:
@@ -177,7 +185,12 @@ def _wait(points: Sequence[Planned]) -> None:
     left, started, gone = list(points), set(), dict[Path, float]()
     with Display(points) as display:
         while left:
-            queued = _queue()
+            try:
+                queued = _queue()
+            except InputError as error:  # SLURM is busy or being restarted; the points run on
+                display.note(str(error))
+                time.sleep(30)
+                continue
             for point in list(left):
                 state = ledger.state(point.folder)
                 if state == "running" and point.folder not in started:

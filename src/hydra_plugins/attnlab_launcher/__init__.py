@@ -1,5 +1,6 @@
 """Hydra's door to attnlab's launchers: hydra/launcher=local, slurm, ray."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,21 +32,21 @@ class _Attnlab(Launcher):
             return config
 
         jobs = [list(overrides) for overrides in job_overrides]
-        planned = plan.check((job, compose(job)) for job in jobs)
+        planned = plan.check(((job, compose(job)) for job in jobs), here=isinstance(self, Local))
+        planned.retry = self.config.sweep.retry == "failed"
         if planned.errors:
             raise InputError("\n".join(planned.errors))
         target = f"{type(self).__module__}.{type(self).__name__}"
-        launchers.launch(planned, {"_target_": target, **self.settings})
+        wait = {"wait": True} if isinstance(self, Slurm) else {}  # the sweeper needs what it returns
+        launchers.launch(planned, {"_target_": target, **self.settings, **wait})
         by_job = {tuple(job): point for point in planned.points for job in point.combinations}
         returns = []
         for job in jobs:
             point = by_job[tuple(job)]
             result = ledger.read_json(point.folder / "result.json")
             returned = JobReturn(job, OmegaConf.create(point.config), working_dir=str(point.folder))
-            returned.status = JobStatus.COMPLETED if result else JobStatus.FAILED
-            returned.return_value = (
-                result["val"]["accuracy"] if result else RuntimeError(f"{point.folder}: {ledger.state(point.folder)}")
-            )
+            returned.status = JobStatus.COMPLETED
+            returned.return_value = result["val"]["accuracy"] if result else math.nan  # the ledger says why
             returns.append(returned)
         return returns
 
