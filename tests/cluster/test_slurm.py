@@ -80,13 +80,12 @@ def story(world):
     command = ["attention=none,se,broken,cbam,spatial", "study=story", "logger=wandb", *SLURM]
     command.append("hydra.launcher.parallelism=2")
     told = SimpleNamespace(command=command)
-    node = world.slurm.run("sinfo", "--noheader", "--format=%n")
-    world.slurm.run("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")  # jobs wait
+    world.slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")  # jobs wait
     told.submitted = world.train(*command)
     told.jobs, told.queue = world.jobs("story"), world.slurm.queue()
     told.again, told.status = world.train(*command), world.status("story")
     told.queue_after_again = world.slurm.queue()
-    world.slurm.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    world.slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
 
     signals = {
         "none": lambda: world.slurm.run("scontrol", "requeue", world.job("story", "none")),
@@ -179,7 +178,7 @@ def test_typed_again_it_submits_nothing_twice(story):
 def test_status_tells_what_goes_on(story):
     assert "5 points: 5 pending" in story.status
     assert all(f"SLURM {job}" in story.status for job in story.jobs)
-    assert all(re.search(rf"running   .*  epoch [3-{EPOCHS}]/{EPOCHS}, val ", status) for status in story.statuses)
+    assert all(re.search(rf"running   .*  epoch \d+/{EPOCHS}", status) for status in story.statuses)
     assert "1 failed" in story.statuses[-1]
     assert "3 done, 2 failed" in story.status_at_the_end  # spatial has seen none of all this
     assert "broken on purpose" in story.status_at_the_end
