@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # the tests run side by side; PyTorch reads it once
+
 import numpy as np
 import pytest
 import torch

@@ -93,15 +93,16 @@ def story(world):
         "cbam": lambda: os.kill(read(world.folder("story", "cbam") / "status.json")["process"], signal.SIGKILL),
     }
 
-    told.statuses = []
-
     def happen():
-        for attention in [a for a in signals if epochs(world.folder("story", a)) >= 2][:1]:
+        for attention in [a for a in signals if epochs(world.folder("story", a)) >= 2]:
             signals.pop(attention)()  # at once: the point must not be done before
-            told.statuses.append(world.status("story"))
+            statuses.append(pool.submit(world.status, "story"))
         return not signals
 
-    world.slurm.until(happen, lambda: f"not in training: {list(signals)}\n{world.status('story')}", 180)
+    with ThreadPoolExecutor() as pool:
+        statuses = []
+        world.slurm.until(happen, lambda: f"not in training: {list(signals)}\n{world.status('story')}", 180)
+    told.statuses = [status.result() for status in statuses]
     told.finals = world.slurm.wait(told.jobs, 180)
     told.status_at_the_end = world.status("story")
     told.after = world.train(*command)

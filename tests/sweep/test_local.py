@@ -18,9 +18,9 @@ from attnlab.sweep.display import Display
 from tests.faulty import Sweep
 
 FAULTS = ("backbone.fault=none,slow,exception,sigkill,exit,nan_loss,memory", "data.batch_size=100")
-FAULTS += ("hydra.launcher.cpu_slots=2", "hydra.launcher.timeout_min=0.15")
+FAULTS += ("hydra.launcher.cpu_slots=2", "hydra.launcher.timeout_min=0.3")
 ERRORS = {
-    "slow": "timed out after 0.15 min",
+    "slow": "timed out after 0.3 min",
     "exception": "RuntimeError: broken on purpose",
     "sigkill": "killed by SIGKILL (out of memory?)",
     "exit": "its process ended with exit code 5",

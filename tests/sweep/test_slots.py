@@ -73,7 +73,7 @@ ONE_EACH, TWO_EACH, CPU = ["0", "1"], ["0", "1", "0", "1"], ["cpu"] * 3
         (["0", "1", "1"], TWO_EACH, 1, ["1"]),  # the emptier one
         (["1", "0"], TWO_EACH, 1, ["0"]),  # as empty: in the order of the slots
         (["0", "0"], TWO_EACH, 2, []),  # never two of its devices on one GPU
-        (["0", "1", "1"], TWO_EACH, 2, ["1", "0"]),
+        (["0", "1", "1"], TWO_EACH, 2, ["0", "1"]),
         (CPU, CPU, 1, ["cpu"]),
         (["cpu"], CPU, 2, []),
         (CPU, CPU, 2, ["cpu"] * 2),

@@ -156,7 +156,10 @@ def _start(context: Any, train: Callable[..., int], point: Planned, taken: list[
         env["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(taken))
     several = ledger.devices(point.config) > 1
     process = context.Process(target=_child, args=(train, point.folder, point.title, threads, env, several))
-    process.start()
+    try:
+        process.start()
+    except (EOFError, ConnectionError):
+        raise InputError("the process that starts the points was killed; the same command goes on") from None
     return process
 
 

@@ -49,5 +49,5 @@ def take(free: list[str], slots: list[str], devices: int, alone: bool = False) -
     room = sorted(set(free), key=lambda gpu: (-free.count(gpu), slots.index(gpu)))
     if alone:
         room = [gpu for gpu in room if free.count(gpu) == slots.count(gpu)]
-    chosen = room[:devices] if len(room) >= devices else []
+    chosen = sorted(room[:devices], key=slots.index) if len(room) >= devices else []
     return [gpu for gpu in chosen for _ in range(slots.count(gpu) if alone else 1)]
