@@ -89,19 +89,22 @@ def story(world):
 
     signals = {
         "none": lambda: world.slurm.run("scontrol", "requeue", world.job("story", "none")),
-        "se": lambda: world.slurm.run("scancel", "--signal=USR2", world.job("story", "se")),
+        # scancel would signal again and again, while SLURM requeues the job.
+        "se": lambda: world.slurm.run("sh", "-c", f"timeout 2 scancel --signal=USR2 {world.job('story', 'se')} || :"),
         "cbam": lambda: os.kill(read(world.folder("story", "cbam") / "status.json")["process"], signal.SIGKILL),
     }
 
     def happen():
         for attention in [a for a in signals if epochs(world.folder("story", a)) >= 2]:
-            signals.pop(attention)()  # at once: the point must not be done before
+            signalled.append(pool.submit(signals.pop(attention)))  # at once: the point must not be done before
             statuses.append(pool.submit(world.status, "story"))
         return not signals
 
     with ThreadPoolExecutor() as pool:
-        statuses = []
+        signalled, statuses = [], []
         world.slurm.until(happen, lambda: f"not in training: {list(signals)}\n{world.status('story')}", 180)
+    for done in signalled:
+        done.result()
     told.statuses = [status.result() for status in statuses]
     told.finals = world.slurm.wait(told.jobs, 180)
     told.status_at_the_end = world.status("story")
