@@ -31,7 +31,7 @@ def test_what_collapsed_and_why():
     planned = plan.make(["-m", "attention=none,se", "attention.ratio=4,8", "attention.order=channel_first,parallel"])
     assert list(table.summary(planned)) == [
         "8 combinations are 3 points: 3 new",
-        "  attention=none: attention.ratio, attention.order makes no difference (4 combinations are 1 point)",
+        "  attention=none: attention.ratio, attention.order make no difference (4 combinations are 1 point)",
         "  attention=se: attention.order makes no difference (4 combinations are 2 points)",
     ]
 

@@ -149,7 +149,8 @@ def _collapsed(points: Iterable[Planned]) -> list[str]:
             combinations[what] += len(point.combinations)
             points_of[what] += 1
     return [
-        f"{what} makes no difference ({n} combinations are {points_of[what]} point{'s' * (points_of[what] > 1)})"
+        f"{what} make{'s' * (',' not in what)} no difference "
+        f"({n} combinations are {points_of[what]} point{'s' * (points_of[what] > 1)})"
         for what, n in combinations.items()
     ]
 
