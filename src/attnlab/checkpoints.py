@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torchmetrics import Metric
 
@@ -134,12 +135,24 @@ class Checkpoints(Checkpoint):
     def keep_best_and_last(self) -> None:
         """``best.ckpt`` and ``last.ckpt`` of a finished point."""
         for name, step in (("best", self.best["step"]), ("last", self.rows[-1]["step"])):
-            shutil.copyfile(self.path(step), self.folder / "checkpoints" / f"{name}.ckpt")
+            path = self.folder / "checkpoints" / f"{name}.ckpt"
+            shutil.copyfile(self.path(step), path.with_suffix(".tmp"))
+            sync(path.with_suffix(".tmp"))
+            os.replace(path.with_suffix(".tmp"), path)
+        sync(path.parent)
 
     def delete_steps(self) -> None:
         """What only an unfinished point needs."""
         for path in (self.folder / "checkpoints").glob("step-*"):
             path.unlink()
+
+
+class InPlace(TorchCheckpointIO):
+    """Writes where it is told; Lightning's own goes through $TMPDIR, which may be small, or memory."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        torch.save(checkpoint, path)
 
 
 def best_row(rows: list[dict[str, Any]]) -> dict[str, Any]:

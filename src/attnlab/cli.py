@@ -109,7 +109,7 @@ def _say_how_it_went(planned: "Plan") -> int:
             print(f"next: attnlab report {study}")
         if any(point.config["logger"]["name"] == "wandb" for point in planned.points):
             print(f"      wandb sync {study}/*/wandb/offline-run-*")
-    return 1 if failed or planned.errors else 0
+    return 1 if failed or planned.errors or "killed" in states.values() else 0
 
 
 def plan(argv: list[str]) -> int:

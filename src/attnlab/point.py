@@ -5,6 +5,7 @@ word still says running: ``state`` looks at the lock and calls it killed.
 """
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -135,8 +136,21 @@ def set_status(point: Path, state: str, **changes: Any) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The contents, or {} where there is no such file."""
     try:
-        return json.loads(path.read_text())
+        try:
+            return json.loads(path.read_text())
+        except OSError as error:
+            if error.errno != errno.ESTALE:  # replaced on another machine between opening and reading
+                raise
+            return json.loads(path.read_text())
     except FileNotFoundError:
+        return {}
+
+
+def progress(folder: Path) -> dict[str, Any]:
+    """How far a running point is, or {} while it does not say; after a power cut the file can be empty."""
+    try:
+        return read_json(folder / "progress.json")
+    except (OSError, ValueError):
         return {}
 
 

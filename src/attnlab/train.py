@@ -86,7 +86,7 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
     from lightning.pytorch.plugins.environments import LightningEnvironment
 
     from attnlab.build import build_classifier, build_data, build_network
-    from attnlab.checkpoints import Checkpoints, latest
+    from attnlab.checkpoints import Checkpoints, InPlace, latest
     from attnlab.costs import cost
     from attnlab.distributed import synchronise
     from attnlab.loggers import open_loggers
@@ -121,7 +121,8 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
             num_sanity_val_steps=0,
             log_every_n_steps=1,  # nothing is logged by step; this quiets a warning about short epochs
             reload_dataloaders_every_n_epochs=1,  # a batch is made from (seed, epoch, step)
-            plugins=LightningEnvironment(),  # else it would take the signals and tasks of a SLURM job for its own
+            # Else Lightning would take the signals and tasks of a SLURM job for its own.
+            plugins=[LightningEnvironment(), InPlace()],
             default_root_dir=folder,
         )
         start = latest(folder) if first else None

@@ -71,7 +71,10 @@ def record_end(folder: Path, exit_code: int, reason: str = "") -> None:
     Unless it was asked to stop before it could say so: then it goes on next time. ``exit_code`` is negative for a
     signal, as subprocess and multiprocessing have it; ``reason``: why the worker was stopped, if that is a failure too.
     """
-    with contextlib.suppress(lock.Busy), lock.hold(folder):
+    if exit_code == BUSY:
+        return
+    # Where nothing can be written (a full disk), the point stays "running" without a process: killed.
+    with contextlib.suppress(lock.Busy, OSError), lock.hold(folder):
         state = ledger.read_json(folder / "status.json").get("state")
         if state in ("running", "pending") or (reason and state == "preempted"):
             asked = not reason and exit_code in (train.PREEMPTED, -signal.SIGTERM)

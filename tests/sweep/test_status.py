@@ -90,3 +90,12 @@ def test_waiting_and_preempted_points(tmp_path, capsys):
         "  preempted c  asked to stop by SIGUSR1",
         "the command that made the study goes on with what was preempted or killed",
     ]
+
+
+def test_an_empty_progress_file_says_nothing(tmp_path, capsys):
+    """As a power cut can leave it."""
+    ledger.write_json(tmp_path / "a" / "point.json", {})
+    ledger.set_status(tmp_path / "a", "running")
+    (tmp_path / "a" / "progress.json").write_text("")
+    status.show(tmp_path)
+    assert "1 killed" in capsys.readouterr().out

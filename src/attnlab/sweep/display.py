@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from attnlab.point import read_json
+from attnlab.point import progress
 from attnlab.progress import outcome
 from attnlab.sweep.plan import Planned
 
@@ -42,7 +42,7 @@ class Display:
     def refresh(self) -> None:
         """Look how far the running points are."""
         for task, point in self.running.items():
-            now = read_json(point.folder / "progress.json")
+            now = progress(point.folder)
             if now:
                 accuracy = "" if now["val_accuracy"] is None else f"  val {100 * now['val_accuracy']:.1f} %"
                 how_far = f"epoch {now['epoch']}/{now['epochs']}{accuracy}"

@@ -24,7 +24,7 @@ from attnlab.sweep.display import Display
 from attnlab.sweep.plan import Planned
 
 Count = Annotated[int, Field(ge=1)]
-GRACE_S = 60  # between asking a point to save and killing it
+GRACE_S = 60  # between asking a point whose time is up to save and killing it
 
 
 @dataclass
@@ -113,7 +113,9 @@ def launch(
                     worker.record_end(item.point.folder, code, item.reason)
                 if slots_per_gpu > 1 and item.point.folder not in alone and _out_of_memory(item.point):
                     alone.add(item.point.folder)
-                    queue.appendleft(item.point)
+                    queue.append(item.point)
+                    with contextlib.suppress(lock.Busy, OSError):  # not failed yet, should the launcher be stopped now
+                        ledger.prepare(item.point.folder, item.point.config, item.point.overrides)
                     display.note(f"{item.point.title}  out of GPU memory: once more, alone on its GPU")
                 else:
                     display.finished(item.point)
@@ -191,7 +193,7 @@ def _stop_with_launcher() -> None:
 
 
 def _ask_to_stop(item: Running, interrupts: int, timeout_min: float | None) -> None:
-    """After Ctrl-C or the timeout a point is asked to save; at the second Ctrl-C, or if it does not heed, killed."""
+    """After Ctrl-C or the timeout a point is asked to save; killed at the second Ctrl-C, or long after the timeout."""
     now = time.monotonic()
     if item.asked is None:
         if timeout_min and now - item.since > 60 * timeout_min:
@@ -199,7 +201,7 @@ def _ask_to_stop(item: Running, interrupts: int, timeout_min: float | None) -> N
         if interrupts or item.reason:
             item.asked = now
             item.process.terminate()
-    if interrupts > 1 or (item.asked and now - item.asked > GRACE_S):
+    if interrupts > 1 or (item.reason and item.asked and now - item.asked > GRACE_S):
         item.process.kill()
 
 

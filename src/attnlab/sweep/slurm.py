@@ -25,6 +25,7 @@ else:
 
 Count = Annotated[int, Field(ge=1)]
 SIGNAL_BEFORE_S = 120  # SLURM's word before the time limit; it may come a minute earlier
+PATIENCE_S = 300
 RESTARTS = 1000  # after its time limit; preemption counts for nothing
 # How a point's process ends that SLURM asked to stop; by the signal itself if it was not yet listening.
 ASKED_TO_STOP = (train.PREEMPTED, -signal.SIGTERM, -signal.SIGUSR2)
@@ -52,7 +53,7 @@ def launch(
     return when all points have ended. Raises InputError where SLURM refuses, KeyboardInterrupt after Ctrl-C while
     waiting, or if points were cancelled meanwhile.
     """
-    queued = _queue()
+    queued = queue()
     console = Console()
     arrays: dict[tuple[int, int], list[Planned]] = {}
     for point in points:
@@ -132,8 +133,12 @@ class Task:
         self.process = worker.supervise(Path(folder), env=env, cwd=self.cwd)
         worker.wait(self.process)
         if self.process.returncode in ASKED_TO_STOP:
+            end = time.monotonic() + PATIENCE_S
             while _is_running():  # until submitit or SLURM ends it: by itself, it would count as finished
                 time.sleep(2)
+                if time.monotonic() > end:  # it was neither of them that asked
+                    subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+                    end += PATIENCE_S
         else:
             worker.record_end(Path(folder), self.process.returncode)
         return ledger.state(Path(folder))
@@ -156,9 +161,18 @@ def _is_running() -> bool:
     return asked.returncode != 0 or asked.stdout.strip() == "RUNNING"
 
 
-def _queue() -> set[str]:
+def queue() -> set[str]:
     """Ids of this user's waiting and running jobs, those of array tasks as 12_3. Raises InputError without SLURM."""
     return set(_ask("squeue", "--me", "--noheader", "--array", "--format=%i").split())
+
+
+def _cancelled(job: str | None) -> bool:
+    """Whether somebody has cancelled this job, as far as SLURM still knows of it."""
+    if job is None:
+        return False
+    with contextlib.suppress(InputError):
+        return "CANCELLED" in _ask("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}")
+    return False
 
 
 def _array_size() -> int:
@@ -186,7 +200,7 @@ def _wait(points: Sequence[Planned]) -> None:
     with Display(points) as display:
         while left:
             try:
-                queued = _queue()
+                queued = queue()
             except InputError as error:  # SLURM is busy or being restarted; the points run on
                 display.note(str(error))
                 time.sleep(30)
@@ -199,7 +213,7 @@ def _wait(points: Sequence[Planned]) -> None:
                 job = ledger.read_json(point.folder / "job.json").get("slurm")
                 if job in queued or lock.holder(point.folder) is not None:
                     continue
-                if state not in ("done", "failed", "preempted"):
+                if state not in ("done", "failed", "preempted") and not _cancelled(job):
                     if time.monotonic() - gone.setdefault(point.folder, time.monotonic()) < lock.STALE_S:
                         continue  # a file server can be late to tell
                     worker.record_end(point.folder, 1, f"SLURM job {job} ended without a word")
@@ -208,5 +222,5 @@ def _wait(points: Sequence[Planned]) -> None:
             for _ in range(10):
                 display.refresh()
                 time.sleep(0.5)
-    if any(ledger.state(point.folder) == "preempted" for point in points):
+    if any(ledger.state(point.folder) in ("preempted", "pending") for point in points):
         raise KeyboardInterrupt

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from attnlab import point as ledger
 from attnlab.errors import InputError
+from attnlab.sweep import slurm
 
 STATES = ("done", "running", "pending", "preempted", "killed", "failed", "new")
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "killed": "yellow", "preempted": "yellow"}
@@ -41,7 +42,14 @@ def read(study: Path) -> list[Standing]:
         hint = f"studies below it: {', '.join(below)}" if below else "attnlab train makes them"
         raise InputError(f"{study}: no points; {hint}")
     read = ledger.read_json
-    return [Standing(f, ledger.state(f), read(f / "status.json"), read(f / "progress.json")) for f in folders]
+    points = [Standing(f, ledger.state(f), read(f / "status.json"), ledger.progress(f)) for f in folders]
+    jobs = {p.folder: read(p.folder / "job.json").get("slurm") for p in points if p.state == "pending"}
+    if any(jobs.values()):
+        with suppress(InputError):  # no SLURM here, or it does not answer
+            queued = slurm.queue()
+            gone = {folder for folder, job in jobs.items() if job and job not in queued}
+            points = [replace(p, state="killed") if p.folder in gone else p for p in points]
+    return points
 
 
 def show(study: Path, follow: bool = False) -> None:
@@ -88,7 +96,7 @@ def _line(point: Standing) -> Text:
         "pending": _queued(point.folder),
         "failed": point.status.get("error"),
         "preempted": point.status.get("error"),
-        "killed": "its process is gone",
+        "killed": f"{_queued(point.folder)} is gone" if point.status["state"] == "pending" else "its process is gone",
     }.get(point.state, "")
     if now and point.state in ("running", "preempted", "killed"):
         accuracy = "" if now["val_accuracy"] is None else f", val {100 * now['val_accuracy']:.1f} %"
