@@ -38,7 +38,10 @@ def build_network(config: Config, data: ImageData) -> tuple[nn.Module, list[Site
     """
     torch.manual_seed(config["seed"])
     with _named("backbone", config):
-        net = schema.call(config["backbone"], "backbone", num_classes=data.num_classes, in_channels=data.shape[0])
+        backbone = config["backbone"]
+        net = schema.call(
+            backbone, "backbone", name=backbone["name"], num_classes=data.num_classes, in_channels=data.shape[0]
+        )
     attention, sites = config["attention"], config["sites"]
     if sites is None:
         return net, []

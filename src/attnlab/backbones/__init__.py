@@ -4,7 +4,7 @@ from attnlab.backbones.keras import from_keras
 from attnlab.backbones.mini_xception import MiniXception
 from attnlab.backbones.places import Place, names_places, places_of
 from attnlab.backbones.registry import create, register
-from attnlab.backbones.resnet import torchvision_resnet
+from attnlab.backbones.resnets import resnet
 
 __all__ = [
     "MiniXception",
@@ -14,5 +14,5 @@ __all__ = [
     "names_places",
     "places_of",
     "register",
-    "torchvision_resnet",
+    "resnet",
 ]
