@@ -1,12 +1,16 @@
 """Backbones: classification CNNs without attention, and the places where it can go."""
 
+from attnlab.backbones.cifar_resnet import CifarResNet
 from attnlab.backbones.keras import from_keras
+from attnlab.backbones.lenet import LeNet5
 from attnlab.backbones.mini_xception import MiniXception
 from attnlab.backbones.places import Place, names_places, places_of
 from attnlab.backbones.registry import create, register
 from attnlab.backbones.resnets import resnet
 
 __all__ = [
+    "CifarResNet",
+    "LeNet5",
     "MiniXception",
     "Place",
     "create",
