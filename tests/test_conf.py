@@ -76,7 +76,7 @@ def test_builds(compose, path):
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "sites"], ids=lambda p: p.stem)
 def test_sites_attach_where_the_backbone_has_them(compose, path):
-    extra = ["sites.names=[module*.branch]"] if path.stem == "module" else []
+    extra = {"module": ["sites.names=[module*.branch]"], "depthwise": ["backbone=mobilenet_v1"]}.get(path.stem, [])
     config = schema.check(compose("attention=se", f"sites={path.stem}", *extra))
     with torch.device("meta"):
         _, changed = build_network(config, build_data(config))

@@ -4,6 +4,7 @@ from attnlab.backbones.cifar_resnet import CifarResNet
 from attnlab.backbones.keras import from_keras
 from attnlab.backbones.lenet import LeNet5
 from attnlab.backbones.mini_xception import MiniXception
+from attnlab.backbones.mobilenet import MobileNetV1
 from attnlab.backbones.places import Place, names_places, places_of
 from attnlab.backbones.registry import create, register
 from attnlab.backbones.resnets import resnet
@@ -12,6 +13,7 @@ __all__ = [
     "CifarResNet",
     "LeNet5",
     "MiniXception",
+    "MobileNetV1",
     "Place",
     "create",
     "from_keras",
