@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
-from attnlab.classifier import Classifier, cosine, metrics, one_cycle
+from attnlab.classifier import Classifier, cosine, metrics, one_cycle, steps
 from attnlab.data import Digits
 from attnlab.errors import InputError
 
@@ -79,6 +79,13 @@ def test_one_cycle_peaks_at_the_optimizers_rate():
     assert max(seen) == pytest.approx(0.4)
     assert seen.index(max(seen)) == 14
     assert seen[-1] < 1e-5
+
+
+def test_steps_fall_at_equal_parts_of_the_run():
+    assert rates(steps, 9) == pytest.approx([0.4] * 3 + [0.04] * 3 + [0.004] * 3)
+    assert rates(steps, 10, parts=2, factor=0.5) == pytest.approx([0.4] * 5 + [0.2] * 5)
+    with pytest.raises(InputError, match=r"scheduler.parts=0: must be at least 1"):
+        rates(steps, 9, parts=0)
 
 
 @pytest.mark.parametrize(("schedule", "warmup"), [(cosine, 1.0), (cosine, -0.1), (one_cycle, 0.0), (one_cycle, 1.5)])

@@ -95,3 +95,16 @@ def test_sites_of_resnet18(tmp_path):
     ]
     assert ["", "shortcut", "2", "1", "128", "28 × 28", "layer2.0.downsample"] in rows
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_without_the_data_shows_costs_and_says_so(tmp_path):
+    argv = ["data=image_folder", "data.folder=absent", "data.num_classes=7", "data.size=48"]
+    result = attnlab("plan", *argv, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "57,095" in result.stdout
+    assert result.stderr == (
+        "attnlab: the data are not there, and attnlab train would not start: "
+        "data.folder=absent: must be a folder with a subfolder of images for each class\n"
+    )
+    assert attnlab("train", *argv, cwd=tmp_path).returncode == 2
+    assert list(tmp_path.iterdir()) == []

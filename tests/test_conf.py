@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from attnlab import point as ledger
 from attnlab import schema
@@ -66,7 +67,7 @@ def test_keys_are_the_targets_signature(compose, path):
 def test_builds(compose, path):
     overrides = [f"{path.parent.name}={path.stem}"]
     if path.parent.name == "backbone":
-        overrides.append("attention=cbam")
+        overrides += ["attention=cbam", "sites=unit"]  # a role that every family has
     config = schema.check(compose(*overrides))
     with torch.device("meta"):
         net, changed = build_network(config, build_data(config))
@@ -76,7 +77,7 @@ def test_builds(compose, path):
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "sites"], ids=lambda p: p.stem)
 def test_sites_attach_where_the_backbone_has_them(compose, path):
-    extra = ["sites.names=[module*.branch]"] if path.stem == "module" else []
+    extra = {"module": ["sites.names=[module*.branch]"], "depthwise": ["backbone=mobilenet_v1"]}.get(path.stem, [])
     config = schema.check(compose("attention=se", f"sites={path.stem}", *extra))
     with torch.device("meta"):
         _, changed = build_network(config, build_data(config))
@@ -102,6 +103,16 @@ def test_crossing_types_with_ratio_and_order_is_legal():
     assert {kind: kinds.count(kind) for kind in kinds} == {"none": 1, "se": 2, "cbam": 4}
 
 
+def small_images(folder):
+    """Two classes of eight tiny images, and the overrides that put them in an experiment's place of images."""
+    for name, colour in (("dark", 20), ("light", 200)):
+        (folder / name).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (32, 32), (colour, i, i)).save(folder / name / f"{i}.png")
+    shares = ["data.val=0.25", "data.test=0.25"]
+    return [f"data.folder={folder}", "data.num_classes=2", "data.size=32", "data.batch_size=4", *shares]
+
+
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "experiment"], ids=lambda p: p.stem)
 def test_experiment_says_its_command_cost_and_result_and_trains(path, tmp_path, monkeypatch):
     from attnlab import train
@@ -113,6 +124,11 @@ def test_experiment_says_its_command_cost_and_result_and_trains(path, tmp_path, 
 
     monkeypatch.chdir(tmp_path)
     small = ["trainer.max_epochs=1", "data.copies=1", "data.clutter=1"]
+    if {"override /data": "image_folder"} in yaml.safe_load(Path(path).read_text()).get("defaults", []):
+        full = plan.make([f"experiment={path.stem}"], without_data=True)  # of ImageNet, which is not here
+        assert full.missing
+        assert all(point.cost for point in full.points)
+        small = ["trainer.max_epochs=1", *small_images(tmp_path / "images")]
     planned = plan.make([f"experiment={path.stem}", *small])
     assert planned.points
     point = planned.points[0]

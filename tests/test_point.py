@@ -50,6 +50,7 @@ def changed(path, value):
         ("trainer.max_epochs", 4),
         ("trainer.precision", "bf16-mixed"),
         ("backbone._target_", "x.C"),
+        ("backbone.name", "c"),
         ("sites", None),
     ],
 )

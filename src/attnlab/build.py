@@ -18,7 +18,7 @@ from attnlab.classifier import Classifier
 from attnlab.costs import Cost, count
 from attnlab.data import ImageData
 from attnlab.distributed import synchronise
-from attnlab.errors import InputError, first_line
+from attnlab.errors import InputError, MissingData, first_line
 from attnlab.sites import Site, trace
 from attnlab.surgery import attach
 
@@ -38,7 +38,10 @@ def build_network(config: Config, data: ImageData) -> tuple[nn.Module, list[Site
     """
     torch.manual_seed(config["seed"])
     with _named("backbone", config):
-        net = schema.call(config["backbone"], "backbone", num_classes=data.num_classes, in_channels=data.shape[0])
+        backbone = config["backbone"]
+        net = schema.call(
+            backbone, "backbone", name=backbone["name"], num_classes=data.num_classes, in_channels=data.shape[0]
+        )
     attention, sites = config["attention"], config["sites"]
     if sites is None:
         return net, []
@@ -67,6 +70,7 @@ class Rehearsed(NamedTuple):
 
     cost: Cost | None
     error: str | None
+    missing: str | None = None  # data that are not there
 
 
 def rehearse(configs: Iterable[Config], here: bool = True) -> Iterator[Rehearsed]:
@@ -91,20 +95,23 @@ def rehearse(configs: Iterable[Config], here: bool = True) -> Iterator[Rehearsed
     network = ("data", "backbone", "attention", "sites")
     for config in configs:
         try:
-            data = once(_load, config, of=("data",))
+            data = once(build_data, config, of=("data",))
+            missing = None
+            try:
+                once(_load, config, data, of=("data",))
+            except MissingData as error:
+                missing = str(error)
             net, cost = once(_rehearse_network, config, data, of=network)
             once(_rehearse_training, config, data, net, of=(*network, "optimizer", "scheduler", "loss"))
             once(_rehearse_trainer, config, data, net, here, of=(*network, "trainer"))
-            yield Rehearsed(cost, None)
+            yield Rehearsed(cost, None, missing)
         except InputError as error:
             yield Rehearsed(None, str(error))
 
 
-def _load(config: Config) -> ImageData:
-    data = build_data(config)
+def _load(config: Config, data: ImageData) -> None:
     with _named("data", config):
         data.prepare_data()
-    return data
 
 
 def _rehearse_network(config: Config, data: ImageData) -> tuple[nn.Module, Cost]:
@@ -174,7 +181,7 @@ def _named(group: str, config: Config) -> Iterator[None]:
         yield
     except InputError as error:
         told = str(error).startswith((f"{group}.", f"{group}=", "sites."))
-        raise InputError(str(error) if told else f"{group}={config[group]['name']}: {error}") from None
+        raise type(error)(str(error) if told else f"{group}={config[group]['name']}: {error}") from None
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise InputError(f"{group}={config[group]['name']}: {kind}{first_line(error)}") from error

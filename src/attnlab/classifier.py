@@ -1,5 +1,6 @@
 """The LightningModule: a network, its loss, its metrics and its optimisation."""
 
+import math
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR, StepLR
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
@@ -145,3 +146,10 @@ def one_cycle(optimizer: torch.optim.Optimizer, total_steps: int, *, warmup: flo
     if not 0 < warmup < 1:
         raise InputError(f"scheduler.warmup={warmup}: must be between 0 and 1")
     return OneCycleLR(optimizer, max_lr=optimizer.param_groups[0]["lr"], total_steps=total_steps, pct_start=warmup)
+
+
+def steps(optimizer: torch.optim.Optimizer, total_steps: int, *, parts: int = 3, factor: float = 0.1) -> LRScheduler:
+    """A constant rate in each of ``parts`` equal parts of the run, ``factor`` times that of the part before."""
+    if parts < 1:
+        raise InputError(f"scheduler.parts={parts}: must be at least 1")
+    return StepLR(optimizer, step_size=math.ceil(total_steps / parts), gamma=factor)

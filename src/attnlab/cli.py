@@ -122,11 +122,13 @@ def plan(argv: list[str]) -> int:
         print(
             "attnlab plan [-m] [key=value ...]\n\n"
             "What attnlab train with the same words would do: its points, how many are done, their parameters,\n"
-            "MACs and expected time. Every point is composed, checked and built without memory; nothing is written."
+            "MACs and expected time. Every point is composed, checked and built without memory; nothing is written.\n"
+            "Data that are not there are named at the end: the costs are known without, but train would not start."
         )
         return 0
     with Console().status("Checking every point") as status:
-        planned = plan.make(argv, lambda text: status.update(f"Checking every point: {text}"))
+        told = lambda text: status.update(f"Checking every point: {text}")  # noqa: E731
+        planned = plan.make(argv, told, without_data=True)
     for error in planned.errors:
         print(f"attnlab: left out: {error}", file=sys.stderr)
     at_once = 1
@@ -136,7 +138,9 @@ def plan(argv: list[str]) -> int:
         if launcher["_target_"].endswith("Local") and planned.multirun:
             at_once = len(slots.make(settings["gpus"], settings["slots_per_gpu"], settings["cpu_slots"]))
     table.show(planned, at_once)
-    return 1 if planned.errors else 0
+    for line in planned.missing:
+        print(f"attnlab: the data are not there, and attnlab train would not start: {line}", file=sys.stderr)
+    return 1 if planned.errors or planned.missing else 0
 
 
 def status(argv: list[str]) -> int:

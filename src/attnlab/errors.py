@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Bad input. The message says what was wrong, where, and what would be right."""
 
 
+class MissingData(InputError):
+    """The data are not there, but what they would be is known: all else of the experiment can be checked."""
+
+
 def choices(wrong: str, valid: Iterable[str]) -> str:
     """Text that lists the valid names, the nearest to ``wrong`` first: ``nearest: cbam; valid: cbam, se``."""
     names = sorted(valid)

@@ -37,9 +37,16 @@ RESULT_KEYS = ("backbone", "attention", "sites", "data", "optimizer", "scheduler
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """All that can change the result of a (normalised) config, and nothing else (names of configs neither)."""
+    """All that can change the result of a (normalised) config, and nothing else.
+
+    Names of configs are left out, but for the backbone's, which tells its builder what to build.
+    """
     return {
-        key: {k: v for k, v in config[key].items() if k != "name" and k not in WHERE_AND_HOW.get(key, ())}
+        key: {
+            k: v
+            for k, v in config[key].items()
+            if (k != "name" or key == "backbone") and k not in WHERE_AND_HOW.get(key, ())
+        }
         if isinstance(config[key], Mapping)
         else config[key]
         for key in RESULT_KEYS

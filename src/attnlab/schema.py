@@ -34,7 +34,7 @@ class Group(NamedTuple):
 
 
 GROUPS = {
-    "backbone": Group("torch.nn.Module", "attnlab.backbones", ("num_classes", "in_channels")),
+    "backbone": Group("torch.nn.Module", "attnlab.backbones", ("name", "num_classes", "in_channels")),
     "attention": Group("torch.nn.Module", "attnlab.attention", ("channels",)),
     "data": Group("lightning.LightningDataModule", "attnlab.data", ("order_seed",)),
     "optimizer": Group("torch.optim.Optimizer", "attnlab.classifier", ("params",)),
@@ -158,11 +158,15 @@ def allowed_packages() -> tuple[str, ...]:
 
 
 def call(node: Mapping[str, Any], group: str, **given: Any) -> Any:
-    """Call a checked node's target with its settings and what the program gives (what it takes of that)."""
+    """Call a checked node's target with its settings and what the program gives (what it takes of that).
+
+    The choice's ``name`` is given to a target that has a parameter of this name, not to one that takes anything.
+    """
     target = locate(node["_target_"], group)
     takes, open_ended = parameters(target)
     settings = {key: value for key, value in node.items() if key not in ("name", "_target_")}
-    return target(**{k: v for k, v in given.items() if k in takes or open_ended}, **settings)
+    given = {key: value for key, value in given.items() if key in takes or (open_ended and key != "name")}
+    return target(**given, **settings)
 
 
 def parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
@@ -236,7 +240,7 @@ def _check_target(group: str, node: Settings) -> Settings:
     missing = [key for key, p in takes.items() if p.default is p.empty and key not in checked]
     if missing:
         raise InputError(f"{group}.{missing[0]} is missing: {name} needs it")
-    for key in getattr(found, "without_effect", lambda settings: ())(checked):
+    for key in getattr(found, "without_effect", lambda settings: ())({"name": name, **checked}):
         checked.pop(key, None)
     return {"name": name, "_target_": target, **checked}
 

@@ -25,7 +25,7 @@ class Site:
     """A named place in a backbone: the output (or input) of one module."""
 
     name: str  # dotted module path
-    role: str  # branch, pre, block, shortcut, unit, stage, stem; or module
+    role: str  # branch, pre, block, shortcut, unit, depthwise, stage, stem; or module
     stage: int  # from 1; 0 before the first stage
     block: int | None  # from 1 within the stage
     channels: int

@@ -38,8 +38,8 @@ def attach(
     """Put ``attention`` at sites of ``net``, in place, and return the sites changed.
 
     ``attention``: a registered name, or a callable ``(channels, **settings) -> nn.Module`` that keeps the shape
-    ``(N, C, H, W)``. ``at``: a role of the network's family (branch, pre, block, shortcut, unit, stage, stem), or
-    ``module`` with ``names`` for any module of any network. ``stages``, ``blocks``, ``names`` (globs) and
+    ``(N, C, H, W)``. ``at``: a role of the network's family (branch, pre, block, shortcut, unit, depthwise, stage,
+    stem), or ``module`` with ``names`` for any module of any network. ``stages``, ``blocks``, ``names`` (globs) and
     ``exclude`` (globs) narrow it: see ``select_sites``.
 
     ``merge`` is how ``A(f)`` meets the feature ``f``: ``scale`` gives ``A(f)``; ``add`` gives ``f + A(f)``;

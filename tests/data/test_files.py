@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from attnlab.data import ImageFolder, TorchvisionData
-from attnlab.errors import InputError
+from attnlab.errors import InputError, MissingData
 
 
 def test_fashion_mnist_from_its_official_files(shared_data, tmp_path):
@@ -133,6 +133,19 @@ def test_no_folder_of_classes(tmp_path, make):
     make(tmp_path)
     with pytest.raises(InputError, match=r"data.folder=.*: must be a folder with a subfolder of images for each class"):
         ImageFolder(folder=str(tmp_path))
+
+
+def test_stated_classes_need_no_folder_until_the_data_are_loaded(tmp_path):
+    data = ImageFolder(folder=str(tmp_path / "absent"), size=24, num_classes=7)
+    assert (data.num_classes, data.shape) == (7, (3, 24, 24))
+    with pytest.raises(MissingData, match=r"data.folder=.*absent: must be a folder with a subfolder of images"):
+        data.prepare_data()
+    make_folder(tmp_path)
+    assert ImageFolder(folder=str(tmp_path), num_classes=3).num_classes == 3
+    with pytest.raises(InputError, match=r"data.num_classes=7: .* has 3 subfolders"):
+        ImageFolder(folder=str(tmp_path), num_classes=7)
+    with pytest.raises(InputError, match=r"data.num_classes=1: must be at least 2"):
+        ImageFolder(folder=str(tmp_path), num_classes=1)
 
 
 def test_an_empty_class_is_named(tmp_path):

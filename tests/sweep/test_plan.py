@@ -143,3 +143,29 @@ class Net(nn.Module):
 def test_planning_writes_nothing(tmp_path):
     plan.make(["-m", "attention=none,se"])
     assert list(tmp_path.iterdir()) == []
+
+
+ABSENT = ["data=image_folder", "data.folder=absent", "data.num_classes=7"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(ABSENT, "data.folder=absent: must be"), (["data=cifar10", "data.download=false"], "data=cifar10: put")],
+)
+def test_without_data_costs_are_known_and_what_is_missing_is_told(data, message):
+    argv = ["-m", "attention=none,se", *data]
+    planned = plan.make(argv, without_data=True)
+    assert [bool(point.cost) for point in planned.points] == [True, True]
+    (missing,) = planned.missing
+    assert missing.startswith(message)
+    for skip in ([], ["sweep.on_error=skip"]):  # training needs them
+        with pytest.raises(InputError, match=message) as error:
+            plan.make([*argv, *skip])
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_other_errors_are_told_without_data_too():
+    with pytest.raises(InputError, match=r"sites.stages=\[9\]: no branch site matches"):
+        plan.make(["attention=se", "sites.stages=[9]", *ABSENT], without_data=True)
+    with pytest.raises(InputError, match=r"data.folder=absent: must be"):  # how many classes?
+        plan.make(["data=image_folder", "data.folder=absent"], without_data=True)

@@ -1,18 +1,24 @@
 """Backbones: classification CNNs without attention, and the places where it can go."""
 
+from attnlab.backbones.cifar_resnet import CifarResNet
 from attnlab.backbones.keras import from_keras
+from attnlab.backbones.lenet import LeNet5
 from attnlab.backbones.mini_xception import MiniXception
+from attnlab.backbones.mobilenet import MobileNetV1
 from attnlab.backbones.places import Place, names_places, places_of
 from attnlab.backbones.registry import create, register
-from attnlab.backbones.resnet import torchvision_resnet
+from attnlab.backbones.resnets import resnet
 
 __all__ = [
+    "CifarResNet",
+    "LeNet5",
     "MiniXception",
+    "MobileNetV1",
     "Place",
     "create",
     "from_keras",
     "names_places",
     "places_of",
     "register",
-    "torchvision_resnet",
+    "resnet",
 ]

@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from attnlab.data.images import Images, Splits
 from attnlab.data.module import ImageData, positive
-from attnlab.errors import InputError, first_line
+from attnlab.errors import InputError, MissingData, first_line
 
 
 class TorchvisionData(ImageData):
@@ -52,7 +52,7 @@ class TorchvisionData(ImageData):
             data = self.reader(self.root, train=train, download=self.download)
         except (RuntimeError, OSError) as error:  # not there, and not to be fetched
             how = "the download failed" if self.download else "data.download=true fetches them"
-            raise InputError(
+            raise MissingData(
                 f"data={self.dataset}: put {self.files} into {self.root}, or set data.root ({how}: {first_line(error)})"
             ) from None
         images = torch.as_tensor(data.data)
@@ -67,9 +67,19 @@ class ImageFolder(ImageData):
 
     Where ``folder`` holds ``train``, ``val`` and ``test`` folders of such folders, these are the splits, with the
     classes of ``train``; else ``val`` and ``test`` are the shares drawn by ``seed``, classes in equal shares.
+    With ``num_classes`` stated, the folder may be absent until the data are loaded, so that costs can be planned.
     """
 
-    def __init__(self, *, folder: str, size: int = 64, val: float = 0.15, test: float = 0.15, **common: Any) -> None:
+    def __init__(
+        self,
+        *,
+        folder: str,
+        size: int = 64,
+        num_classes: int | None = None,
+        val: float = 0.15,
+        test: float = 0.15,
+        **common: Any,
+    ) -> None:
         super().__init__(**common)
         positive(size=size)
         fraction(val=val, test=test)
@@ -78,11 +88,21 @@ class ImageFolder(ImageData):
         self.given_splits = (self.folder / "train").is_dir()
         classes = self.folder / "train" if self.given_splits else self.folder
         self.classes = sorted(entry.name for entry in classes.iterdir() if entry.is_dir()) if classes.is_dir() else []
-        self.num_classes = len(self.classes)
-        if self.num_classes < 2:
-            raise InputError(f"data.folder={folder}: must be a folder with a subfolder of images for each class")
+        found = len(self.classes)
+        if num_classes is not None and num_classes < 2:
+            raise InputError(f"data.num_classes={num_classes}: must be at least 2")
+        if found < 2 and num_classes is None:
+            raise self.missing()
+        if found and num_classes not in (None, found):
+            raise InputError(f"data.num_classes={num_classes}: {classes} has {found} subfolders")
+        self.num_classes = num_classes or found
+
+    def missing(self) -> MissingData:
+        return MissingData(f"data.folder={self.folder}: must be a folder with a subfolder of images for each class")
 
     def load(self) -> Splits:
+        if not self.classes:
+            raise self.missing()
         if self.given_splits:
             return Splits(*(self.read(self.folder / name) for name in ("train", "val", "test")))
         rest, test = split(self.read(self.folder), self.test, self.seed)

@@ -120,9 +120,14 @@ def _telling(variants: Iterable[Flat]) -> set[tuple[Path_, Any]]:
 
 
 def _kind(path: Path_, mine: Flat) -> Any:
-    """The class that a setting is of: variants of one class can be compared in it; in the class itself, all."""
+    """The class that a setting is of: variants of one class can be compared in it; in the class itself, all.
+
+    Of the backbone it is the name: one function builds several.
+    """
     if path[-1] == "_target_":
         return None
+    if path[0] == "backbone":
+        return mine.get(("backbone", "name"), mine.get(("backbone", "_target_")))
     return mine.get(("attention" if path[0] == "sites" else path[0], "_target_"))
 
 

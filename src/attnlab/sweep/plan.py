@@ -43,6 +43,7 @@ class Plan:
     combinations: int
     collapsed: list[str]  # which settings made no difference, a line each
     errors: list[str]  # of points that were left out (sweep.on_error=skip)
+    missing: list[str] = field(default_factory=list)  # data that are not there, if the plan may do without
     multirun: bool = False
     retry: bool = False  # failed points are trained again
     hydra: dict[str, Any] = field(default_factory=dict)  # launcher and sweeper
@@ -58,8 +59,8 @@ class Plan:
         return [p for p in self.points if p.state != "done" and (p.state != "failed" or self.retry)]
 
 
-def make(argv: Sequence[str], tell: Told = lambda text: None) -> Plan:
-    """The plan of ``attnlab train <argv>``.
+def make(argv: Sequence[str], tell: Told = lambda text: None, *, without_data: bool = False) -> Plan:
+    """The plan of ``attnlab train <argv>``; ``without_data``: only to look at, so data that are missing are no error.
 
     Raises InputError: a line for each thing that is wrong, with the valid choices; with sweep.on_error=skip only if
     no good point is left.
@@ -72,7 +73,7 @@ def make(argv: Sequence[str], tell: Told = lambda text: None) -> Plan:
         hydra: Any = OmegaConf.to_container(config.hydra)
         multirun = args.multirun or config.hydra.mode == RunMode.MULTIRUN
         here = not multirun or hydra["launcher"]["_target_"].rpartition(".")[2] not in ("Slurm", "Ray")
-        plan = check(zip(combinations, compose_all(combinations, compose_one), strict=True), tell, here)
+        plan = check(zip(combinations, compose_all(combinations, compose_one), strict=True), tell, here, without_data)
     plan.multirun, plan.hydra = multirun, {key: hydra[key] for key in ("launcher", "sweeper")}
     settings: Any = OmegaConf.to_container(config.get("sweep") or OmegaConf.create())
     for point in plan.points:
@@ -85,11 +86,14 @@ def make(argv: Sequence[str], tell: Told = lambda text: None) -> Plan:
 
 
 def check(
-    composed: Iterable[tuple[list[str], DictConfig | InputError]], tell: Told = lambda text: None, here: bool = True
+    composed: Iterable[tuple[list[str], DictConfig | InputError]],
+    tell: Told = lambda text: None,
+    here: bool = True,
+    without_data: bool = False,
 ) -> Plan:
     """Check every combination (its overrides, and its config or what is wrong with it), and build each point on meta.
 
-    ``here``: the points will train on this machine.
+    ``here``: the points will train on this machine. ``without_data``: they need not have their data.
     """
     from attnlab import schema  # torch comes with it
 
@@ -114,13 +118,19 @@ def check(
         Planned(folder, config, combinations[folder], ledger.state(folder), ledger.attempts(folder))
         for folder, config in configs.items()
     ]
-    good = _rehearsed(points, errors, tell, here)
+    missing: dict[str, None] = {} if without_data else errors
+    good = _rehearsed(points, errors, missing, tell, here)
     _entitle(good)
-    return Plan(good, number, _collapsed(points), list(errors))
+    return Plan(good, number, _collapsed(points), list(errors), list(missing) if without_data else [])
 
 
-def _rehearsed(points: list[Planned], errors: dict[str, None], tell: Told, here: bool) -> list[Planned]:
-    """The points that can be built, with their costs; what is wrong with the others goes to ``errors``."""
+def _rehearsed(
+    points: list[Planned], errors: dict[str, None], missing: dict[str, None], tell: Told, here: bool
+) -> list[Planned]:
+    """The points that can be built, with their costs; what is wrong with the others goes to ``errors``.
+
+    Data that are not there go to ``missing``; where that is ``errors``, such points cannot be built.
+    """
     fresh = [point for point in points if point.state != "done"]
     if not fresh:
         return points
@@ -131,8 +141,11 @@ def _rehearsed(points: list[Planned], errors: dict[str, None], tell: Told, here:
         if number % 10 == 0:
             tell(f"building point {number} of {len(fresh)} without memory")
         point.cost = found.cost
+        if found.missing:
+            missing[found.missing] = None
         if found.error:
             errors[found.error] = None
+        if found.error or (found.missing and missing is errors):
             wrong.add(point.folder)
     return [point for point in points if point.folder not in wrong]
 
