@@ -21,6 +21,8 @@ MakeScheduler = Callable[..., LRScheduler]
 class Classifier(lightning.LightningModule):
     """Cross-entropy classification of ``(N, C, H, W)`` batches by any network that returns logits.
 
+    In training it may return a tuple, auxiliary logits behind its own: their losses count ``net.aux_weight`` each.
+
     ``optimizer`` is called with ``params``, ``scheduler`` with ``optimizer`` and ``total_steps``.
     ``l2`` maps globs of parameter names to λ and adds ``λ Σ w²`` to the training loss, as a Keras
     kernel_regularizer does. Metrics are accumulated on the device and logged once an epoch.
@@ -60,8 +62,11 @@ class Classifier(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
         x, y = batch
-        logits = self(x)
+        output = self(x)
+        logits, *auxiliary = output if isinstance(output, tuple) else (output,)
         loss = self.loss(logits, y)
+        for other in auxiliary:  # heads that only train, such as GoogLeNet's
+            loss = loss + self.net.aux_weight * self.loss(other, y)
         self.train_loss.update(loss.detach())
         self.train_accuracy.update(logits.detach(), y)
         for parameter, strength in self.l2:

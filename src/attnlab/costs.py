@@ -9,7 +9,8 @@ from statistics import median
 import torch
 from torch import nn
 
-from attnlab.sites import Call, default_size, trace
+from attnlab.backbones.structure import Call
+from attnlab.sites import default_size, trace
 from attnlab.surgery import attached
 
 

@@ -209,6 +209,8 @@ def _check_target(group: str, node: Settings) -> Settings:
     name, target = node.get("name"), node.get("_target_")
     _value(f"{group}.name", name, NAME)
     settings = {key: value for key, value in node.items() if key not in ("name", "_target_")}
+    if name == "custom" and target is not None and settings.get("target") == target:  # conf/backbone/custom.yaml
+        name = str(settings.pop("target")).rpartition(".")[2]
     if group == "attention":
         for key in CROSSED.keys() & settings.keys():
             _value(f"attention.{key}", settings[key], CROSSED[key])

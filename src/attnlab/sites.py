@@ -3,10 +3,10 @@
 import contextlib
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from attnlab.backbones import Place, places_of
 from attnlab.backbones.places import Side
+from attnlab.backbones.structure import Run, recording, structural_places
 from attnlab.errors import InputError, choices, first_line
 
 Shape = tuple[int, ...]
@@ -34,31 +35,29 @@ class Site:
     side: Side = "output"
 
 
-class Call(NamedTuple):
-    """Shapes of one call of a module; None where the argument or result is not one tensor."""
-
-    input: Shape | None
-    output: Shape | None
-
-
 def find_sites(net: nn.Module, input_size: Sequence[int] | None = None, *, every_module: bool = False) -> list[Site]:
     """The sites of ``net`` for inputs of ``input_size`` (C, H, W), by default (its input channels, 224, 224).
 
-    The network runs once on the meta device, in eval mode: nothing is computed, changed or allocated.
-    ``every_module`` lists the output of every module instead, with role ``module``: for networks of no known
-    family. A module that is called more than once in a forward pass, or whose result is not ``(N, C, H, W)``,
-    is no site. Raises InputError if the network does not run on that size.
+    The network runs once on the meta device, in eval mode: nothing is computed, changed or allocated. Where its
+    family names no places, its structure does (``backbones.structural_places``). ``every_module`` lists the output
+    of every module instead, with role ``module``. A module that is called more than once in a forward pass, or whose
+    result is not ``(N, C, H, W)``, is no site. Raises InputError if the network does not run on that size.
     """
     return sites_of(net, trace(net, input_size), every_module)
 
 
-def sites_of(net: nn.Module, calls: Mapping[str, list[Call]], every_module: bool = False) -> list[Site]:
-    """``find_sites``, from the calls that ``trace`` has noted."""
-    places = [Place("module", path) for path in calls if path] if every_module else places_of(net)
+def sites_of(net: nn.Module, run: Run, every_module: bool = False) -> list[Site]:
+    """``find_sites``, from what ``trace`` has noted."""
+    if every_module:
+        places = [Place("module", path) for path in run if path]
+    else:
+        places = places_of(net) or structural_places(net, run)
     sites = []
     for place in places:
-        of_module = calls.get(place.module, [])
-        shape = getattr(of_module[0], place.side) if len(of_module) == 1 else None
+        block, _, name = place.module.rpartition(".")
+        absent = getattr(net.get_submodule(block), name, None) is None  # an identity shortcut: the block's input
+        of_module = run.get(block if absent else place.module, [])
+        shape = getattr(of_module[0], "input" if absent else place.side) if len(of_module) == 1 else None
         if shape is not None and len(shape) == 4:
             _, channels, height, width = shape
             sites.append(Site(place.module, place.role, place.stage, place.block, channels, height, width, place.side))
@@ -115,36 +114,68 @@ def select_sites(
     return selected
 
 
-def trace(net: nn.Module, input_size: Sequence[int] | None = None) -> dict[str, list[Call]]:
+def trace(net: nn.Module, input_size: Sequence[int] | None = None) -> Run:
     """Module path -> its calls in one forward pass, in the order of first calls; "" is the network itself.
+
+    Where no family names the network's places, what meets where is noted too.
 
     The pass is on the meta device, in eval mode; a network that looks at values there (``.item()``) runs for real.
     """
     size = _checked_size(net, input_size)
-    tensors = dict(net.named_parameters()) | dict(net.named_buffers())
-    dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
-    device = next((t.device for t in tensors.values()), torch.device("cpu"))
     modes = {module: module.training for module in net.modules()}
     try:
+        net.eval()
         with torch.no_grad():
-            net.eval()
-            try:
-                on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-                x = torch.empty((1, *size), device="meta", dtype=dtype)
-                with _quick_batchnorm(net):
-                    return _calls(net, lambda: functional_call(net, on_meta, (x,)))
-            except Exception:
-                if device.type == "meta":
-                    raise
-                return _calls(net, lambda: net(torch.zeros((1, *size), device=device, dtype=dtype)))
+            return _one_pass(net, size)
     except Exception as error:
         shape = "×".join(map(str, size))
-        raise InputError(
-            f"{type(net).__name__} does not run on an input of {shape} (C×H×W): {first_line(error)}"
-        ) from error
+        least = _least_size(net, size)
+        why = f"it needs at least {least}×{least}" if least else first_line(error)
+        raise InputError(f"{type(net).__name__} does not run on an input of {shape} (C×H×W): {why}") from error
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def _one_pass(net: nn.Module, size: Shape, may_compute: bool = True) -> Run:
+    tensors = dict(net.named_parameters()) | dict(net.named_buffers())
+    dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
+    device = next((t.device for t in tensors.values()), torch.device("cpu"))
+    joins = not places_of(net)
+    try:
+        on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+        x = torch.empty((1, *size), device="meta", dtype=dtype)
+        with _quick_batchnorm(net), recording(net, joins) as (run, recorder):
+            recorder.add(x, depth=0)
+            functional_call(net, on_meta, (x,))
+        return run
+    except Exception:
+        if device.type == "meta" or not may_compute:
+            raise
+        x = torch.zeros((1, *size), device=device, dtype=dtype)
+        with recording(net, joins) as (run, recorder):
+            recorder.add(x, depth=0)
+            net(x)
+        return run
+
+
+@torch.no_grad()
+def _least_size(net: nn.Module, size: Shape, most: int = 512) -> int | None:
+    """The smallest square input that the network runs on, if it is larger than this one."""
+
+    def runs(side: int) -> bool:
+        try:
+            return bool(_one_pass(net, (size[0], side, side), may_compute=False))
+        except Exception:
+            return False
+
+    too_small, enough = min(size[1:]), most
+    if runs(too_small) or not runs(enough):
+        return None
+    while enough - too_small > 1:
+        middle = (too_small + enough) // 2
+        too_small, enough = (too_small, middle) if runs(middle) else (middle, enough)
+    return enough
 
 
 @contextlib.contextmanager
@@ -166,23 +197,6 @@ def _quick_batchnorm(net: nn.Module) -> Iterator[None]:
             vars(module).pop("forward", None)
 
 
-def _calls(net: nn.Module, run: Callable[[], object]) -> dict[str, list[Call]]:
-    """The calls of each module while ``run`` runs the network."""
-    calls: dict[str, list[Call]] = defaultdict(list)
-    paths = {module: path for path, module in net.named_modules()}
-
-    def note(module: nn.Module, args: tuple, output: object) -> None:
-        calls[paths[module]].append(Call(_shape(args[0]) if args else None, _shape(output)))
-
-    handles = [module.register_forward_hook(note) for module in net.modules()]
-    try:
-        run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return dict(calls)
-
-
 def default_size(net: nn.Module) -> Shape:
     """(input channels of the first conv, 224, 224)"""
     convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
@@ -200,10 +214,6 @@ def _checked_size(net: nn.Module, input_size: Sequence[int] | None) -> Shape:
     if min(size[1:]) < least:
         raise InputError(f"input of {size[1]}×{size[2]}: {type(net).__name__} needs at least {least}×{least}")
     return size
-
-
-def _shape(value: object) -> Shape | None:
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else None
 
 
 def _matches(name: str, globs: str | Iterable[str]) -> bool:

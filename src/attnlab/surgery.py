@@ -18,6 +18,7 @@ from attnlab.sites import Pick, Site, select_sites, sites_of, trace
 Merge = Literal["scale", "add", "concat"]
 HOOK = "attnlab"
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # their forward, where they have one, may run any child
+IDENTITY = "attnlab_identity"  # an attribute of what attach puts where a block has no projection
 MARK = "attnlab_site"  # an attribute of what attach put in; a user's module may have any name
 CHILD = {"output": "attention_out", "input": "attention_in"}
 
@@ -59,15 +60,16 @@ def attach(
     sites = sites_of(net, calls, every_module=at == "module")
     if not sites:
         raise InputError(
-            f"{type(net).__name__} is of no known family: choose any of its modules by at='module', names=[...]"
+            f"{type(net).__name__} has no sites that its structure shows: "
+            "choose any of its modules by at='module', names=[...]"
         )
     chosen = select_sites(sites, at, stages=stages, blocks=blocks, names=names, exclude=exclude)
 
-    hosts = [_host(net.get_submodule(site.name), site.side) for site in chosen]
+    hosts = [_host(_standing_at(net, site.name), site.side) for site in chosen]
     runs_child = [_is_empty_sequential(host) for host in hosts]
     paths = {module: path for path, module in net.named_modules()}
     for i, (site, host) in enumerate(zip(chosen, hosts, strict=True)):
-        if len(calls[paths[host]]) > 1:
+        if len(calls.get(paths.get(host, ""), [])) > 1:
             raise InputError(f"{site.name}: its {site.side} is made by {paths[host]}, which runs more than once")
         if isinstance(host, CONTAINERS) and not runs_child[i]:
             raise InputError(f"{site.name}: a {type(host).__name__} runs its children by itself; choose a module in it")
@@ -79,6 +81,9 @@ def attach(
     merged = [_merge(_build(build, site, settings), merge, site.channels) for site in chosen]
 
     for site, host, module, run in zip(chosen, hosts, merged, runs_child, strict=True):
+        if host not in paths:
+            parent, _, name = site.name.rpartition(".")
+            setattr(net.get_submodule(parent), name, host)
         module.to(**_tensor_kind(host, net)).train(net.training)
         setattr(module, MARK, site.name)
         host.add_module(CHILD[site.side], module)
@@ -98,6 +103,10 @@ def detach(net: nn.Module) -> int:
                 del host._modules[child]
                 _hooks(host, side).pop(HOOK, None)
                 count += 1
+    for path, module in list(net.named_modules()):
+        if hasattr(module, IDENTITY):
+            parent, _, name = path.rpartition(".")
+            setattr(net.get_submodule(parent), name, None)
     return count
 
 
@@ -142,6 +151,16 @@ def _build(build: Callable[..., nn.Module], site: Site, settings: dict[str, Any]
         return build(site.channels, **settings)
     except (InputError, TypeError) as error:
         raise InputError(f"{error} (at {site.name}, {site.channels} channels)") from None
+
+
+def _standing_at(net: nn.Module, path: str) -> nn.Module:
+    """The module there; for an identity shortcut, where none stands, one that does nothing."""
+    parent, _, name = path.rpartition(".")
+    if getattr(net.get_submodule(parent), name, None) is not None:
+        return net.get_submodule(path)
+    identity = nn.Sequential()
+    setattr(identity, IDENTITY, True)
+    return identity
 
 
 def _host(module: nn.Module, side: str) -> nn.Module:

@@ -57,7 +57,9 @@ def test_widen_leaves_the_stem():
     sites = find_sites(net, (1, 64, 64))
     assert [s.channels for s in sites if s.role == "stage"] == [96, 192, 384, 768]
     assert [s.channels for s in sites if s.role == "stem"] == [64]
-    assert [s.name for s in sites if s.role == "shortcut"] == [f"layer{i}.0.downsample" for i in (1, 2, 3, 4)]
+    assert [s.name for s in sites if s.role == "shortcut"] == [
+        f"layer{i}.{j}.downsample" for i in (1, 2, 3, 4) for j in (0, 1)
+    ]
     assert net(torch.randn(2, 1, 64, 64)).shape == (2, 7)
 
 

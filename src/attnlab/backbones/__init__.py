@@ -3,6 +3,7 @@
 from attnlab.backbones.cifar_resnet import CifarResNet
 from attnlab.backbones.keras import from_keras
 from attnlab.backbones.lenet import LeNet5
+from attnlab.backbones.library import inception_net, shufflenet_v2, timm_net, torchvision_net
 from attnlab.backbones.mini_xception import MiniXception
 from attnlab.backbones.mobilenet import MobileNetV1
 from attnlab.backbones.places import Place, names_places, places_of
@@ -17,8 +18,12 @@ __all__ = [
     "Place",
     "create",
     "from_keras",
+    "inception_net",
     "names_places",
     "places_of",
     "register",
     "resnet",
+    "shufflenet_v2",
+    "timm_net",
+    "torchvision_net",
 ]

@@ -20,6 +20,19 @@ class Place:
     side: Side = "output"
 
 
+IDENTITIES = ("downsample", "proj")  # where a block keeps its projection, or None: torchvision's and timm's names
+
+
+def identity_places(net: nn.Module, block: str, stage: int, number: int | None) -> list[Place]:
+    """The shortcut of a block that has no projection: the place where the projection would be.
+
+    Nothing stands there; ``attach`` puts an empty ``nn.Sequential`` there, which the block then calls.
+    """
+    module = net.get_submodule(block)
+    names = [name for name in IDENTITIES if hasattr(module, name) and getattr(module, name) is None]
+    return [Place("shortcut", f"{block}.{name}", stage, number) for name in names[:1]]
+
+
 Namer = Callable[[nn.Module], Iterable[Place]]
 _namers: dict[str, Namer] = {}
 

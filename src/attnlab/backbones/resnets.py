@@ -7,7 +7,8 @@ from typing import Any, Literal
 import torchvision.models.resnet as tv
 from torch import nn
 
-from attnlab.backbones.places import Place, names_places
+from attnlab.backbones.library import Pretrained, Stem, fit, weights_of
+from attnlab.backbones.places import Place, identity_places, names_places
 from attnlab.backbones.registry import register
 from attnlab.errors import InputError, choices
 
@@ -29,7 +30,7 @@ RESNETS: dict[str, tuple[Any, list[int], dict[str, int]]] = {
 class ResNet(tv.ResNet):
     """torchvision's ResNet, with the same keys and weights, and three settings more.
 
-    ``(N, in_channels, H, W)`` -> logits ``(N, num_classes)``. ``widen`` multiplies the widths of the four stages
+    ``(N, 3, H, W)`` -> logits ``(N, num_classes)``. ``widen`` multiplies the widths of the four stages
     (the stem keeps its 64 channels). ``stride_on="1x1"`` halves H and W in a bottleneck's first 1×1, as the paper
     and the tables of SE and CBAM do; torchvision's ``3x3`` ("v1.5") costs 6 % more and is a little more accurate.
     """
@@ -40,7 +41,6 @@ class ResNet(tv.ResNet):
         layers: list[int],
         *,
         num_classes: int = 1000,
-        in_channels: int = 3,
         widen: float = 1.0,
         stride_on: StrideOn = "3x3",
         **settings: Any,
@@ -49,9 +49,6 @@ class ResNet(tv.ResNet):
         super().__init__(block, layers, num_classes=num_classes, **settings)
         if widen != 1:
             self.fc = nn.Linear(self.inplanes, num_classes)
-        if in_channels != 3:
-            self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
-            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         if stride_on == "1x1":
             for module in self.modules():
                 if isinstance(module, tv.Bottleneck):
@@ -68,14 +65,19 @@ def resnet(
     in_channels: int = 3,
     widen: float = 1.0,
     stride_on: StrideOn = "3x3",
+    stem: Stem = "imagenet",
+    pretrained: Pretrained = False,
 ) -> nn.Module:
-    """An untrained network of ``RESNETS`` by name: ``(N, in_channels, H, W)`` -> logits ``(N, num_classes)``.
+    """A network of ``RESNETS`` by name: ``(N, in_channels, H, W)`` -> logits ``(N, num_classes)``.
 
     Parameters with 1000 classes: resnet18 11,689,512, resnet34 21,797,672, resnet50 25,557,032,
     resnet101 44,549,160, resnet152 60,192,808, resnext50_32x4d 25,028,904, resnext101_32x4d 44,177,704.
     ``widen`` and ``stride_on``: see ``ResNet``. wide_resnet18 with ``widen`` 1.5 and 2 is the CBAM paper's.
 
-    Raises InputError for an unknown name or stride_on, or a widen that is not above 0.
+    ``stem`` and ``pretrained``: see ``torchvision_net``.
+
+    Raises InputError for an unknown name or stride_on, a widen that is not above 0, and for torchvision's weights
+    where the network is not torchvision's.
     """
     if name not in RESNETS:
         raise InputError(f"backbone={name}: unknown; {choices(name, RESNETS)}")
@@ -83,10 +85,11 @@ def resnet(
         raise InputError(f"widen={widen}: must be above 0")
     if stride_on not in StrideOn.__args__:  # type: ignore[attr-defined]
         raise InputError(f"stride_on={stride_on}: must be 3x3 or 1x1")
+    if pretrained is True and (widen != 1 or stride_on != "3x3" or name == "wide_resnet18"):
+        raise InputError("backbone.pretrained=true: torchvision's weights are for widen=1 and stride_on=3x3")
     block, layers, groups = RESNETS[name]
-    return ResNet(
-        block, layers, num_classes=num_classes, in_channels=in_channels, widen=widen, stride_on=stride_on, **groups
-    )
+    net = ResNet(block, layers, num_classes=num_classes, widen=widen, stride_on=stride_on, **groups)
+    return fit(net, in_channels, stem, pretrained, weights_of(name) if pretrained is True else None)
 
 
 def _without_effect(settings: Mapping[str, Any]) -> set[str]:
@@ -102,7 +105,7 @@ for name in RESNETS:
 
 @names_places("torchvision.models.resnet.ResNet")
 def resnet_places(net: Any) -> Iterator[Place]:
-    """Stem, then in each block: before the branch, after each inner conv-norm-relu, its end, the projection, the sum.
+    """Stem, then in each block: before the branch, after each inner conv-norm-relu, its end, the shortcut, the sum.
 
     torchvision calls one ReLU module several times in a block, so a unit's place is the input of the next conv.
     """
@@ -117,5 +120,6 @@ def resnet_places(net: Any) -> Iterator[Place]:
             yield Place("branch", f"{path}.bn{last}", stage, block)
             if module.downsample is not None:
                 yield Place("shortcut", f"{path}.downsample", stage, block)
+            yield from identity_places(net, path, stage, block)
             yield Place("block", path, stage, block)
         yield Place("stage", f"layer{stage}", stage)

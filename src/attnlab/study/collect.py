@@ -159,8 +159,10 @@ def mixed_code(folders: Iterable[Path]) -> Iterator[str]:
 
 def si(count: float) -> str:
     """``3.851 M``"""
-    for unit in ("", "k", "M"):
-        if count < 1000:
-            return f"{count:.4g} {unit}".strip()
+    if count < 1000:
+        return f"{count:.4g}"
+    for unit in ("k", "M", "G"):
         count /= 1000
-    return f"{count:.4g} G"
+        if count < 1000:
+            break
+    return f"{count:#.4g}".rstrip(".") + f" {unit}"

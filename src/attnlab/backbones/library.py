@@ -1,0 +1,205 @@
+"""Networks of torchvision and timm, fitted to the data: number of classes, input channels, small images, weights.
+
+Weights of the libraries expect images normalised as ImageNet's; attnlab normalises by the moments of its own data.
+"""
+
+import difflib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attnlab.backbones.registry import register
+from attnlab.errors import InputError
+
+Stem = Literal["imagenet", "cifar"]
+Pretrained = bool | str
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+AUX_WEIGHT = {"googlenet": 0.3, "inception_v3": 0.4}  # arXiv 1409.4842, section 5; TensorFlow's Inception
+INCEPTION_V3_AUX = {"imagenet": 299, "cifar": 149}  # what its auxiliary head needs, in training only
+
+
+def torchvision_net(
+    name: str, *, num_classes: int = 1000, in_channels: int = 3, stem: Stem = "imagenet", pretrained: Pretrained = False
+) -> nn.Module:
+    """torchvision's classification network ``name``: ``(N, in_channels, H, W)`` -> logits ``(N, num_classes)``.
+
+    ``stem``: ``cifar`` is for small images, see ``small_stem``. ``pretrained``: torchvision's best weights, or a file
+    of them. Raises InputError for an unknown name, weights that do not fit, and pretrained with another stem.
+    """
+    return _torchvision(name, num_classes, in_channels, stem, pretrained)
+
+
+def inception_net(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    aux: bool = False,
+    stem: Stem = "imagenet",
+    pretrained: Pretrained = False,
+) -> nn.Module:
+    """torchvision's GoogLeNet (arXiv 1409.4842) or Inception-v3 (arXiv 1512.00567), as ``torchvision_net``.
+
+    ``aux``: in training, the auxiliary heads give logits too: a tuple, the main ones first, whose losses count
+    ``net.aux_weight`` each. They have no part in evaluation.
+    """
+    net = _torchvision(name, num_classes, in_channels, stem, pretrained, aux_logits=aux, init_weights=True)
+    if aux:
+        net.aux_weight = AUX_WEIGHT[name]  # type: ignore[assignment]
+        net.min_size = INCEPTION_V3_AUX[stem] if name == "inception_v3" else 1  # type: ignore[assignment]
+    return net
+
+
+def shufflenet_v2(
+    *,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    width: float = 1.0,
+    stem: Stem = "imagenet",
+    pretrained: Pretrained = False,
+) -> nn.Module:
+    """torchvision's ShuffleNet-v2 (arXiv 1807.11164) of a width, as ``torchvision_net``."""
+    name = f"shufflenet_v2_x{width:.1f}".replace(".", "_")
+    return _torchvision(name, num_classes, in_channels, stem, pretrained)
+
+
+def timm_net(
+    name: str, *, num_classes: int = 1000, in_channels: int = 3, stem: Stem = "imagenet", pretrained: Pretrained = False
+) -> nn.Module:
+    """timm's network ``name`` (with or without the tag of its weights), as ``torchvision_net``."""
+    import timm
+
+    name = {"xception": "legacy_xception"}.get(name, name)  # what timm calls the paper's
+    if not timm.is_model(name):
+        raise _unknown("timm", name, timm.list_models())
+    download = pretrained is True and torch.get_default_device().type != "meta"
+    net = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, pretrained=download)
+    return fit(net, in_channels, stem, pretrained, state=None)
+
+
+def fit(
+    net: nn.Module, in_channels: int, stem: Stem, pretrained: Pretrained, state: Mapping[str, Tensor] | None
+) -> nn.Module:
+    """The network with another number of input channels, the stem for small images, and weights, as asked.
+
+    ``state``: the library's weights, where they are not in the network already; a file that ``pretrained`` names is
+    read here. On the meta device weights are only checked.
+    """
+    if stem == "cifar" and pretrained:
+        raise InputError("backbone.stem=cifar: there are no pretrained weights for it; backbone.pretrained=false")
+    first = next(path for path, module in net.named_modules() if isinstance(module, nn.Conv2d))
+    if net.get_submodule(first).in_channels != in_channels:
+        _replace_conv(net, first, in_channels=in_channels)
+    if isinstance(pretrained, str):
+        state = _read(Path(pretrained))
+    if state is not None:
+        _load(net, state, first)
+    if stem == "cifar":
+        small_stem(net)
+    return net
+
+
+def small_stem(net: nn.Module) -> None:
+    """For images of about 32×32, in place: the first convolution becomes a 3×3 without stride, and a max-pool right
+    behind it goes. A network whose first convolution has no stride stays as it is.
+    """
+    layers = [(path, m) for path, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.MaxPool2d))]
+    (path, conv), (second, pool) = layers[:2]
+    if conv.stride in (1, (1, 1)):
+        return
+    _replace_conv(net, path, kernel_size=3, stride=1, padding=1)
+    if isinstance(pool, nn.MaxPool2d):
+        parent, _, name = second.rpartition(".")
+        setattr(net.get_submodule(parent), name, nn.Identity())
+
+
+def _torchvision(
+    name: str, num_classes: int, in_channels: int, stem: Stem, pretrained: Pretrained, **settings: Any
+) -> nn.Module:
+    import torchvision
+
+    known = torchvision.models.list_models(torchvision.models)
+    if name not in known:
+        raise _unknown("torchvision", name, known)
+    net = torchvision.models.get_model(name, num_classes=num_classes, **settings)
+    return fit(net, in_channels, stem, pretrained, weights_of(name) if pretrained is True else None)
+
+
+def weights_of(name: str) -> Mapping[str, Tensor] | None:
+    """torchvision's best weights, downloaded once; None while a network is built without memory."""
+    import torchvision
+
+    if torch.get_default_device().type == "meta":
+        return None
+    return torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(progress=True)
+
+
+def _unknown(library: str, name: str, known: list[str]) -> InputError:
+    near = difflib.get_close_matches(name, known, 6, 0.4)
+    return InputError(f"backbone.name={name}: {library} has no such network; nearest: {', '.join(near) or 'none'}")
+
+
+def _replace_conv(net: nn.Module, path: str, **changes: Any) -> None:
+    old = net.get_submodule(path)
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+    settings = {name: getattr(old, name) for name in names} | {"bias": old.bias is not None} | changes
+    new = type(old)(**settings)
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
+    parent, _, name = path.rpartition(".")
+    setattr(net.get_submodule(parent), name, new)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InputError(f"backbone.pretrained={path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"backbone.pretrained={path}: no file of weights: {str(error).splitlines()[0]}") from None
+    state = state.get("state_dict", state.get("model", state))
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _load(net: nn.Module, state: Mapping[str, Tensor], first: str) -> None:
+    """Weights for all but a head of another number of classes; InputError where anything else does not fit."""
+    from timm.models import adapt_input_conv
+
+    state, own = dict(state), net.state_dict()
+    weight = f"{first}.weight"
+    if weight in state and state[weight].shape[1] != own[weight].shape[1]:
+        state[weight] = adapt_input_conv(own[weight].shape[1], state[weight])
+    for key in [key for key in state if key.startswith(AUXILIARY) and key not in own]:
+        del state[key]
+    classes = own[list(own)[-1]].shape[0]
+    for key in [key for key in state if key in own and state[key].shape != own[key].shape]:
+        if own[key].shape[0] == classes and state[key].shape[1:] == own[key].shape[1:]:
+            state[key] = own[key]
+    wrong = [k for k in state if k in own and state[k].shape != own[k].shape]
+    wrong += sorted(own.keys() ^ state.keys())
+    if wrong:
+        raise InputError(
+            f"backbone.pretrained: the weights do not fit {type(net).__name__}: {', '.join(wrong[:3])}, ..."
+        )
+    if not next(net.parameters()).is_meta:
+        net.load_state_dict(state)
+
+
+TORCHVISION = (
+    *("alexnet", "squeezenet1_0", "squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"),
+    *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
+)
+for _name in TORCHVISION:
+    register(_name)(partial(torchvision_net, _name))
+for _name in AUX_WEIGHT:
+    register(_name)(partial(inception_net, _name))
+register("shufflenet_v2")(shufflenet_v2)
+register("inception_resnet_v2")(partial(timm_net, "inception_resnet_v2"))
+register("xception")(partial(timm_net, "xception"))

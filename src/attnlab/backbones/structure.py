@@ -1,0 +1,408 @@
+"""The places of a network of no known family, from one forward pass: what is added, what is concatenated, what follows
+a convolution. Names of modules do not matter."""
+
+import contextlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from attnlab.backbones.places import Place, identity_places
+
+Shape = tuple[int, ...]
+HEADS = ("classifier", "head", "fc")  # behind the features, where no map is left to attend to
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class Call(NamedTuple):
+    """One call of a module. Shapes and numbers are None where the argument or result is not one tensor."""
+
+    input: Shape | None
+    output: Shape | None
+    entered: int | None = None  # the number of the tensor: equal numbers, equal values
+    returned: int | None = None
+    begin: int = 0  # moments of the pass
+    end: int = 0
+
+
+class Join(NamedTuple):
+    """An addition or a channel-wise concatenation of feature maps."""
+
+    inside: str  # path of the innermost module that was running
+    added: bool
+    operands: tuple[int, ...]
+    result: int
+    moment: int
+
+
+class Run(dict[str, list[Call]]):
+    """Module path -> its calls in one forward pass, in the order of first calls; "" is the network itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joins: list[Join] = []
+        self.depth: dict[int, int] = {}  # convolutions between the input and a tensor, at most
+        self.scaled: dict[int, int] = {}  # tensor -> what it was before a multiplication by a constant
+
+
+class Recorder(TorchDispatchMode):
+    """While it is on: numbers the tensors that come from the network's input, and notes where they meet."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run, self.clock, self.stack = run, 0, [""]
+        self.numbers: dict[int, int] = {}
+        self.alive: list[Tensor] = []  # so that no id is used twice
+
+    def tick(self) -> int:
+        self.clock += 1
+        return self.clock
+
+    def number(self, value: object) -> int | None:
+        return self.numbers.get(id(value)) if isinstance(value, Tensor) else None
+
+    def add(self, tensor: Tensor, depth: int) -> int:
+        self.alive.append(tensor)
+        self.numbers[id(tensor)] = number = self.tick()
+        self.run.depth[number] = depth
+        return number
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        maps = [value for value in _flat(args) if self.number(value) is not None]
+        sources = [self.numbers[id(value)] for value in maps]
+        result = func(*args, **(kwargs or {}))
+        if not sources:
+            return result
+        name = func.overloadpacket.__name__.rstrip("_")
+        depth = max(self.run.depth[source] for source in sources) + (name in ("convolution", "addmm", "mm", "bmm"))
+        for tensor in _flat([result]):
+            number = self.add(tensor, depth)
+            if name == "mul" and len(sources) == 1 and tensor.shape == maps[0].shape:
+                self.run.scaled[number] = sources[0]
+            joined = len(sources) > 1 and all(value.dim() == 4 for value in maps)
+            added = name == "add" and joined and maps[0].shape == maps[1].shape
+            if added or (name == "cat" and joined and tensor.shape[2:] == maps[0].shape[2:]):
+                self.run.joins.append(Join(self.stack[-1], added, tuple(sources), number, self.clock))
+        return result
+
+
+def _flat(values: Iterable[object]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _flat(value)
+
+
+@contextlib.contextmanager
+def recording(net: nn.Module, joins: bool) -> Iterator[tuple[Run, Recorder]]:
+    """Note the calls of each module while the body runs the network; with ``joins``, where tensors meet too."""
+    run = Run()
+    recorder = Recorder(run)
+    paths = {module: path for path, module in net.named_modules()}
+    begun: list[tuple[int | None, int]] = []
+
+    def enter(module: nn.Module, args: tuple) -> None:
+        recorder.stack.append(paths[module])
+        begun.append((recorder.number(args[0]) if args else None, recorder.tick()))
+
+    def leave(module: nn.Module, args: tuple, output: object) -> None:
+        recorder.stack.pop()
+        entered, begin = begun.pop()
+        call = Call(
+            _shape(args[0]) if args else None,
+            _shape(output),
+            entered,
+            recorder.number(output),
+            begin,
+            recorder.tick(),
+        )
+        run.setdefault(paths[module], []).append(call)
+
+    handles = [module.register_forward_pre_hook(enter) for module in net.modules()]
+    handles += [module.register_forward_hook(leave) for module in net.modules()]
+    try:
+        with recorder if joins else contextlib.nullcontext():
+            yield run, recorder
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _shape(value: object) -> Shape | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+class Block(NamedTuple):
+    """A module in which a branch is added to a shortcut, or branches are concatenated."""
+
+    path: str
+    call: Call
+    branches: list[str]  # modules whose outputs are joined
+    shortcut: str | None  # the module on the other way, if there is one
+
+
+def structural_places(net: nn.Module, run: Run) -> list[Place]:
+    """Blocks, their branches, shortcuts and inputs; units; the stem; the ends of the stages (equal H × W).
+
+    Units of ``depthwise`` convolutions are listed under that role too. timm's ``feature_info`` names the stages
+    where a network has it.
+    """
+    if getattr(net, "output_fmt", "NCHW") != "NCHW":  # timm's word for (N, H, W, C) inside
+        return []
+    once = {p: calls[0] for p, calls in run.items() if len(calls) == 1 and p.partition(".")[0] not in HEADS}
+    blocks = _blocks(net, run, once)
+    units = _units(net, once)
+    stages = _stages([b.call for b in blocks] or [once[path] for path, _ in units])
+
+    def stage_at(moment: int) -> int:
+        """That of the block that runs then, or of the last one before."""
+        return max((stage for begin, _, stage, _ in stages if begin <= moment), default=0)
+
+    places: list[Place] = []
+    if blocks:
+        places += _stem(blocks, run, once)
+    for path, depthwise in units:
+        call = once[path]
+        around = [n for begin, end, _, n in stages if blocks and begin <= call.begin and call.end <= end]
+        for role in ("unit", "depthwise")[: 1 + depthwise]:
+            places.append(Place(role, path, stage_at(call.begin), around[0] if around else None))
+    for block, (_, _, stage, n) in zip(blocks, stages, strict=False):
+        places += [Place("pre", path, stage, n, side="input") for path in _inputs(block, once)]
+        places += [Place("branch", path, stage, n) for path in block.branches]
+        if block.shortcut is not None:
+            places.append(Place("shortcut", block.shortcut, stage, n))
+        elif block.path and block.branches:
+            places += identity_places(net, block.path, stage, n)
+        if block.path in once:
+            places.append(Place("block", block.path, stage, n))
+    places += _stage_ends(net, once, [b.call for b in blocks] or [once[path] for path, _ in units], stages)
+
+    def moment(place: Place) -> int:
+        call = once.get(place.module) or once[place.module.rpartition(".")[0]]
+        return call.end if place.side == "output" else call.begin
+
+    return sorted(places, key=moment)
+
+
+def _blocks(net: nn.Module, run: Run, once: dict[str, Call]) -> list[Block]:
+    found: dict[str, Block] = {}
+    joins: dict[str, list[Join]] = defaultdict(list)
+    for join in run.joins:
+        joins[join.inside].append(join)
+    for added in (True, False):
+        for path, of_module in joins.items():
+            mine = [join for join in of_module if join.added == added]
+            related = [other for other in found if _inside(other, path) or _inside(path, other)]
+            if mine and path and path in once and not (related and not added):
+                block = (_residual if added else _concatenated)(path, mine, run, once)
+                if block is not None:
+                    found[path] = block
+    inner = {path for path in found if not any(_inside(other, path) for other in found if other != path)}
+    found = {path: block for path, block in found.items() if path in inner}
+    # Others of such a class, or at such a place: where the resolution changes, many a block adds nothing.
+    classes = {type(net.get_submodule(path)) for path in found} or _repeated(net, once)
+    patterns = {re.sub(r"\d+", "#", path) for path in found}
+    for path, call in once.items():
+        module = net.get_submodule(path)
+        kin = type(module) in classes or (re.sub(r"\d+", "#", path) in patterns and _convs(module) > 1)
+        if path and kin and not any(_inside(path, other) or _inside(other, path) for other in found):
+            last = _producer(path, call.returned, call.end, once, run)
+            found[path] = Block(path, call, [last] if last else [], None)
+    found |= _of_the_network_itself(joins[""], run, once) if not found else {}
+    return sorted(found.values(), key=lambda block: block.call.begin)
+
+
+def _residual(path: str, adds: list[Join], run: Run, once: dict[str, Call]) -> Block | None:
+    """What is added to the module's input, or to what has been made of it, and the projection if there is one."""
+    call = once[path]
+    sums = {join.result: join.operands for join in adds}
+    stream, branches, shortcut, residual = {call.entered}, list[str | None](), None, False
+
+    def terms(operands: Iterable[int]) -> Iterator[int]:
+        for operand in operands:
+            yield from terms(sums[operand]) if operand in sums and operand not in stream else [operand]
+
+    for join in adds:
+        operands = list(terms(join.operands))
+        identity = [operand for operand in operands if _origin(operand, run) in stream]
+        least = min(run.depth[operand] for operand in operands)
+        if not identity and join is adds[-1]:
+            short = [operand for operand in operands if run.depth[operand] == least]
+            deep = [operand for operand in operands if operand not in short] or short
+            shortcut = _producer(path, short[0], join.moment, once, run) if deep != short else None
+        elif identity:
+            deep = [operand for operand in operands if operand not in identity]
+            shortcut = _producer(path, identity[0], join.moment, once, run)
+            stream.add(join.result)
+        else:
+            continue
+        residual = True
+        branches += [_producer(path, operand, join.moment, once, run) for operand in deep]
+    named = [branch for branch in branches if branch is not None and branch != shortcut]
+    return Block(path, call, list(dict.fromkeys(named)), shortcut) if residual else None
+
+
+def _concatenated(path: str, cats: list[Join], run: Run, once: dict[str, Call]) -> Block | None:
+    operands = [(operand, join.moment) for join in cats for operand in join.operands]
+    made = [_producer(path, operand, moment, once, run) for operand, moment in operands]
+    named = list(dict.fromkeys(branch for branch in made if branch is not None))
+    return Block(path, once[path], named, None) if named else None
+
+
+def _of_the_network_itself(joins: list[Join], run: Run, once: dict[str, Call]) -> dict[str, Block]:
+    """Sums written in the network's own forward: the branch is the longer way, and there is no block to name."""
+    found = {}
+    for join in joins:
+        short, deep = sorted(join.operands[:2], key=run.depth.__getitem__)
+        branch = _producer("", deep, join.moment, once, run)
+        if join.added and branch is not None and run.depth[short] < run.depth[deep]:
+            found[f"+{join.moment}"] = Block("", once[branch], [branch], _producer("", short, join.moment, once, run))
+    return found
+
+
+def _origin(number: int, run: Run) -> int:
+    while number in run.scaled:
+        number = run.scaled[number]
+    return number
+
+
+def _producer(inside: str, number: int | None, moment: int, once: dict[str, Call], run: Run) -> str | None:
+    """The module below ``inside`` that returned this tensor by then: the last to do so, which is the outermost."""
+    if number is None:
+        return None
+    wanted = {number, _origin(number, run)}
+    begin = once[inside].begin if inside in once else 0
+    made = [
+        (call.end, path)
+        for path, call in once.items()
+        if path != inside
+        and _inside(path, inside)
+        and call.returned in wanted
+        and begin < call.begin <= call.end <= moment
+    ]
+    return max(made)[1] if made else None
+
+
+def _inside(path: str, other: str) -> bool:
+    """Whether ``path`` is ``other`` or below it."""
+    return not other or path == other or path.startswith(other + ".")
+
+
+def _repeated(net: nn.Module, once: dict[str, Call]) -> set[type]:
+    """Classes of which there are several, of several convolutions each: the blocks of a plain network."""
+
+    containers = (nn.Sequential, nn.ModuleList)
+    modules = [net.get_submodule(path) for path in once if path]
+    counts = Counter(type(m) for m in modules if type(m) not in containers and _convs(m) > 1)
+    several = {kind for kind, count in counts.items() if count > 1}
+    inner = {type(m) for module in modules if type(module) in several for m in module.modules() if m is not module}
+    return several - inner
+
+
+def _units(net: nn.Module, once: dict[str, Call]) -> list[tuple[str, bool]]:
+    """(path, whether depthwise) of the end of each convolution with its norm and activation."""
+    convs = {path: _convs(net.get_submodule(path)) for path in once}
+    weighty = {path for path in once if convs[path] or _has_linear(net.get_submodule(path))}
+    after: dict[int, list[str]] = defaultdict(list)  # tensor -> convolutions, and modules without weights, that take it
+    for path in sorted(once, key=lambda path: once[path].begin):
+        simple = path not in weighty and path.rpartition(".")[0] in weighty
+        if path and (simple or isinstance(net.get_submodule(path), CONVS)) and (entered := once[path].entered):
+            after[entered].append(path)
+    units = []
+    for path in [path for paths in after.values() for path in paths]:
+        conv, output = net.get_submodule(path), once[path].output
+        if not isinstance(conv, nn.Conv2d) or output is None or output[2:] == (1, 1):
+            continue
+        last = end = path
+        while followers := [p for p in after[once[last].returned or -1] if once[p].begin > once[last].begin]:
+            last = followers[0]
+            module = net.get_submodule(last)
+            if last in weighty or "Pool" in type(module).__name__ or once[last].output != output:
+                break
+            empty = isinstance(module, nn.Sequential) and not len(module)
+            if not (empty or isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d))):
+                end = last
+        parent = path.rpartition(".")[0]
+        while parent and convs.get(parent, 1) == 1:
+            end = parent if parent in once and once[parent].output == output else end
+            parent = parent.rpartition(".")[0]
+        if end != path:
+            units.append((end, conv.groups == conv.in_channels > 1))
+    return list(dict.fromkeys(units))
+
+
+def _convs(module: nn.Module) -> int:
+    return sum(isinstance(m, CONVS) for m in module.modules())
+
+
+def _has_linear(module: nn.Module) -> bool:
+    return any(isinstance(m, nn.Linear) for m in module.modules())
+
+
+def _stages(calls: list[Call]) -> list[tuple[int, int, int, int]]:
+    """(begin, end, stage, number within the stage) of each block; a stage is a run of equal H × W."""
+    stages: list[tuple[int, int, int, int]] = []
+    size: Shape | None = None
+    stage = n = 0
+    for call in calls:
+        now = (call.output or ())[2:]
+        stage, n = (stage, n + 1) if now == size else (stage + 1, 1)
+        size = now
+        stages.append((call.begin, call.end, stage, n))
+    return stages
+
+
+def _inputs(block: Block, once: dict[str, Call]) -> list[str]:
+    """Where the branch begins: the module in the block that takes the block's input, if there is but one."""
+    taking = [
+        path
+        for path, call in once.items()
+        if block.path and path != block.path and _inside(path, block.path) and call.entered == block.call.entered
+        if block.call.entered is not None and not (block.shortcut and _inside(path, block.shortcut))
+        if call.begin > block.call.begin
+    ]
+    outer = [path for path in taking if not any(path != other and _inside(path, other) for other in taking)]
+    return outer if len(outer) == 1 and len(block.branches) == 1 else []
+
+
+def _stem(blocks: list[Block], run: Run, once: dict[str, Call]) -> list[Place]:
+    first = blocks[0].call
+    made = [
+        (call.end, path)
+        for path, call in once.items()
+        if path and call.returned == first.entered is not None and call.end < first.begin
+    ]
+    if made:
+        return [Place("stem", max(made)[1])]
+    if first.entered is None or not run.depth[first.entered]:
+        return []  # the first block takes the image itself
+    inner = min(blocks, key=lambda block: block.call.begin)
+    return [Place("stem", inner.path or inner.branches[0], side="input")]
+
+
+def _stage_ends(
+    net: nn.Module, once: dict[str, Call], calls: list[Call], stages: list[tuple[int, int, int, int]]
+) -> list[Place]:
+    ends: dict[int, str] = {}
+    last = {stage: call for call, (_, _, stage, _) in zip(calls, stages, strict=True)}
+    for path, call in sorted(once.items(), key=lambda item: item[1].end):  # an outer module ends after an inner one
+        of = {stage for begin, end, stage, _ in stages if call.begin <= begin and end <= call.end}
+        if path and len(of) == 1 and call.returned == last[min(of)].returned is not None:
+            ends[min(of)] = path
+    for info in _feature_info(net):
+        module = info.get("module", "")
+        before = [stage for _, end, stage, _ in stages if module in once and end <= once[module].end]
+        shape = once[module].output if module in once else None
+        if before and shape is not None and len(shape) == 4:
+            ends.setdefault(max(before), module)
+    return [Place("stage", path, stage) for stage, path in sorted(ends.items())]
+
+
+def _feature_info(net: Any) -> list[dict[str, Any]]:
+    info = getattr(net, "feature_info", None)
+    info = getattr(info, "info", info)
+    return [each for each in info if isinstance(each, dict)] if isinstance(info, list) else []

@@ -1,0 +1,158 @@
+"""Places found by structure: what is added, concatenated, and follows a convolution."""
+
+from collections import Counter
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import attnlab
+from attnlab.backbones import places_of
+from attnlab.backbones.structure import structural_places
+from attnlab.sites import find_sites, select_sites, trace
+
+
+@pytest.fixture(autouse=True)
+def _meta():
+    with torch.device("meta"):
+        yield
+
+
+def by_role(net, size=(3, 224, 224)):
+    sites = find_sites(net, size)
+    return {role: [site for site in sites if site.role == role] for role in dict.fromkeys(s.role for s in sites)}
+
+
+def counts(net, size=(3, 224, 224)):
+    return dict(Counter(site.role for site in find_sites(net, size)))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_structure_alone_agrees_with_the_places_written_down(name):
+    net = torchvision.models.get_model(name)
+    written = {(p.role, p.module, p.stage, p.block, p.side) for p in places_of(net) if p.role != "unit"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attnlab.sites.places_of", lambda net: [])  # so that the run is recorded
+        found = structural_places(net, trace(net, (3, 64, 64)))
+    assert {
+        (p.role, p.module, p.stage, p.block, p.side) for p in found if p.role not in ("unit", "depthwise")
+    } == written
+
+
+def test_mini_xception_too():
+    net = attnlab.create("mini_xception", num_classes=7, in_channels=1)
+    written = {(p.role, p.module, p.stage, p.block, p.side) for p in places_of(net) if p.role != "unit"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attnlab.sites.places_of", lambda net: [])
+        found = structural_places(net, trace(net, (1, 64, 64)))
+    assert {(p.role, p.module, p.stage, p.block, p.side) for p in found if p.role != "unit"} == written
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "expected"),
+    [  # counted in the papers' tables: blocks of each kind, branches of each block
+        ("torchvision", "vgg16", {"unit": 13, "stage": 5}),
+        ("torchvision", "alexnet", {"unit": 5, "stage": 3}),
+        ("torchvision", "googlenet", {"unit": 57, "stem": 1, "branch": 36, "block": 9, "stage": 3}),
+        ("torchvision", "squeezenet1_1", {"unit": 25, "stem": 1, "branch": 16, "block": 8, "stage": 3}),
+        (
+            "torchvision",
+            "mobilenet_v2",
+            {"stem": 1, "unit": 52, "pre": 17, "depthwise": 17, "branch": 17, "block": 17, "stage": 5},
+        ),
+        (
+            "torchvision",
+            "shufflenet_v2_x1_0",
+            {"unit": 56, "stem": 1, "depthwise": 19, "branch": 19, "block": 16, "stage": 3},
+        ),
+        ("timm", "inception_resnet_v2", {"unit": 204, "stem": 1, "branch": 51, "block": 43, "stage": 3}),
+        (
+            "timm",
+            "efficientnet_b0",
+            {"stem": 1, "unit": 49, "pre": 16, "depthwise": 16, "branch": 16, "block": 16, "stage": 5},
+        ),
+    ],
+)
+def test_counts(library, name, expected):
+    net = torchvision.models.get_model(name) if library == "torchvision" else timm.create_model(name)
+    assert counts(net, (3, 299, 299) if "inception" in name else (3, 224, 224)) == expected
+
+
+def test_inception_resnets_branch_is_what_is_scaled():
+    branches = by_role(timm.create_model("inception_resnet_v2"), (3, 299, 299))["branch"]
+    assert [b.name for b in branches if b.name.startswith("repeat_1.")] == [f"repeat_1.{i}.conv2d" for i in range(20)]
+
+
+def test_mobilenet_v2s_roles():
+    roles = by_role(torchvision.models.mobilenet_v2())
+    assert [s.name for s in roles["depthwise"]][:2] == ["features.1.conv.0", "features.2.conv.1"]
+    assert [(s.name, s.stage, s.block) for s in roles["branch"]][1:3] == [
+        ("features.2.conv", 2, 1),  # with a stride, so that nothing is added
+        ("features.3.conv", 2, 2),
+    ]
+    assert [s.name for s in roles["stage"]] == [f"features.{i}" for i in (1, 3, 6, 13, 17)]
+    assert (roles["stem"][0].name, roles["stem"][0].channels) == ("features.0", 32)
+
+
+def test_convnext_adds_behind_its_layer_scale():
+    roles = by_role(timm.create_model("convnext_atto"))
+    assert roles["branch"][0].name == "stages.0.blocks.0.drop_path"
+    assert roles["shortcut"][0].name == "stages.0.blocks.0.shortcut"
+    assert [s.name for s in roles["stage"]] == [f"stages.{i}" for i in range(4)]
+
+
+def test_channels_last_and_tokens_have_no_places():
+    assert find_sites(timm.create_model("swin_tiny_patch4_window7_224"), (3, 224, 224)) == []
+    assert find_sites(timm.create_model("vit_tiny_patch16_224"), (3, 224, 224)) == []
+
+
+class Mine(nn.Module):
+    """A user's own network: sums in its own forward, an activation that is a function, an in-place one."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.a, self.norm_a = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.b, self.short = nn.Conv2d(8, 16, 3, 2, 1), nn.Conv2d(8, 16, 1, 2)
+        self.b2 = nn.Conv2d(16, 16, 3, padding=1)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = torch.relu_(x + self.norm_a(self.a(x)))
+        x = self.b2(self.b(x).relu()) + self.short(x)
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_users_own_network():
+    net = Mine()
+    roles = by_role(net, (3, 32, 32))
+    assert [(s.name, s.stage, s.height) for s in roles["branch"]] == [("norm_a", 1, 32), ("b2", 2, 16)]
+    assert [s.name for s in roles["shortcut"]] == ["stem", "short"]
+    assert {s.name for s in roles["unit"]} == {"stem", "norm_a"}
+    assert len(attnlab.attach(net, "cbam", at="branch", input_size=(3, 32, 32))) == 2
+
+
+def test_identity_shortcuts_are_places(tmp_path):
+    torch.manual_seed(0)
+    with torch.device("cpu"):
+        for net in (timm.create_model("resnet18"), torchvision.models.regnet_y_400mf()):
+            net.eval()
+            x = torch.randn(2, 3, 64, 64)
+            expected, keys = net(x), list(net.state_dict())
+            sites = select_sites(find_sites(net, x.shape[1:]), "shortcut")
+            assert len(sites) == sum(s.role == "block" for s in find_sites(net, x.shape[1:]))
+            attnlab.attach(net, "se", at="shortcut", input_size=x.shape[1:], init="identity")
+            assert torch.equal(net(x), expected)
+            net.load_state_dict({key: net.state_dict()[key] for key in keys}, strict=False)
+            for name, parameter in net.named_parameters():
+                if name.endswith("attention_out.mlp.2.bias"):
+                    parameter.data.fill_(-2.0)
+            assert not torch.allclose(net(x), expected)
+            torch.save(net.state_dict(), tmp_path / "weights.pt")
+            assert attnlab.detach(net) == len(sites)
+            assert list(net.state_dict()) == keys
+            assert torch.equal(net(x), expected)
+            assert find_sites(net, x.shape[1:]) == find_sites(net, x.shape[1:])
