@@ -124,10 +124,8 @@ def trace(net: nn.Module, input_size: Sequence[int] | None = None) -> dict[str, 
     tensors = dict(net.named_parameters()) | dict(net.named_buffers())
     dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
     device = next((t.device for t in tensors.values()), torch.device("cpu"))
-    modes = {module: module.training for module in net.modules()}
     try:
-        with torch.no_grad():
-            net.eval()
+        with torch.no_grad(), in_mode(net, training=False):
             try:
                 on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
                 x = torch.empty((1, *size), device="meta", dtype=dtype)
@@ -142,9 +140,18 @@ def trace(net: nn.Module, input_size: Sequence[int] | None = None) -> dict[str, 
         raise InputError(
             f"{type(net).__name__} does not run on an input of {shape} (C×H×W): {first_line(error)}"
         ) from error
+
+
+@contextlib.contextmanager
+def in_mode(net: nn.Module, training: bool) -> Iterator[None]:
+    """Inside, all of ``net`` is in train or eval mode; afterwards each module is in its own again."""
+    modes = {module: module.training for module in net.modules()}
+    net.train(training)
+    try:
+        yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for module, before in modes.items():
+            module.training = before
 
 
 @contextlib.contextmanager
