@@ -196,10 +196,31 @@ def test_parameters_and_macs_by_site():
     assert sum(macs for _, macs in by_site.values()) == cost.attention_macs
 
 
-@pytest.mark.parametrize(
-    "compiled",
-    [False, pytest.param(True, marks=pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++"))],
-)
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++")
+
+
+@needs_compiler
+def test_compiled_code_of_the_bare_network_is_not_taken_for_the_attended_one():
+    ran = []
+
+    class Spy(torch.nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+
+        def forward(self, x):
+            torch._dynamo.graph_break()  # so that the next line runs as it stands, each time
+            ran.append(x)
+            return x
+
+    bare, net = Plain(), Plain()
+    attnlab.attach(net, Spy, at="module", names="relu", input_size=(1, 5, 6))
+    time_together([bare], (1, 5, 6), compiled=True, runs=5)
+    ran.clear()
+    latency = time_together([bare, net], (1, 5, 6), compiled=True, runs=5)[1]
+    assert len(ran) == 1 + 2 * latency.runs
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
 def test_latency(compiled):
     net = attended("se")
     cost = attnlab.cost(net, (1, 5, 6), latency=True, batch=3, compiled=compiled)

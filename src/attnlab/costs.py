@@ -154,9 +154,9 @@ def count_by_site(net: nn.Module, calls: Mapping[str, list[Call]]) -> dict[tuple
 
 def _macs(net: nn.Module, calls: Mapping[str, list[Call]]) -> dict[str, int]:
     """Module path -> its multiply-accumulates, of convolutions and fully connected layers."""
-    macs = {}
+    modules, macs = dict(net.named_modules()), {}
     for path, made in calls.items():
-        module = net.get_submodule(path)
+        module = modules[path]
         if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed:
             per_output = module.in_channels // module.groups * prod(module.kernel_size)
         elif isinstance(module, nn.Linear):
@@ -281,6 +281,7 @@ def time_together(
     """Latency of networks of one input size that take turns, so that a restless machine disturbs all of them alike.
 
     Up to ``runs`` passes of each that fit into ``seconds`` (at least five), after as many to warm up.
+    ``compiled`` drops what torch.compile has compiled in this process before.
     """
     weight = next(nets[0].parameters(), torch.empty(0))
     if weight.is_meta:
@@ -299,6 +300,11 @@ def time_together(
     with contextlib.ExitStack() as stack:
         for net in nets:
             stack.enter_context(in_mode(net, training=False))
+        if compiled:
+            # By default compiled code does not look at hooks, and that of the bare network would serve, silently,
+            # for the one with attention too; nor may code from before be there.
+            torch.compiler.reset()
+            stack.enter_context(torch._dynamo.config.patch(skip_nnmodule_hook_guards=False))
         passes = [torch.compile(net, dynamic=False) if compiled else net for net in nets]
         for run in passes:
             run(x)  # compiles
