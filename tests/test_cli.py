@@ -1,5 +1,7 @@
 """The real command line: help, tables, and bad input that ends in one clear line and exit code 2."""
 
+import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -37,6 +39,10 @@ BAD = {
     ),
     "absent study": (["report", "nowhere"], "nowhere: no such folder; a study is a folder of points"),
     "sites of an unknown backbone": (["sites", "backbone=resnet19"], "backbone=resnet19: no such config; nearest:"),
+    "a batch of nothing": (["cost", "--latency", "--batch", "0"], "--batch 0: must be at least 1"),
+    "compiled, but not timed": (["cost", "--compile"], "--compile: goes with --latency"),
+    "an unknown option": (["cost", "--batch", "x"], "argument --batch: invalid int value: 'x'; see attnlab cost"),
+    "no such role to cost": (["cost", "attention=se", "sites.role=neck"], "sites.role=neck: this network has no such"),
     "bad input size": (["sites", "--input", "224"], "--input 224: must be CxHxW, such as 3x224x224"),
 }
 # fmt: on
@@ -63,7 +69,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(outcomes, case):
 def test_help(tmp_path):
     everything = attnlab("--help", cwd=tmp_path)
     assert everything.returncode == 0
-    for verb in ("train", "plan", "status", "sites", "report"):
+    for verb in ("train", "plan", "status", "sites", "cost", "report"):
         assert f"attnlab {verb}" in everything.stdout
         own = attnlab(verb, "--help", cwd=tmp_path)
         assert own.returncode == 0, own.stderr
@@ -82,18 +88,54 @@ def test_help(tmp_path):
 
 
 def test_sites_of_resnet18(tmp_path):
-    shown = attnlab("sites", "backbone=resnet18", "--input", "3x224x224", "sites.blocks=last", cwd=tmp_path)
+    words = ("backbone=resnet18", "attention=se", "--input", "3x224x224", "sites.blocks=last")
+    shown = attnlab("sites", *words, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "resnet18, input 3×224×224" in shown.stdout
-    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in shown.stdout.splitlines() if "│" in line]
+    assert "stage 4  7×7×512    block 1  ○ pre ─ ○ branch ─ (+ ○ shortcut) ─ ○ block\n" in shown.stdout
+    rows = cells_of(shown.stdout)
     marked = [row for row in rows if row[0] == "●"]
     assert [row[1:] for row in marked] == [
-        ["branch", "1", "2", "64", "56 × 56", "layer1.1.bn2"],
-        ["branch", "2", "2", "128", "28 × 28", "layer2.1.bn2"],
-        ["branch", "3", "2", "256", "14 × 14", "layer3.1.bn2"],
-        ["branch", "4", "2", "512", "7 × 7", "layer4.1.bn2"],
+        ["branch", "1", "2", "64", "56 × 56", "layer1.1.bn2", "580", "512"],
+        ["branch", "2", "2", "128", "28 × 28", "layer2.1.bn2", "2,184", "2,048"],
+        ["branch", "3", "2", "256", "14 × 14", "layer3.1.bn2", "8,464", "8,192"],
+        ["branch", "4", "2", "512", "7 × 7", "layer4.1.bn2", "33,312", "32,768"],
     ]
-    assert ["", "shortcut", "2", "1", "128", "28 × 28", "layer2.0.downsample"] in rows
+    assert ["", "shortcut", "2", "1", "128", "28 × 28", "layer2.0.downsample", "", ""] in rows
+    assert "se: 44,540 parameters, 43,520 MACs in all" in shown.stdout
+    assert max(map(len, shown.stdout.splitlines())) <= 100
+    assert list(tmp_path.iterdir()) == []
+
+
+def cells_of(text):
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if "│" in line]
+
+
+def test_cost_of_the_articles_attention(tmp_path):
+    # the golden integers of the article's code: 58,423 parameters, with its attention 58,813
+    words = ["attention=cbam_article", "sites=shortcut", "sites.stages=[2]", "data=digits", "--input", "1x64x64"]
+    shown = attnlab("cost", *words, "--latency", "--batch", "2", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "mini_xception, input 1×64×64 (--input), 10 classes" in shown.stdout
+    rows = {row[0]: row[1:] for row in cells_of(shown.stdout)}
+    extra = 3 * (128 * 9 + 1)  # of the head, for 10 classes in place of 7
+    attention = 58_813 - 58_423
+    before, after = 58_423 - 1472 + extra, 58_423 - 1472 + extra + attention
+    share = f"(+{100 * attention / before:.1f} %)"
+    assert rows["parameters"] == [f"{before:,}", f"{after:,}", f"+{attention} {share}"]
+    assert rows["attention parameters"] == ["0", f"{attention}", f"+{attention}"]
+    assert list(rows)[3:] == [
+        *("MACs", "attention element-wise ops", "activation memory, MiB"),
+        *("latency, 1 image, ms", "latency, 2 images, ms"),
+    ]
+    assert re.fullmatch(r"\d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\]", rows["latency, 2 images, ms"][1])
+    assert "eager on cpu" in shown.stdout
+
+    told = json.loads(attnlab("cost", *words, "--json", cwd=tmp_path).stdout)
+    assert told["input_size"] == [1, 64, 64]
+    assert told["bare"]["parameters"] == before
+    assert told["attended"]["attention_parameters"] == attention
+    assert told["attended"]["attention_elementwise"] > told["bare"]["attention_elementwise"] == 0
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,6 @@
-"""Costs against the papers' counts and torch's own counter."""
+"""Costs against the papers' counts, torch's own counter, hand counts and what memory a real pass keeps."""
+
+import shutil
 
 import pytest
 import torch
@@ -6,6 +8,9 @@ import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
 import attnlab
+from attnlab.costs import count, count_by_site, time_together
+from attnlab.errors import InputError
+from attnlab.sites import trace
 
 
 @pytest.mark.parametrize(
@@ -62,6 +67,192 @@ def test_macs_agree_with_torchs_counter(build, attention):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(torch.randn(1, *size))
     assert attnlab.cost(net, size).macs == counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("name", [
+    *("alexnet", "vgg11_bn", "squeezenet1_1", "densenet121", "inception_v3", "mnasnet0_5", "mobilenet_v3_small"),
+    *("efficientnet_b0", "shufflenet_v2_x0_5", "convnext_tiny", "resnext50_32x4d"),
+])  # fmt: skip
+def test_macs_of_torchvisions_families_agree_with_torchs_counter(name):
+    # To the last digit: these make every product in a Conv2d or Linear. Biases are in neither count.
+    with torch.device("meta"):
+        net = getattr(torchvision.models, name)(**({"init_weights": False} if name == "inception_v3" else {})).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            net(torch.empty(1, 3, 224, 224))
+    assert count(net, trace(net, (3, 224, 224))).macs == counter.get_total_flops() // 2
+
+
+class Plain(torch.nn.Module):
+    """conv 1 -> 8, 3×3; ReLU; mean; linear 8 -> 2"""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu, self.head = torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.relu(self.conv(x)).mean((2, 3)))
+
+
+def attended(attention, **settings):
+    net = Plain()
+    attnlab.attach(net, attention, at="module", names="relu", ratio=4, input_size=(1, 5, 6), **settings)
+    return net
+
+
+C, C2, HW = 8, 2, 30  # channels, hidden, positions of the feature map
+
+
+def test_elementwise_operations_of_se():
+    # mean; relu; sigmoid; product. The two matrix products (with bias) are in attention_macs.
+    cost = attnlab.cost(attended("se"), (1, 5, 6))
+    assert cost.attention_elementwise == C * HW + C2 + C + C * HW
+    assert cost.attention_macs == 2 * C * C2
+
+
+def test_elementwise_operations_of_cbam():
+    channel = 2 * C * HW + 2 * C2 + C + C + C * HW  # mean and max; 2 relus; sum; sigmoid; product
+    spatial = 2 * C * HW + 2 * HW + HW + HW + C * HW  # max and mean over C; cat; norm; sigmoid; product
+    cost = attnlab.cost(attended("cbam"), (1, 5, 6))
+    assert cost.attention_elementwise == channel + spatial
+    assert cost.attention_macs == 2 * 2 * C * C2 + 2 * 7 * 7 * HW
+    bare = attnlab.cost(Plain(), (1, 5, 6))
+    assert bare.attention_elementwise == bare.attention_macs == 0
+    assert cost.macs - bare.macs == cost.attention_macs
+
+
+def test_activation_bytes_of_two_layers():
+    # Kept: the image (for the conv's weights), ReLU's result, its mean (for the linear layer's weights); float32.
+    net = Plain()
+    assert attnlab.cost(net, (1, 5, 6)).activation_bytes == 4 * (HW + C * HW + C)
+    net.half()
+    assert attnlab.cost(net, (1, 5, 6)).activation_bytes == 2 * (HW + C * HW + C)
+    net.head.requires_grad_(False)  # so the mean is of no use any more
+    assert attnlab.cost(net, (1, 5, 6)).activation_bytes == 2 * (HW + C * HW)
+
+
+def test_activation_bytes_are_those_of_a_real_pass():
+    net = attnlab.create("resnet18", num_classes=10, in_channels=3)
+    attnlab.attach(net, "cbam")
+
+    def kept(batch):
+        storages = {}
+
+        def keep(t):
+            storages[t.untyped_storage().data_ptr()] = t.untyped_storage()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            net(torch.randn(batch, 3, 32, 32))
+        for tensor in (*net.parameters(), *net.buffers()):
+            storages.pop(tensor.untyped_storage().data_ptr(), None)
+        return sum(s.nbytes() for s in storages.values())
+
+    assert attnlab.cost(net, (3, 32, 32)).activation_bytes == kept(4) - kept(3)
+
+
+class Looks(Plain):
+    """Looks at values, which the meta device has not."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        y = self.norm(self.conv(x))
+        return super().forward(x) * (2 if y.sum().item() > 0 else 3)
+
+
+def test_a_network_that_looks_at_values_is_measured_where_it_is_and_stays_as_it_was():
+    net = Looks()
+    attnlab.attach(net, "se", at="module", names="relu", ratio=4, input_size=(1, 5, 6))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    state = torch.get_rng_state()
+    cost = attnlab.cost(net, (1, 5, 6), latency=True)
+    assert cost.activation_bytes > 4 * C * HW
+    assert cost.attention_elementwise == 2 * C * HW + C2 + C
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert net.training
+
+
+def test_a_network_that_does_not_train_at_the_size_has_no_activation_bytes():
+    with torch.device("meta"):
+        net = torchvision.models.inception_v3(init_weights=False)
+    cost = attnlab.cost(net, (3, 224, 224))
+    assert cost.activation_bytes is None
+    assert "MiB" not in str(cost)
+
+
+def test_parameters_and_macs_by_site():
+    with torch.device("meta"):
+        net = attnlab.create("mini_xception", num_classes=7, in_channels=1)
+        attnlab.attach(net, "se", at="pre", stages=[2, 3], input_size=(1, 48, 48), ratio=8)
+    cost, by_site = attnlab.cost(net, (1, 48, 48)), count_by_site(net, trace(net, (1, 48, 48)))
+    assert by_site == {
+        ("module2.branch", "input"): (2 * 16 * 2 + 18, 2 * 16 * 2),
+        ("module3.branch", "input"): (2 * 32 * 4 + 36, 2 * 32 * 4),
+    }
+    assert sum(parameters for parameters, _ in by_site.values()) == cost.attention_parameters
+    assert sum(macs for _, macs in by_site.values()) == cost.attention_macs
+
+
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++")
+
+
+@needs_compiler
+def test_compiled_code_of_the_bare_network_is_not_taken_for_the_attended_one():
+    ran = []
+
+    class Spy(torch.nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+
+        def forward(self, x):
+            torch._dynamo.graph_break()  # so that the next line runs as it stands, each time
+            ran.append(x)
+            return x
+
+    bare, net = Plain(), Plain()
+    attnlab.attach(net, Spy, at="module", names="relu", input_size=(1, 5, 6))
+    time_together([bare], (1, 5, 6), compiled=True, runs=5)
+    ran.clear()
+    latency = time_together([bare, net], (1, 5, 6), compiled=True, runs=5)[1]
+    assert len(ran) == 1 + 2 * latency.runs
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
+def test_latency(compiled):
+    net = attended("se")
+    cost = attnlab.cost(net, (1, 5, 6), latency=True, batch=3, compiled=compiled)
+    latency = cost.latency
+    assert 0 < latency.low_ms <= latency.median_ms <= latency.high_ms
+    assert cost.latency_ms == latency.median_ms
+    assert (latency.batch, latency.device, latency.compiled) == (3, "cpu", compiled)
+    assert 5 <= latency.runs <= 100
+    assert cost.numbers()["latency_ms"] == latency.median_ms
+    assert f"{latency.median_ms:.2f} ms [" in str(cost)
+
+
+def test_networks_timed_together_take_turns():
+    order = []
+
+    class Slow(torch.nn.Module):
+        def forward(self, x):
+            order.append(self)
+            return torch.zeros(self.n, self.n) @ torch.zeros(self.n, self.n)
+
+    small, large = Slow(), Slow()
+    small.n, large.n = 2, 300
+    times = time_together([small, large], (1, 4, 4), runs=20)
+    assert times[0].median_ms < times[1].median_ms
+    assert order == [small, large] * (len(order) // 2)
+
+
+def test_the_meta_device_cannot_be_timed():
+    with torch.device("meta"):
+        net = Plain()
+    with pytest.raises(InputError, match="meta device computes nothing"):
+        attnlab.cost(net, (1, 5, 6), latency=True)
 
 
 def test_parts_and_text():

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from attnlab.errors import InputError
 
@@ -18,6 +18,7 @@ USAGE = """attnlab: which attention module, where in a CNN, with which ratio and
   attnlab plan [-m] [key=value ...]      what that would do, and cost             attnlab plan --help
   attnlab status FOLDER                  how a study stands                       attnlab status --help
   attnlab sites [key=value ...]          where attention can go in a backbone     attnlab sites --help
+  attnlab cost [key=value ...]           what attention adds to a backbone        attnlab cost --help
   attnlab report FOLDER                  leaderboard and picture of a study       attnlab report --help
 """
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "plan": plan,
         "status": status,
         "sites": sites,
+        "cost": cost,
         "report": report,
     }
     try:
@@ -160,11 +162,12 @@ def status(argv: list[str]) -> int:
 
 
 def sites(argv: list[str]) -> int:
-    """The table of sites, those that the config selects marked."""
+    """A drawing and the table of sites, those that the config selects marked."""
     parser = argparse.ArgumentParser(
         prog="attnlab sites",
-        description="Where attention can go in a backbone: the sites that sites=... selects are marked.",
-        epilog="example: attnlab sites backbone=resnet50 sites=branch sites.blocks=last --input 3x224x224",
+        description="Where attention can go in a backbone: the sites that sites=... selects are marked, and with "
+        "attention=... each says what it costs there.",
+        epilog="example: attnlab sites backbone=resnet50 attention=cbam sites.blocks=last --input 3x224x224",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for attnlab train")
     parser.add_argument("--input", metavar="CxHxW", help="size of the input (default: that of data=...)")
@@ -176,6 +179,44 @@ def sites(argv: list[str]) -> int:
 
     with composing(config_dir=args.config_dir) as compose_one:
         print_sites(compose_one(args.overrides), args.input)
+    return 0
+
+
+def cost(argv: list[str]) -> int:
+    """The bare backbone beside the network with attention."""
+    parser = argparse.ArgumentParser(
+        prog="attnlab cost",
+        description="What attention adds to a backbone: parameters, multiply-accumulates (MACs), its element-wise "
+        "operations, activation memory in training, and with --latency the time of a forward pass.",
+        epilog="example: attnlab cost backbone=resnet50 attention=cbam sites=branch --input 3x224x224 --latency",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for attnlab train")
+    parser.add_argument("--input", metavar="CxHxW", help="size of the input (default: that of data=...)")
+    parser.add_argument("--latency", action="store_true", help="also time forward passes of 1 image and of a batch")
+    parser.add_argument("--batch", metavar="N", type=int, help="with --latency: images in the batch (default: 32)")
+    parser.add_argument("--compile", action="store_true", help="with --latency: by torch.compile, not eager")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="with --latency: where (default: cpu)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--config-dir", metavar="DIR", help="also look for configs in DIR")
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(f"{message}; see attnlab cost --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    args = parser.parse_intermixed_args(argv)
+    for option in ("batch", "compile", "device"):
+        if getattr(args, option) and not args.latency:
+            raise InputError(f"--{option}: goes with --latency")
+    if args.batch is not None and args.batch < 1:
+        raise InputError(f"--batch {args.batch}: must be at least 1")
+
+    from attnlab.overview import print_cost
+    from attnlab.sweep.compose import composing
+
+    with composing(config_dir=args.config_dir) as compose_one:
+        config = compose_one(args.overrides)
+    batches = sorted({1, args.batch or 32}) if args.latency else []
+    print_cost(config, args.input, batches, compiled=args.compile, device=args.device or "cpu", as_json=args.json)
     return 0
 
 

@@ -122,19 +122,25 @@ def trace(net: nn.Module, input_size: Sequence[int] | None = None) -> Run:
     The pass is on the meta device, in eval mode; a network that looks at values there (``.item()``) runs for real.
     """
     size = _checked_size(net, input_size)
-    modes = {module: module.training for module in net.modules()}
-    try:
-        net.eval()
-        with torch.no_grad():
+    with torch.no_grad(), in_mode(net, training=False):
+        try:
             return _one_pass(net, size)
-    except Exception as error:
-        shape = "×".join(map(str, size))
-        least = _least_size(net, size)
-        why = f"it needs at least {least}×{least}" if least else first_line(error)
-        raise InputError(f"{type(net).__name__} does not run on an input of {shape} (C×H×W): {why}") from error
+        except Exception as error:
+            shape, least = "×".join(map(str, size)), _least_size(net, size)
+            why = f"it needs at least {least}×{least}" if least else first_line(error)
+            raise InputError(f"{type(net).__name__} does not run on an input of {shape} (C×H×W): {why}") from error
+
+
+@contextlib.contextmanager
+def in_mode(net: nn.Module, training: bool) -> Iterator[None]:
+    """Inside, all of ``net`` is in train or eval mode; afterwards each module is in its own again."""
+    modes = {module: module.training for module in net.modules()}
+    net.train(training)
+    try:
+        yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for module, before in modes.items():
+            module.training = before
 
 
 def _one_pass(net: nn.Module, size: Shape, may_compute: bool = True) -> Run:

@@ -87,19 +87,21 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
 
     from attnlab.build import build_classifier, build_data, build_network
     from attnlab.checkpoints import Checkpoints, InPlace, latest
-    from attnlab.costs import cost
+    from attnlab.costs import count, time_forward
     from attnlab.distributed import synchronise
     from attnlab.loggers import open_loggers
     from attnlab.progress import PointProgress, ProgressFile
+    from attnlab.sites import trace
 
     first, ranks = rank() == 0, ledger.devices(config)
     _set_threads(max(1, ledger.read_json(folder / "point.json")["threads"] // ranks))
     checkpoints = Checkpoints(folder, stop, config["checkpoint"]["every_n_steps"])
     data = build_data(config)
     net, sites = build_network(config, data)
+    counted = count(net, trace(net, data.shape))
     if first:
         where = "; attention at " + ", ".join(site.name for site in sites) if sites else ""
-        log.info("%s%s", cost(net, data.shape), where)
+        log.info("%s%s", counted, where)
     if ranks > 1:
         synchronise(net)
     classifier = build_classifier(config, net, data.num_classes)
@@ -136,7 +138,8 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
         weights = torch.load(checkpoints.path(best["step"]), map_location="cpu", weights_only=True)["state_dict"]
         classifier.load_state_dict(weights)
         tested = trainer.test(classifier, data, verbose=False)[0]
-        costs = dataclasses.asdict(cost(net.to(trainer.strategy.root_device), data.shape, latency=first))
+        timed = time_forward(net.to(trainer.strategy.root_device), data.shape) if first else None
+        costs = dataclasses.replace(counted, latency=timed).numbers()
         for logger in loggers:
             logger.log_metrics({f"cost/{key}": value for key, value in costs.items()}, trainer.global_step)
     return checkpoints, {

@@ -1,6 +1,7 @@
 """From a study's folder to variants: what differs between the points, and their results by seed."""
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -161,8 +162,5 @@ def si(count: float) -> str:
     """``3.851 M``"""
     if count < 1000:
         return f"{count:.4g}"
-    for unit in ("k", "M", "G"):
-        count /= 1000
-        if count < 1000:
-            break
-    return f"{count:#.4g}".rstrip(".") + f" {unit}"
+    power = min(3, int(math.log10(count) / 3))
+    return f"{count / 1000**power:#.4g}".rstrip(".") + " kMG"[power].rjust(2)
