@@ -50,7 +50,7 @@ def attnlab(
     return subprocess.run(
         [*COMMAND, *args],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **(env or {})},
         capture_output=True,
         text=True,
         timeout=timeout,

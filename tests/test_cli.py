@@ -10,7 +10,7 @@ from tests.conftest import attnlab
 
 # fmt: off
 BAD = {
-    "unknown command": (["trian"], "attnlab trian: no such command; nearest: train; valid: plan, report, sites, s"),
+    "unknown command": (["trian"], "attnlab trian: no such command; nearest: train; valid: cost, plan, report,"),
     "unknown key": (["train", "attention=cbam", "attention.rato=4"], "attention.rato: attention=cbam has no such "),
     "unknown top-level key": (["train", "sed=3"], "sed: no such setting; nearest: seed; valid:"),
     "unknown name": (["train", "attention=cbm"], "attention=cbm: no such config; nearest: cbam; valid:"),
@@ -92,7 +92,8 @@ def test_sites_of_resnet18(tmp_path):
     shown = attnlab("sites", *words, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "resnet18, input 3×224×224" in shown.stdout
-    assert "stage 4  7×7×512    block 1  ○ pre ─ ○ branch ─ (+ ○ shortcut) ─ ○ block\n" in shown.stdout
+    drawn = "stage 4  7×7×512    block 1  ○ pre ─ ○ unit ─ ○ branch ─ (+ ○ shortcut) ─ ○ block\n"
+    assert drawn in shown.stdout
     rows = cells_of(shown.stdout)
     marked = [row for row in rows if row[0] == "●"]
     assert [row[1:] for row in marked] == [

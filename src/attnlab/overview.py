@@ -22,7 +22,7 @@ from attnlab.errors import InputError, first_line
 from attnlab.sites import Site, find_sites, select_sites, trace
 
 # The order in which an image meets the places of a block.
-FLOW = ("pre", "unit", "branch", "shortcut", "block", "stage")
+FLOW = ("pre", "unit", "depthwise", "branch", "shortcut", "block", "stage")
 
 
 class _Setup(NamedTuple):
@@ -68,12 +68,12 @@ def print_sites(config: Any, input_size: str | None = None) -> None:
     if role != "module":
         console.print()
         for line in draw(sites, chosen):
-            text = Text(f"  {line}", no_wrap=True, overflow="ignore")
+            text = Text(f"  {line}")
             text.highlight_regex("●+", "bold green")
-            console.print(text, crop=False)
+            console.print(text, soft_wrap=True)
         what = checked["attention"]["name"] if costs else f"sites={raw['sites']['name']}"
         console.print(
-            f"\n  ● {what}   ○ another place   (+) the branch is added; H×W×C ends the stage\n", highlight=False
+            f"\n  ● {what}   ○ another place   (+) branches and shortcut meet; H×W×C ends the stage\n", highlight=False
         )
     console.print(table)
     console.print(
@@ -91,7 +91,7 @@ def print_sites(config: Any, input_size: str | None = None) -> None:
 def draw(sites: Sequence[Site], chosen: Sequence[Site]) -> list[str]:
     """A line a block, from the input to the last stage; equal blocks of a stage share a line.
 
-    ``○`` is a place for attention and ``●`` one of ``chosen``; ``(+)`` is the addition that ends a residual branch.
+    ``○`` is a place for attention and ``●`` one of ``chosen``; ``(+)`` is where a block's branches meet.
     """
     rows = _rows_of_drawing(sites, chosen)
     for row in rows:

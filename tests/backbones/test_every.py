@@ -1,17 +1,12 @@
-"""Every backbone of conf/: its sites, and attention at each role, on real tensors."""
-
-import copy
-import warnings
+"""Every backbone of conf/, and timm networks of many families: attention at each role, on real tensors."""
 
 import pytest
-import torch
+import timm
 
-import attnlab
 from attnlab import schema
 from attnlab.build import build_network
-from attnlab.sites import find_sites
-from attnlab.surgery import attached
 from attnlab.sweep.compose import CONF, composing
+from tests.backbones import everywhere
 from tests.test_conf import NEEDED
 
 NAMES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
@@ -21,6 +16,14 @@ DEEPER = {
     *("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet34", "resnet101", "resnet152"),
     *("resnet32", "resnet44", "resnet56", "resnet110", "resnext101_32x4d", "squeezenet1_0", "mobilenet_v3_large"),
 }
+TIMM = (  # a small one of each family
+    *("test_byobnet", "test_convnext", "test_efficientnet", "test_nfnet", "test_resnet"),
+    *("cs3darknet_focus_s", "cspnext_s", "densenet121", "dla46_c", "dpn48b", "edgenext_xx_small", "efficientvit_b0"),
+    *("fasternet_t0", "fastvit_t8", "ghostnet_050", "hgnetv2_b0", "hrnet_w18_small"),
+    *("inception_next_atto", "lcnet_035", "mobilenetv3_small_050", "regnetx_002"),
+    *("repghostnet_050", "repvit_m0_9", "res2net50_26w_4s", "resnest14d", "resnetv2_18", "visformer_tiny"),
+    *("legacy_seresnet18", "skresnet18", "starnet_s1", "ese_vovnet19b_slim", "xception41", "mixnet_s", "repvgg_a0"),
+)
 
 
 class Images:
@@ -40,45 +43,18 @@ def compose():
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.filterwarnings("ignore")
-def test_attention_at_every_role(compose, name, monkeypatch):
+def test_backbones_of_conf(compose, name, monkeypatch):
     monkeypatch.setenv("ATTNLAB_ALLOW", "tests")
     config = schema.check(compose(f"backbone={name}", *NEEDED.get(name, [])))
     data = Images(SIZES.get(name, 32))
     net, _ = build_network(config, data)
-    net.eval().requires_grad_(False)
-    bare = copy.deepcopy(net.state_dict())
-    x = torch.randn(2, *data.shape)
-    expected = net(x)
-    assert expected.shape == (2, 5)
-    roles = list(dict.fromkeys(site.role for site in find_sites(net, data.shape)))
+    roles = everywhere.check(net, data.shape, 5, export=name not in DEEPER)
     assert {"unit", "stage"} <= set(roles)
-    for role in roles:
-        for attention in ("se", "cbam"):
-            sites = attnlab.attach(net, attention, at=role, init="identity", ratio=4, input_size=data.shape)
-            assert torch.equal(net(x), expected), (role, attention)
-            stir(net)
-            net.train()(x).square().sum().backward()
-            for path, module in attached(net).items():
-                reached = [p.grad is not None and p.grad.isfinite().all() for p in module.parameters()]
-                assert all(reached), (role, path)
-                assert any(p.grad.abs().sum() > 0 for p in module.parameters()), (role, path)
-            missing, unexpected = net.eval().load_state_dict(bare, strict=False)
-            assert not unexpected
-            assert all("attention_" in key for key in missing)
-            assert attnlab.detach(net) == len(sites)
-            assert torch.equal(net(x), expected)
-    attnlab.attach(net, "cbam", at="stage", merge="concat", init="identity", ratio=4, input_size=data.shape)
-    torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-4)  # a 1×1 conv of two equal maps
-    if name not in DEEPER:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            exported = torch.export.export(net, (x,), strict=False)
-        torch.testing.assert_close(exported.module()(x), net(x), rtol=1e-4, atol=1e-4)
 
 
-def stir(net):
-    """A little noise: exactly at the identity many gradients are zero."""
-    generator = torch.Generator().manual_seed(0)
-    for module in attached(net).values():
-        for parameter in module.parameters():
-            parameter.data.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
+@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.filterwarnings("ignore")
+def test_timm(name):
+    net = timm.create_model(name, num_classes=5)
+    roles = everywhere.check(net, (3, 64, 64), 5, export=True)
+    assert {"block", "stage"} <= set(roles)

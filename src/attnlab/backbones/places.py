@@ -20,7 +20,15 @@ class Place:
     side: Side = "output"
 
 
-IDENTITIES = ("downsample", "proj")  # where a block keeps its projection, or None: torchvision's and timm's names
+# Where the blocks of a file keep the projection of their input, or None (in pre-activation networks it is not of
+# their input).
+IDENTITIES = {
+    "torchvision.models.resnet": "downsample",
+    "torchvision.models.regnet": "proj",
+    **dict.fromkeys(
+        (f"timm.models.{file}" for file in ("resnet", "regnet", "res2net", "resnest", "sknet", "senet")), "downsample"
+    ),
+}
 
 
 def identity_places(net: nn.Module, block: str, stage: int, number: int | None) -> list[Place]:
@@ -29,8 +37,11 @@ def identity_places(net: nn.Module, block: str, stage: int, number: int | None) 
     Nothing stands there; ``attach`` puts an empty ``nn.Sequential`` there, which the block then calls.
     """
     module = net.get_submodule(block)
-    names = [name for name in IDENTITIES if hasattr(module, name) and getattr(module, name) is None]
-    return [Place("shortcut", f"{block}.{name}", stage, number) for name in names[:1]]
+    for base in type(module).__mro__:
+        name = IDENTITIES.get(base.__module__, "")
+        if hasattr(module, name) and getattr(module, name) is None:
+            return [Place("shortcut", f"{block}.{name}", stage, number)]
+    return []
 
 
 Namer = Callable[[nn.Module], Iterable[Place]]

@@ -5,6 +5,7 @@ import contextlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -185,7 +186,28 @@ def structural_places(net: nn.Module, run: Run) -> list[Place]:
         call = once.get(place.module) or once[place.module.rpartition(".")[0]]
         return call.end if place.side == "output" else call.begin
 
-    return sorted(places, key=moment)
+    return [taken for place in sorted(places, key=moment) for taken in _out_of_containers(net, place, once)]
+
+
+def _out_of_containers(net: nn.Module, place: Place, once: dict[str, Call]) -> list[Place]:
+    """A container with a forward of its own would run what is added to it: who takes its output stands for it."""
+
+    def runs_children(path: str) -> bool:
+        module = net.get_submodule(path) if path in once else None
+        return isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) and (
+            type(module).forward is not nn.Sequential.forward
+        )
+
+    if not runs_children(place.module):
+        return [place]
+    if place.side == "input" or once[place.module].returned is None:
+        return []
+    takers = [
+        p for p, call in once.items() if call.entered == once[place.module].returned and not _inside(p, place.module)
+    ]
+    outer = [path for path in takers if not any(path != other and _inside(path, other) for other in takers)]
+    fits = len(outer) == 1 and not runs_children(outer[0])
+    return [replace(place, module=outer[0], side="input")] if fits else []
 
 
 def _blocks(net: nn.Module, run: Run, once: dict[str, Call]) -> list[Block]:
