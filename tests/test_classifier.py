@@ -136,3 +136,22 @@ def test_training_metrics_are_of_all_batches(tmp_path):
     with torch.no_grad():
         losses = [F.cross_entropy(module.net(x), y) for x, y in data.batches(data.splits.train, shuffle=True, epoch=0)]
     assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
+
+
+def test_auxiliary_logits_count_with_their_weight():
+    class Two(nn.Module):
+        aux_weight = 0.3
+
+        def __init__(self):
+            super().__init__()
+            self.main, self.other = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x):
+            x = x.mean((2, 3))
+            return (self.main(x), self.other(x)) if self.training else self.main(x)
+
+    net = Two()
+    classifier = Classifier(net, 3, optimizer=torch.optim.SGD)
+    x, y = torch.randn(5, 4, 2, 2), torch.tensor([0, 1, 2, 0, 1])
+    main, other = (nn.functional.cross_entropy(logits, y) for logits in net(x))
+    torch.testing.assert_close(classifier.training_step((x, y), 0), main + 0.3 * other)

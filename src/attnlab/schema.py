@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
@@ -119,9 +120,11 @@ def plain(config: DictConfig | Mapping[str, Any]) -> Settings:
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        missing = isinstance(error, MissingMandatoryValue)
-        reason = "must be set" if missing else str(error.msg).splitlines()[0]
-        raise InputError(f"{error.full_key}: {reason}") from None
+        # One that another key refers to is named in the message alone.
+        missing = re.search(r"[Mm]issing mandatory value: ([\w.]+)", str(error.msg))
+        if missing or isinstance(error, MissingMandatoryValue):
+            raise InputError(f"{missing[1] if missing else error.full_key}: must be set") from None
+        raise InputError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
 
 
 def locate(target: str, group: str) -> Any:

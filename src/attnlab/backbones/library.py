@@ -4,7 +4,7 @@ Weights of the libraries expect images normalised as ImageNet's; attnlab normali
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -76,31 +76,39 @@ def timm_net(
     name = {"xception": "legacy_xception"}.get(name, name)  # what timm calls the paper's
     if not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
+    _no_weights_for(stem, pretrained)
     download = pretrained is True and torch.get_default_device().type != "meta"
     net = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, pretrained=download)
-    return fit(net, in_channels, stem, pretrained, state=None)
+    return fit(net, in_channels, stem, pretrained)
 
 
 def fit(
-    net: nn.Module, in_channels: int, stem: Stem, pretrained: Pretrained, state: Mapping[str, Tensor] | None
+    net: nn.Module,
+    in_channels: int,
+    stem: Stem,
+    pretrained: Pretrained,
+    download: Callable[[], Mapping[str, Tensor] | None] = lambda: None,
 ) -> nn.Module:
     """The network with another number of input channels, the stem for small images, and weights, as asked.
 
-    ``state``: the library's weights, where they are not in the network already; a file that ``pretrained`` names is
-    read here. On the meta device weights are only checked.
+    ``download`` gets the library's weights, where they are not in the network already; a file that ``pretrained``
+    names is read here. On the meta device weights are only checked.
     """
-    if stem == "cifar" and pretrained:
-        raise InputError("backbone.stem=cifar: there are no pretrained weights for it; backbone.pretrained=false")
+    _no_weights_for(stem, pretrained)
     first = next(path for path, module in net.named_modules() if isinstance(module, nn.Conv2d))
     if net.get_submodule(first).in_channels != in_channels:
         _replace_conv(net, first, in_channels=in_channels)
-    if isinstance(pretrained, str):
-        state = _read(Path(pretrained))
+    state = _read(Path(pretrained)) if isinstance(pretrained, str) else download() if pretrained else None
     if state is not None:
         _load(net, state, first)
     if stem == "cifar":
         small_stem(net)
     return net
+
+
+def _no_weights_for(stem: Stem, pretrained: Pretrained) -> None:
+    if stem == "cifar" and pretrained:
+        raise InputError("backbone.stem=cifar: there are no pretrained weights for it; backbone.pretrained=false")
 
 
 def small_stem(net: nn.Module) -> None:
@@ -126,7 +134,7 @@ def _torchvision(
     if name not in known:
         raise _unknown("torchvision", name, known)
     net = torchvision.models.get_model(name, num_classes=num_classes, **settings)
-    return fit(net, in_channels, stem, pretrained, weights_of(name) if pretrained is True else None)
+    return fit(net, in_channels, stem, pretrained, partial(weights_of, name))
 
 
 def weights_of(name: str) -> Mapping[str, Tensor] | None:

@@ -89,7 +89,7 @@ def resnet(
         raise InputError("backbone.pretrained=true: torchvision's weights are for widen=1 and stride_on=3x3")
     block, layers, groups = RESNETS[name]
     net = ResNet(block, layers, num_classes=num_classes, widen=widen, stride_on=stride_on, **groups)
-    return fit(net, in_channels, stem, pretrained, weights_of(name) if pretrained is True else None)
+    return fit(net, in_channels, stem, pretrained, partial(weights_of, name))
 
 
 def _without_effect(settings: Mapping[str, Any]) -> set[str]:
