@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attnlab import attention as attentions
+from attnlab.backbones.places import MARK
 from attnlab.errors import InputError
 from attnlab.sites import Pick, Site, select_sites, sites_of, trace
 
@@ -19,7 +20,6 @@ Merge = Literal["scale", "add", "concat"]
 HOOK = "attnlab"
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # their forward, where they have one, may run any child
 IDENTITY = "attnlab_identity"  # an attribute of what attach puts where a block has no projection
-MARK = "attnlab_site"  # an attribute of what attach put in; a user's module may have any name
 CHILD = {"output": "attention_out", "input": "attention_in"}
 
 

@@ -156,3 +156,12 @@ def test_identity_shortcuts_are_places(tmp_path):
             assert list(net.state_dict()) == keys
             assert torch.equal(net(x), expected)
             assert find_sites(net, x.shape[1:]) == find_sites(net, x.shape[1:])
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "googlenet", "mobilenet_v2", "shufflenet_v2_x1_0", "vgg11_bn"])
+@pytest.mark.parametrize("role", ["unit", "stage"])
+def test_attention_that_is_there_changes_no_place(name, role):
+    net = torchvision.models.get_model(name)
+    before = find_sites(net, (3, 96, 96))
+    attnlab.attach(net, "cbam", at=role, merge="add", input_size=(3, 96, 96))
+    assert find_sites(net, (3, 96, 96)) == before

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnlab.backbones.places import Place, identity_places
+from attnlab.backbones.places import MARK, Place, identity_places
 
 Shape = tuple[int, ...]
 HEADS = ("classifier", "head", "fc")  # behind the features, where no map is left to attend to
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+WEIGHTY = (*CONVS, nn.Linear)
 
 
 class Call(NamedTuple):
@@ -46,7 +47,7 @@ class Run(dict[str, list[Call]]):
         super().__init__()
         self.joins: list[Join] = []
         self.depth: dict[int, int] = {}  # convolutions between the input and a tensor, at most
-        self.scaled: dict[int, int] = {}  # tensor -> what it was before a multiplication by a constant
+        self.scaled: dict[int, int] = {}  # tensor -> what it was before a multiplication by a constant, or attention
 
 
 class Recorder(TorchDispatchMode):
@@ -154,7 +155,16 @@ def structural_places(net: nn.Module, run: Run) -> list[Place]:
     """
     if getattr(net, "output_fmt", "NCHW") != "NCHW":  # timm's word for (N, H, W, C) inside
         return []
-    once = {p: calls[0] for p, calls in run.items() if len(calls) == 1 and p.partition(".")[0] not in HEADS}
+    attention = [path for path, module in net.named_modules() if hasattr(module, MARK)]
+    for call in [call for path in attention for call in run.get(path, ())]:
+        if call.entered is not None and call.returned is not None:
+            run.scaled[call.returned] = call.entered
+    once = {
+        path: calls[0]
+        for path, calls in run.items()
+        if len(calls) == 1 and path.partition(".")[0] not in HEADS
+        if not any(_inside(path, other) for other in attention)
+    }
     blocks = _blocks(net, run, once)
     units = _units(net, once)
     stages = _stages([b.call for b in blocks] or [once[path] for path, _ in units])
@@ -328,7 +338,7 @@ def _repeated(net: nn.Module, once: dict[str, Call]) -> set[type]:
 def _units(net: nn.Module, once: dict[str, Call]) -> list[tuple[str, bool]]:
     """(path, whether depthwise) of the end of each convolution with its norm and activation."""
     convs = {path: _convs(net.get_submodule(path)) for path in once}
-    weighty = {path for path in once if convs[path] or _has_linear(net.get_submodule(path))}
+    weighty = {path for path in once if any(isinstance(m, WEIGHTY) for m in _parts(net.get_submodule(path)))}
     after: dict[int, list[str]] = defaultdict(list)  # tensor -> convolutions, and modules without weights, that take it
     for path in sorted(once, key=lambda path: once[path].begin):
         simple = path not in weighty and path.rpartition(".")[0] in weighty
@@ -358,11 +368,15 @@ def _units(net: nn.Module, once: dict[str, Call]) -> list[tuple[str, bool]]:
 
 
 def _convs(module: nn.Module) -> int:
-    return sum(isinstance(m, CONVS) for m in module.modules())
+    return sum(isinstance(m, CONVS) for m in _parts(module))
 
 
-def _has_linear(module: nn.Module) -> bool:
-    return any(isinstance(m, nn.Linear) for m in module.modules())
+def _parts(module: nn.Module) -> Iterator[nn.Module]:
+    """The module and all in it, but for attention that was attached."""
+    yield module
+    for child in module.children():
+        if not hasattr(child, MARK):
+            yield from _parts(child)
 
 
 def _stages(calls: list[Call]) -> list[tuple[int, int, int, int]]:
