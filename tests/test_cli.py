@@ -92,7 +92,7 @@ def test_sites_of_resnet18(tmp_path):
     shown = attnlab("sites", *words, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "resnet18, input 3×224×224" in shown.stdout
-    drawn = "stage 4  7×7×512    block 1  ○ pre ─ ○ unit ─ ○ branch ─ (+ ○ shortcut) ─ ○ block\n"
+    drawn = "stage 4  7×7×512    block 1  ○ pre ─ ○○○ unit ─ ○ branch ─ (+ ○ shortcut) ─ ○ block\n"
     assert drawn in shown.stdout
     rows = cells_of(shown.stdout)
     marked = [row for row in rows if row[0] == "●"]

@@ -15,21 +15,28 @@ stage 2  11×11×32  block 1  ○ pre ─ ● unit ─ ○ branch ─ (+ ○ sho
 stage 3  6×6×64    block 1  ○ pre ─ ● unit ─ ○ branch ─ (+ ○ shortcut) ─ ○ block ─ ○ stage
 stage 4  3×3×128   block 1  ○ pre ─ ● unit ─ ○ branch ─ (+ ○ shortcut) ─ ○ block ─ ○ stage""",
     ("resnet18", "shortcut", "all"): """
-stem     12×12×64                    ○ stem
-stage 1  12×12×64  blocks 1–2 (× 2)  ○ pre ─ ○ unit ─ ○ branch ─ (+ ● shortcut) ─ ○ block ─ ○ stage
-stage 2  6×6×128   blocks 1–2 (× 2)  ○ pre ─ ○ unit ─ ○ branch ─ (+ ● shortcut) ─ ○ block ─ ○ stage
-stage 3  3×3×256   blocks 1–2 (× 2)  ○ pre ─ ○ unit ─ ○ branch ─ (+ ● shortcut) ─ ○ block ─ ○ stage
-stage 4  2×2×512   blocks 1–2 (× 2)  ○ pre ─ ○ unit ─ ○ branch ─ (+ ● shortcut) ─ ○ block ─ ○ stage""",
+stem     12×12×64                    ○ unit ─ ○ stem
+stage 1  12×12×64  blocks 1–2 (× 2)  ○ pre ─ ○○ unit ── ○ branch ─ (+ ● shortcut) ─ ○ block ─ ○ stage
+stage 2  6×6×128   block 1           ○ pre ─ ○○○ unit ─ ○ branch ─ (+ ● shortcut) ─ ○ block
+                   block 2           ○ pre ─ ○○ unit ── ○ branch ─ (+ ● shortcut) ─ ○ block ─ ○ stage
+stage 3  3×3×256   block 1           ○ pre ─ ○○○ unit ─ ○ branch ─ (+ ● shortcut) ─ ○ block
+                   block 2           ○ pre ─ ○○ unit ── ○ branch ─ (+ ● shortcut) ─ ○ block ─ ○ stage
+stage 4  2×2×512   block 1           ○ pre ─ ○○○ unit ─ ○ branch ─ (+ ● shortcut) ─ ○ block
+                   block 2           ○ pre ─ ○○ unit ── ○ branch ─ (+ ● shortcut) ─ ○ block ─ ○ stage""",
     ("resnet50", "branch", "last"): """
-stem     12×12×64                     ○ stem
-stage 1  12×12×256  blocks 1–2 (× 2)  ○ pre ─ ○○ unit ─ ○ branch ─ (+ ○ shortcut) ─ ○ block
-                    block 3           ○ pre ─ ○○ unit ─ ● branch ─ (+ ○ shortcut) ─ ○ block ─ ○ stage
-stage 2  6×6×512    blocks 1–3 (× 3)  ○ pre ─ ○○ unit ─ ○ branch ─ (+ ○ shortcut) ─ ○ block
-                    block 4           ○ pre ─ ○○ unit ─ ● branch ─ (+ ○ shortcut) ─ ○ block ─ ○ stage
-stage 3  3×3×1024   blocks 1–5 (× 5)  ○ pre ─ ○○ unit ─ ○ branch ─ (+ ○ shortcut) ─ ○ block
-                    block 6           ○ pre ─ ○○ unit ─ ● branch ─ (+ ○ shortcut) ─ ○ block ─ ○ stage
-stage 4  2×2×2048   blocks 1–2 (× 2)  ○ pre ─ ○○ unit ─ ○ branch ─ (+ ○ shortcut) ─ ○ block
-                    block 3           ○ pre ─ ○○ unit ─ ● branch ─ (+ ○ shortcut) ─ ○ block ─ ○ stage""",
+stem     12×12×64                     ○ unit ─ ○ stem
+stage 1  12×12×256  block 1           ○ pre ─ ○○○○ unit ─ ○ branch ─ (+ ○ shortcut) ─ ○ block
+                    block 2           ○ pre ─ ○○○ unit ── ○ branch ─ (+ ○ shortcut) ─ ○ block
+                    block 3           ○ pre ─ ○○○ unit ── ● branch ─ (+ ○ shortcut) ─ ○ block ─ ○ stage
+stage 2  6×6×512    block 1           ○ pre ─ ○○○○ unit ─ ○ branch ─ (+ ○ shortcut) ─ ○ block
+                    blocks 2–3 (× 2)  ○ pre ─ ○○○ unit ── ○ branch ─ (+ ○ shortcut) ─ ○ block
+                    block 4           ○ pre ─ ○○○ unit ── ● branch ─ (+ ○ shortcut) ─ ○ block ─ ○ stage
+stage 3  3×3×1024   block 1           ○ pre ─ ○○○○ unit ─ ○ branch ─ (+ ○ shortcut) ─ ○ block
+                    blocks 2–5 (× 4)  ○ pre ─ ○○○ unit ── ○ branch ─ (+ ○ shortcut) ─ ○ block
+                    block 6           ○ pre ─ ○○○ unit ── ● branch ─ (+ ○ shortcut) ─ ○ block ─ ○ stage
+stage 4  2×2×2048   block 1           ○ pre ─ ○○○○ unit ─ ○ branch ─ (+ ○ shortcut) ─ ○ block
+                    block 2           ○ pre ─ ○○○ unit ── ○ branch ─ (+ ○ shortcut) ─ ○ block
+                    block 3           ○ pre ─ ○○○ unit ── ● branch ─ (+ ○ shortcut) ─ ○ block ─ ○ stage""",
     ("mobilenet_v2", "depthwise", "all"): """
 stem     24×24×32                    ○ stem ─ ○ unit
 stage 1  24×24×16  block 1           ○ pre ─ ○○ unit ── ● depthwise ─ ○ branch ─ (+) ─ ○ block ─ ○ stage
@@ -54,4 +61,4 @@ def test_only_a_stem():
     with torch.device("meta"):
         net = attnlab.create("resnet18", num_classes=7, in_channels=1)
     sites = [site for site in find_sites(net, (1, 48, 48)) if site.stage == 0]
-    assert draw(sites, sites) == ["stem  12×12×64    ● stem"]
+    assert draw(sites, sites) == ["stem  12×12×64    ● unit ─ ● stem"]

@@ -47,7 +47,7 @@ def test_sizes_are_those_of_a_real_forward_pass(net, size):
 
 def test_resnet50(resnet50_sites):
     count = {role: sum(s.role == role for s in resnet50_sites) for role in {s.role for s in resnet50_sites}}
-    assert count == {"stem": 1, "pre": 16, "unit": 32, "branch": 16, "block": 16, "shortcut": 16, "stage": 4}
+    assert count == {"stem": 1, "pre": 16, "unit": 53, "branch": 16, "block": 16, "shortcut": 16, "stage": 4}
     branches = [s for s in resnet50_sites if s.role == "branch"]
     assert [s.channels for s in branches] == [256] * 3 + [512] * 4 + [1024] * 6 + [2048] * 3
     assert [s.height for s in branches] == [56] * 3 + [28] * 4 + [14] * 6 + [7] * 3

@@ -35,8 +35,7 @@ class _Setup(NamedTuple):
 def print_sites(config: Any, input_size: str | None = None) -> None:
     """Print the sites of ``config``'s backbone, drawn and as a table; a mark shows those that its ``sites`` selects."""
     raw, checked, data, heading = _set_up(config, input_size)
-    with torch.device("meta"):
-        net, _ = build_network({**checked, "sites": None}, data)
+    net = _network({**checked, "sites": None}, data)
     role, names = raw["sites"]["role"], raw["sites"]["names"]
     sites = find_sites(net, data.shape, every_module=role == "module")
     where = {key: value for key, value in raw["sites"].items() if key not in ("name", "role", "merge")}
@@ -44,8 +43,7 @@ def print_sites(config: Any, input_size: str | None = None) -> None:
     chosen = [] if unnamed else select_sites(sites, role, **where)
     costs: dict[tuple[str, str], tuple[int, int]] = {}
     if checked["sites"] is not None and not unnamed:
-        with torch.device("meta"):
-            attended, _ = build_network(checked, data)
+        attended = _network(checked, data)
         costs = count_by_site(attended, trace(attended, data.shape))
 
     table = Table("", "role", "stage", "block", "C", "H × W", "module")
@@ -158,7 +156,7 @@ def print_cost(
     configs = {checked["backbone"]["name"]: bare}
     if checked["sites"] is not None:
         configs[f"+ {checked['attention']['name']} at {checked['sites']['name']}"] = checked
-    costs = [_cost(each, data) for each in configs.values()]
+    costs = [cost(_network(each, data), data.shape) for each in configs.values()]
     with Console(stderr=True).status("Timing forward passes"):
         times = _times(configs.values(), data, batches, compiled, device)
     how = f"{'compiled' if compiled else 'eager'} on {device}"
@@ -219,13 +217,13 @@ def _difference(values: Sequence[float], form: str) -> list[str]:
     return [format(after - before, f"+{form}") + share]
 
 
-def _cost(config: dict[str, Any], data: ImageData) -> Cost:
-    """Counted on the meta device; a network that looks at values is built with memory."""
+def _network(config: dict[str, Any], data: ImageData) -> nn.Module:
+    """On the meta device; one that looks at values is built with memory."""
     try:
         with torch.device("meta"):
-            return cost(build_network(config, data)[0], data.shape)
+            return build_network(config, data)[0]
     except InputError:
-        return cost(build_network(config, data)[0], data.shape)
+        return build_network(config, data)[0]
 
 
 def _times(

@@ -6,6 +6,7 @@ word still says running: ``state`` looks at the lock and calls it killed.
 
 import csv
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -39,8 +40,12 @@ RESULT_KEYS = ("backbone", "attention", "sites", "data", "optimizer", "scheduler
 def identity(config: Config) -> dict[str, Any]:
     """All that can change the result of a (normalised) config, and nothing else.
 
-    Names of configs are left out, but for the backbone's, which tells its builder what to build.
+    Names of configs are left out, but for the backbone's, which tells its builder what to build. A file of weights
+    counts by what is in it.
     """
+    weights = config["backbone"].get("pretrained")
+    if isinstance(weights, str) and Path(weights).is_file():
+        config = {**config, "backbone": {**config["backbone"], "pretrained": _digest_of(Path(weights))}}
     return {
         key: {
             k: v
@@ -51,6 +56,20 @@ def identity(config: Config) -> dict[str, Any]:
         else config[key]
         for key in RESULT_KEYS
     }
+
+
+def _digest_of(path: Path) -> str:
+    about = path.stat()
+    return _digest_of_version(path, about.st_mtime_ns, about.st_size)
+
+
+@functools.lru_cache
+def _digest_of_version(path: Path, modified: int, size: int) -> str:
+    with path.open("rb") as file:
+        found = hashlib.sha256()
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def without_seed(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -51,14 +52,14 @@ def sites_of(net: nn.Module, run: Run, every_module: bool = False) -> list[Site]
     if every_module:
         places = [Place("module", path) for path in run if path]
     else:
-        places = places_of(net) or structural_places(net, run)
+        places = places_of(net) or structural_places(net, run.larger or run)
     sites = []
     for place in places:
         block, _, name = place.module.rpartition(".")
         absent = getattr(net.get_submodule(block), name, None) is None  # an identity shortcut: the block's input
         of_module = run.get(block if absent else place.module, [])
         shape = getattr(of_module[0], "input" if absent else place.side) if len(of_module) == 1 else None
-        if shape is not None and len(shape) == 4:
+        if shape is not None and len(shape) == 4 and (every_module or _is_map(run, block if absent else place.module)):
             _, channels, height, width = shape
             sites.append(Site(place.module, place.role, place.stage, place.block, channels, height, width, place.side))
     return sites
@@ -123,8 +124,9 @@ def trace(net: nn.Module, input_size: Sequence[int] | None = None) -> Run:
     """
     size = _checked_size(net, input_size)
     with torch.no_grad(), in_mode(net, training=False):
+        known = bool(places_of(net))
         try:
-            return _one_pass(net, size)
+            return _one_pass(net, size) if known else _two_passes(net, size)
         except Exception as error:
             shape, least = "×".join(map(str, size)), _least_size(net, size)
             why = f"it needs at least {least}×{least}" if least else first_line(error)
@@ -143,11 +145,35 @@ def in_mode(net: nn.Module, training: bool) -> Iterator[None]:
             module.training = before
 
 
-def _one_pass(net: nn.Module, size: Shape, may_compute: bool = True) -> Run:
+def _two_passes(net: nn.Module, size: Shape) -> Run:
+    """With what meets where, seen at a larger size if the network runs on one: maps are not yet 1×1 there."""
+    times = max(2, math.ceil(224 / min(size[1:])))
+    try:
+        larger = _one_pass(net, (size[0], times * size[1], times * size[2]), joins=True, may_compute=False)
+    except Exception:
+        return _one_pass(net, size, joins=True)
+    run = _one_pass(net, size)
+    run.larger = larger
+    return run
+
+
+def _is_map(run: Run, path: str) -> bool:
+    """Whether a module works on (N, C, H, W): the second number stays the same where the image is larger."""
+    if run.larger is None or path not in run.larger:  # of one image, in its proportions
+        *_, height, width = run[""][0].input or (1, 1)
+        maps = [shape for call in run[path] for shape in call[:2] if shape is not None and len(shape) == 4]
+        return all(shape[0] == 1 and abs(shape[2] * width - shape[3] * height) <= max(height, width) for shape in maps)
+    for small, large in zip(run[path], run.larger[path], strict=True):
+        for a, b in zip(small[:2], large[:2], strict=True):
+            if a is not None and b is not None and len(a) == 4 and (a[:2] != b[:2] or a[0] != 1):
+                return False
+    return True
+
+
+def _one_pass(net: nn.Module, size: Shape, *, joins: bool = False, may_compute: bool = True) -> Run:
     tensors = dict(net.named_parameters()) | dict(net.named_buffers())
     dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
     device = next((t.device for t in tensors.values()), torch.device("cpu"))
-    joins = not places_of(net)
     try:
         on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
         x = torch.empty((1, *size), device="meta", dtype=dtype)
@@ -204,7 +230,10 @@ def _quick_batchnorm(net: nn.Module) -> Iterator[None]:
 
 
 def default_size(net: nn.Module) -> Shape:
-    """(input channels of the first conv, 224, 224)"""
+    """(input channels of the first conv, or what timm says, 224, 224)"""
+    told = getattr(net, "pretrained_cfg", None)
+    if isinstance(told, dict) and told.get("input_size"):
+        return (told["input_size"][0], 224, 224)
     convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
     return (convs[0].in_channels if convs else 3, 224, 224)
 

@@ -133,7 +133,7 @@ def test_shufflenets_widths():
         counts = {w: sum(p.numel() for p in shufflenet_v2(width=w).parameters()) for w in (0.5, 1.0, 1.5, 2.0)}
     # arXiv 1807.11164, table 8: 1.4, 2.3, 3.5, 7.4 M
     assert [round(n / 1e6, 1) for n in counts.values()] == [1.4, 2.3, 3.5, 7.4]
-    with pytest.raises(InputError, match="shufflenet_v2_x0_7: torchvision has no such network"):
+    with pytest.raises(InputError, match=r"backbone.width=0.7: must be 0.5, 1, 1.5 or 2"):
         shufflenet_v2(width=0.7)
 
 

@@ -67,9 +67,11 @@ def test_widen_leaves_the_stem():
 def test_units_see_what_follows_the_relu(name, units):
     net = attnlab.create(name, num_classes=2).eval()
     sites = find_sites(net, (3, 64, 64))
-    assert Counter(s.role for s in sites)["unit"] == units
+    convs = {"resnet18": 20, "resnet50": 53}[name]  # 17 and 49 convolutions, and the projections
+    assert Counter(s.role for s in sites)["unit"] == convs
     seen = []
-    changed = attnlab.attach(net, lambda channels: Noted(seen), at="unit", input_size=(3, 64, 64))
+    changed = attnlab.attach(net, lambda channels: Noted(seen), at="unit", names="layer*.conv?", input_size=(3, 64, 64))
+    assert len(changed) == units
     with torch.no_grad():
         net(torch.randn(1, 3, 64, 64))
     assert [(1, s.channels, s.height, s.width) for s in changed] == [shape for shape, _ in seen]

@@ -33,12 +33,14 @@ def counts(net, size=(3, 224, 224)):
 def test_structure_alone_agrees_with_the_places_written_down(name):
     net = torchvision.models.get_model(name)
     written = {(p.role, p.module, p.stage, p.block, p.side) for p in places_of(net) if p.role != "unit"}
+    units = sum(p.role == "unit" for p in places_of(net))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("attnlab.sites.places_of", lambda net: [])  # so that the run is recorded
-        found = structural_places(net, trace(net, (3, 64, 64)))
+        found = structural_places(net, trace(net, (3, 64, 64)).larger)
     assert {
         (p.role, p.module, p.stage, p.block, p.side) for p in found if p.role not in ("unit", "depthwise")
     } == written
+    assert sum(p.role == "unit" for p in found) == units
 
 
 def test_mini_xception_too():
@@ -46,7 +48,7 @@ def test_mini_xception_too():
     written = {(p.role, p.module, p.stage, p.block, p.side) for p in places_of(net) if p.role != "unit"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("attnlab.sites.places_of", lambda net: [])
-        found = structural_places(net, trace(net, (1, 64, 64)))
+        found = structural_places(net, trace(net, (1, 64, 64)).larger)
     assert {(p.role, p.module, p.stage, p.block, p.side) for p in found if p.role != "unit"} == written
 
 
@@ -106,6 +108,46 @@ def test_convnext_adds_behind_its_layer_scale():
 def test_channels_last_and_tokens_have_no_places():
     assert find_sites(timm.create_model("swin_tiny_patch4_window7_224"), (3, 224, 224)) == []
     assert find_sites(timm.create_model("vit_tiny_patch16_224"), (3, 224, 224)) == []
+    assert find_sites(torchvision.models.swin_t(), (3, 224, 224)) == []  # (N, H, W, C), without saying so
+    assert "stage" not in counts(timm.create_model("nest_tiny"))  # windows
+
+
+def test_places_do_not_depend_on_the_size_of_the_input():
+    net = torchvision.models.mobilenet_v2()
+    small, large = (find_sites(net, (3, side, side)) for side in (32, 224))  # 1×1 in its last blocks at 32
+    assert [(s.name, s.role, s.stage, s.block) for s in small] == [(s.name, s.role, s.stage, s.block) for s in large]
+
+
+def test_a_norm_that_opens_the_branch_is_no_shortcut():
+    class PreActivation(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn1, self.conv1 = nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
+            self.drop, self.bn2, self.conv2 = nn.Dropout(), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x):
+            y = self.conv1(self.bn1(x).relu())
+            return x + self.conv2(self.bn2(self.drop(y)).relu())
+
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), PreActivation(), PreActivation())
+    roles = by_role(net, (3, 32, 32))
+    assert "shortcut" not in roles
+    assert [s.name for s in roles["pre"]] == ["1.bn1", "2.bn1"]
+    assert [s.name for s in roles["branch"]] == ["1.conv2", "2.conv2"]
+    assert "1.bn1" not in {s.name for s in roles["unit"]}
+
+
+def test_somebodys_own_blocks_in_torchvisions_resnet():
+    class Block(torchvision.models.resnet.BasicBlock):
+        def forward(self, x):
+            return super().forward(x) * 1.0
+
+    net = torchvision.models.ResNet(Block, [1, 1, 1, 1])
+    assert len(by_role(net)["branch"]) == 4
+    net = torchvision.models.resnet18()
+    net.layer4 = nn.Identity()
+    net.fc = nn.Linear(256, 5)
+    assert len(by_role(net)["block"]) == 6
 
 
 class Mine(nn.Module):
@@ -130,7 +172,7 @@ def test_a_users_own_network():
     net = Mine()
     roles = by_role(net, (3, 32, 32))
     assert [(s.name, s.stage, s.height) for s in roles["branch"]] == [("norm_a", 1, 32), ("b2", 2, 16)]
-    assert [s.name for s in roles["shortcut"]] == ["stem", "short"]
+    assert [s.name for s in roles["shortcut"]] == ["short"]  # the stem's output goes into the branch too
     assert {s.name for s in roles["unit"]} == {"stem", "norm_a"}
     assert len(attnlab.attach(net, "cbam", at="branch", input_size=(3, 32, 32))) == 2
 

@@ -30,6 +30,8 @@ def torchvision_net(
     ``stem``: ``cifar`` is for small images, see ``small_stem``. ``pretrained``: torchvision's best weights, or a file
     of them. Raises InputError for an unknown name, weights that do not fit, and pretrained with another stem.
     """
+    if name in AUX_WEIGHT:
+        return inception_net(name, num_classes=num_classes, in_channels=in_channels, stem=stem, pretrained=pretrained)
     return _torchvision(name, num_classes, in_channels, stem, pretrained)
 
 
@@ -47,7 +49,19 @@ def inception_net(
     ``aux``: in training, the auxiliary heads give logits too: a tuple, the main ones first, whose losses count
     ``net.aux_weight`` each. They have no part in evaluation.
     """
-    net = _torchvision(name, num_classes, in_channels, stem, pretrained, aux_logits=aux, init_weights=True)
+    if name not in AUX_WEIGHT:
+        raise _unknown("inception_net", name, list(AUX_WEIGHT))
+    # torchvision's weights of these two want inputs in [-1, 1], and the network makes them of ImageNet's normalisation.
+    net = _torchvision(
+        name,
+        num_classes,
+        in_channels,
+        stem,
+        pretrained,
+        aux_logits=aux,
+        init_weights=True,
+        transform_input=bool(pretrained) and in_channels == 3,
+    )
     if aux:
         net.aux_weight = AUX_WEIGHT[name]  # type: ignore[assignment]
         net.min_size = INCEPTION_V3_AUX[stem] if name == "inception_v3" else 1  # type: ignore[assignment]
@@ -63,6 +77,8 @@ def shufflenet_v2(
     pretrained: Pretrained = False,
 ) -> nn.Module:
     """torchvision's ShuffleNet-v2 (arXiv 1807.11164) of a width, as ``torchvision_net``."""
+    if width not in (0.5, 1, 1.5, 2):
+        raise InputError(f"backbone.width={width}: must be 0.5, 1, 1.5 or 2")
     name = f"shufflenet_v2_x{width:.1f}".replace(".", "_")
     return _torchvision(name, num_classes, in_channels, stem, pretrained)
 
@@ -79,28 +95,28 @@ def timm_net(
     _no_weights_for(stem, pretrained)
     download = pretrained is True and torch.get_default_device().type != "meta"
     net = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, pretrained=download)
-    return fit(net, in_channels, stem, pretrained)
+    return fit(net, None, stem, pretrained)
 
 
 def fit(
     net: nn.Module,
-    in_channels: int,
+    in_channels: int | None,
     stem: Stem,
     pretrained: Pretrained,
     download: Callable[[], Mapping[str, Tensor] | None] = lambda: None,
 ) -> nn.Module:
-    """The network with another number of input channels, the stem for small images, and weights, as asked.
+    """The network with another number of input channels (if given), the stem for small images, and weights, as asked.
 
     ``download`` gets the library's weights, where they are not in the network already; a file that ``pretrained``
     names is read here. On the meta device weights are only checked.
     """
     _no_weights_for(stem, pretrained)
-    first = next(path for path, module in net.named_modules() if isinstance(module, nn.Conv2d))
-    if net.get_submodule(first).in_channels != in_channels:
+    first = next((path for path, module in net.named_modules() if isinstance(module, nn.Conv2d)), "")
+    if in_channels is not None and net.get_submodule(first).in_channels != in_channels:
         _replace_conv(net, first, in_channels=in_channels)
     state = _read(Path(pretrained)) if isinstance(pretrained, str) else download() if pretrained else None
     if state is not None:
-        _load(net, state, first)
+        _load(net, state)
     if stem == "cifar":
         small_stem(net)
     return net
@@ -116,10 +132,16 @@ def small_stem(net: nn.Module) -> None:
     behind it goes. A network whose first convolution has no stride stays as it is.
     """
     layers = [(path, m) for path, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.MaxPool2d))]
-    (path, conv), (second, pool) = layers[:2]
-    if conv.stride in (1, (1, 1)):
+    if not layers or layers[0][1].stride in (1, (1, 1)):
         return
-    _replace_conv(net, path, kernel_size=3, stride=1, padding=1)
+    first, conv = layers[0]
+    inputs = conv.in_channels
+    second, pool = layers[1] if len(layers) > 1 else ("", None)
+    for path, other in layers:  # RepVGG and its like have several convolutions side by side on the image
+        beside = path.partition(".")[0] == first.partition(".")[0] and getattr(other, "in_channels", 0) == inputs
+        if beside and other.stride == conv.stride:
+            kernel = 1 if other.kernel_size == (1, 1) else 3
+            _replace_conv(net, path, kernel_size=kernel, stride=1, padding=kernel // 2)
     if isinstance(pool, nn.MaxPool2d):
         parent, _, name = second.rpartition(".")
         setattr(net.get_submodule(parent), name, nn.Identity())
@@ -176,14 +198,14 @@ def _read(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def _load(net: nn.Module, state: Mapping[str, Tensor], first: str) -> None:
+def _load(net: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Weights for all but a head of another number of classes; InputError where anything else does not fit."""
     from timm.models import adapt_input_conv
 
     state, own = dict(state), net.state_dict()
-    weight = f"{first}.weight"
-    if weight in state and state[weight].shape[1] != own[weight].shape[1]:
-        state[weight] = adapt_input_conv(own[weight].shape[1], state[weight])
+    for key in [key for key in state if key in own and own[key].dim() == state[key].dim() == 4]:
+        if state[key].shape[1] == 3 != own[key].shape[1]:  # trained on colour
+            state[key] = adapt_input_conv(own[key].shape[1], state[key])
     for key in [key for key in state if key.startswith(AUXILIARY) and key not in own]:
         del state[key]
     classes = own[list(own)[-1]].shape[0]

@@ -109,16 +109,25 @@ def resnet_places(net: Any) -> Iterator[Place]:
 
     torchvision calls one ReLU module several times in a block, so a unit's place is the input of the next conv.
     """
+    layers = (net.layer1, net.layer2, net.layer3, net.layer4)
+    if not all(
+        isinstance(layer, nn.Sequential) and all(type(b) in (tv.BasicBlock, tv.Bottleneck) for b in layer)
+        for layer in layers
+    ):
+        return  # somebody's own blocks: their structure says more
+    yield Place("unit", "relu")
     yield Place("stem", "maxpool")
-    for stage, layer in enumerate((net.layer1, net.layer2, net.layer3, net.layer4), start=1):
+    for stage, layer in enumerate(layers, start=1):
         for block, module in enumerate(layer, start=1):
             path = f"layer{stage}.{block - 1}"
             last = 3 if hasattr(module, "bn3") else 2
             yield Place("pre", f"{path}.conv1", stage, block, side="input")
             for conv in range(2, last + 1):
                 yield Place("unit", f"{path}.conv{conv}", stage, block, side="input")
+            yield Place("unit", f"{path}.bn{last}", stage, block)
             yield Place("branch", f"{path}.bn{last}", stage, block)
             if module.downsample is not None:
+                yield Place("unit", f"{path}.downsample", stage, block)
                 yield Place("shortcut", f"{path}.downsample", stage, block)
             yield from identity_places(net, path, stage, block)
             yield Place("block", path, stage, block)

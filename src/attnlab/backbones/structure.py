@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -45,6 +46,7 @@ class Run(dict[str, list[Call]]):
 
     def __init__(self) -> None:
         super().__init__()
+        self.larger: Run | None = None  # a pass at a larger size, where small maps are not yet 1×1
         self.joins: list[Join] = []
         self.depth: dict[int, int] = {}  # convolutions between the input and a tensor, at most
         self.scaled: dict[int, int] = {}  # tensor -> what it was before a multiplication by a constant, or attention
@@ -84,7 +86,7 @@ class Recorder(TorchDispatchMode):
             number = self.add(tensor, depth)
             if name == "mul" and len(sources) == 1 and tensor.shape == maps[0].shape:
                 self.run.scaled[number] = sources[0]
-            joined = len(sources) > 1 and all(value.dim() == 4 for value in maps)
+            joined = len(sources) > 1 and all(value.dim() == 4 and value.shape[0] == 1 for value in maps)
             added = name == "add" and joined and maps[0].shape == maps[1].shape
             if added or (name == "cat" and joined and tensor.shape[2:] == maps[0].shape[2:]):
                 self.run.joins.append(Join(self.stack[-1], added, tuple(sources), number, self.clock))
@@ -111,9 +113,12 @@ def recording(net: nn.Module, joins: bool) -> Iterator[tuple[Run, Recorder]]:
         recorder.stack.append(paths[module])
         begun.append((recorder.number(args[0]) if args else None, recorder.tick()))
 
-    def leave(module: nn.Module, args: tuple, output: object) -> None:
+    def leave(module: nn.Module, args: tuple, output: Any) -> Any:
         recorder.stack.pop()
         entered, begin = begun.pop()
+        if joins and args and output is args[0] and entered is not None:
+            output = torch.ops.aten.alias(output)  # what a module that does nothing returns has a number of its own
+            run.scaled[recorder.numbers[id(output)]] = entered
         call = Call(
             _shape(args[0]) if args else None,
             _shape(output),
@@ -123,6 +128,7 @@ def recording(net: nn.Module, joins: bool) -> Iterator[tuple[Run, Recorder]]:
             recorder.tick(),
         )
         run.setdefault(paths[module], []).append(call)
+        return output
 
     handles = [module.register_forward_pre_hook(enter) for module in net.modules()]
     handles += [module.register_forward_hook(leave) for module in net.modules()]
@@ -166,7 +172,7 @@ def structural_places(net: nn.Module, run: Run) -> list[Place]:
         if not any(_inside(path, other) for other in attention)
     }
     blocks = _blocks(net, run, once)
-    units = _units(net, once)
+    units = _units(net, run, once)
     stages = _stages([b.call for b in blocks] or [once[path] for path, _ in units])
 
     def stage_at(moment: int) -> int:
@@ -260,7 +266,7 @@ def _residual(path: str, adds: list[Join], run: Run, once: dict[str, Call]) -> B
 
     for join in adds:
         operands = list(terms(join.operands))
-        identity = [operand for operand in operands if _origin(operand, run) in stream]
+        identity = [operand for operand in operands if stream & _origins(operand, run)]
         least = min(run.depth[operand] for operand in operands)
         if not identity and join is adds[-1]:
             short = [operand for operand in operands if run.depth[operand] == least]
@@ -274,6 +280,7 @@ def _residual(path: str, adds: list[Join], run: Run, once: dict[str, Call]) -> B
             continue
         residual = True
         branches += [_producer(path, operand, join.moment, once, run) for operand in deep]
+    shortcut = _alone(shortcut, once)
     named = [branch for branch in branches if branch is not None and branch != shortcut]
     return Block(path, call, list(dict.fromkeys(named)), shortcut) if residual else None
 
@@ -292,21 +299,33 @@ def _of_the_network_itself(joins: list[Join], run: Run, once: dict[str, Call]) -
         short, deep = sorted(join.operands[:2], key=run.depth.__getitem__)
         branch = _producer("", deep, join.moment, once, run)
         if join.added and branch is not None and run.depth[short] < run.depth[deep]:
-            found[f"+{join.moment}"] = Block("", once[branch], [branch], _producer("", short, join.moment, once, run))
+            shortcut = _producer("", short, join.moment, once, run)
+            found[f"+{join.moment}"] = Block("", once[branch], [branch], _alone(shortcut, once))
     return found
 
 
-def _origin(number: int, run: Run) -> int:
+def _alone(shortcut: str | None, once: dict[str, Call]) -> str | None:
+    """The shortcut's module, unless another module takes its output too: then it is no place of the shortcut alone."""
+    if shortcut is None:
+        return None
+    returned = once[shortcut].returned
+    return None if any(c.entered == returned and not _inside(p, shortcut) for p, c in once.items()) else shortcut
+
+
+def _origins(number: int, run: Run) -> set[int]:
+    """The tensor, and what it was before modules that do nothing, scaling and attention."""
+    found = {number}
     while number in run.scaled:
         number = run.scaled[number]
-    return number
+        found.add(number)
+    return found
 
 
 def _producer(inside: str, number: int | None, moment: int, once: dict[str, Call], run: Run) -> str | None:
     """The module below ``inside`` that returned this tensor by then: the last to do so, which is the outermost."""
     if number is None:
         return None
-    wanted = {number, _origin(number, run)}
+    wanted = _origins(number, run)
     begin = once[inside].begin if inside in once else 0
     made = [
         (call.end, path)
@@ -335,7 +354,7 @@ def _repeated(net: nn.Module, once: dict[str, Call]) -> set[type]:
     return several - inner
 
 
-def _units(net: nn.Module, once: dict[str, Call]) -> list[tuple[str, bool]]:
+def _units(net: nn.Module, run: Run, once: dict[str, Call]) -> list[tuple[str, bool]]:
     """(path, whether depthwise) of the end of each convolution with its norm and activation."""
     convs = {path: _convs(net.get_submodule(path)) for path in once}
     weighty = {path for path in once if any(isinstance(m, WEIGHTY) for m in _parts(net.get_submodule(path)))}
@@ -344,6 +363,7 @@ def _units(net: nn.Module, once: dict[str, Call]) -> list[tuple[str, bool]]:
         simple = path not in weighty and path.rpartition(".")[0] in weighty
         if path and (simple or isinstance(net.get_submodule(path), CONVS)) and (entered := once[path].entered):
             after[entered].append(path)
+    joining = {join.inside for join in run.joins if join.inside in once}
     units = []
     for path in [path for paths in after.values() for path in paths]:
         conv, output = net.get_submodule(path), once[path].output
@@ -353,13 +373,14 @@ def _units(net: nn.Module, once: dict[str, Call]) -> list[tuple[str, bool]]:
         while followers := [p for p in after[once[last].returned or -1] if once[p].begin > once[last].begin]:
             last = followers[0]
             module = net.get_submodule(last)
-            if last in weighty or "Pool" in type(module).__name__ or once[last].output != output:
+            elsewhere = not _inside(path, last.rpartition(".")[0])  # the norm with which the next block begins
+            if elsewhere or last in weighty or "Pool" in type(module).__name__ or once[last].output != output:
                 break
             empty = isinstance(module, nn.Sequential) and not len(module)
             if not (empty or isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d))):
                 end = last
         parent = path.rpartition(".")[0]
-        while parent and convs.get(parent, 1) == 1:
+        while parent and convs.get(parent, 1) == 1 and not any(_inside(join, parent) for join in joining):
             end = parent if parent in once and once[parent].output == output else end
             parent = parent.rpartition(".")[0]
         if end != path:
