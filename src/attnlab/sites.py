@@ -85,6 +85,11 @@ def select_sites(
     if role == "module" and names is None:
         raise InputError("sites.names: must be set for sites=module, such as sites.names=[layer*.bn2]")
     of_role = [site for site in sites if site.role == role]
+    if not sites:
+        raise InputError(
+            "sites: this network's structure shows none (it may work on tokens or on (N, H, W, C)); "
+            "sites=module sites.names=[globs] takes any of its modules"
+        )
     if not of_role:
         roles = list(dict.fromkeys(site.role for site in sites))
         raise InputError(f"sites.role={role}: this network has no such site; {choices(role, roles)}")

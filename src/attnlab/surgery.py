@@ -60,8 +60,8 @@ def attach(
     sites = sites_of(net, calls, every_module=at == "module")
     if not sites:
         raise InputError(
-            f"{type(net).__name__} has no sites that its structure shows: "
-            "choose any of its modules by at='module', names=[...]"
+            f"{type(net).__name__} has no sites that its structure shows (it may work on tokens or on (N, H, W, C)): "
+            "any of its modules is one by at='module' (sites=module), names=[...]"
         )
     chosen = select_sites(sites, at, stages=stages, blocks=blocks, names=names, exclude=exclude)
 

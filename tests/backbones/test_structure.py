@@ -207,3 +207,31 @@ def test_attention_that_is_there_changes_no_place(name, role):
     before = find_sites(net, (3, 96, 96))
     attnlab.attach(net, "cbam", at=role, merge="add", input_size=(3, 96, 96))
     assert find_sites(net, (3, 96, 96)) == before
+
+
+class Tutorial(nn.Module):
+    """Nothing but convolutions is a module; and a sum, in the network's own forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.conv3, self.head = nn.Conv2d(8, 16, 3, padding=1), nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.conv1(x).relu()
+        x = nn.functional.max_pool2d(x + self.conv2(x), 2)
+        return self.head(self.conv3(x).relu().mean((2, 3)))
+
+
+def test_functions_in_place_of_modules():
+    with torch.device("cpu"):
+        net = Tutorial()
+    roles = by_role(net, (3, 32, 32))
+    assert [(s.name, s.stage) for s in roles["unit"]] == [("conv1", 0), ("conv2", 1), ("conv3", 1)]
+    assert [s.name for s in roles["branch"]] == ["conv2"]
+    assert "block" not in roles  # the sum is in no module but the network
+    x = torch.randn(2, 3, 32, 32, device="cpu")
+    before = net(x)
+    with torch.device("cpu"):
+        attnlab.attach(net, "se", at="branch", input_size=(3, 32, 32))
+    assert not torch.equal(net(x), before)

@@ -194,7 +194,7 @@ def structural_places(net: nn.Module, run: Run) -> list[Place]:
             places.append(Place("shortcut", block.shortcut, stage, n))
         elif block.path and block.branches:
             places += identity_places(net, block.path, stage, n)
-        if block.path in once:
+        if block.path and block.path in once:
             places.append(Place("block", block.path, stage, n))
     places += _stage_ends(net, once, [b.call for b in blocks] or [once[path] for path, _ in units], stages)
 
@@ -355,7 +355,10 @@ def _repeated(net: nn.Module, once: dict[str, Call]) -> set[type]:
 
 
 def _units(net: nn.Module, run: Run, once: dict[str, Call]) -> list[tuple[str, bool]]:
-    """(path, whether depthwise) of the end of each convolution with its norm and activation."""
+    """(path, whether depthwise) of the end of each convolution with its norm and activation.
+
+    Where these are no modules anywhere in the network, of each convolution alone.
+    """
     convs = {path: _convs(net.get_submodule(path)) for path in once}
     weighty = {path for path in once if any(isinstance(m, WEIGHTY) for m in _parts(net.get_submodule(path)))}
     after: dict[int, list[str]] = defaultdict(list)  # tensor -> convolutions, and modules without weights, that take it
@@ -364,7 +367,7 @@ def _units(net: nn.Module, run: Run, once: dict[str, Call]) -> list[tuple[str, b
         if path and (simple or isinstance(net.get_submodule(path), CONVS)) and (entered := once[path].entered):
             after[entered].append(path)
     joining = {join.inside for join in run.joins if join.inside in once}
-    units = []
+    units, bare = list[tuple[str, bool]](), list[tuple[str, bool]]()
     for path in [path for paths in after.values() for path in paths]:
         conv, output = net.get_submodule(path), once[path].output
         if not isinstance(conv, nn.Conv2d) or output is None or output[2:] == (1, 1):
@@ -383,9 +386,8 @@ def _units(net: nn.Module, run: Run, once: dict[str, Call]) -> list[tuple[str, b
         while parent and convs.get(parent, 1) == 1 and not any(_inside(join, parent) for join in joining):
             end = parent if parent in once and once[parent].output == output else end
             parent = parent.rpartition(".")[0]
-        if end != path:
-            units.append((end, conv.groups == conv.in_channels > 1))
-    return list(dict.fromkeys(units))
+        (units if end != path else bare).append((end, conv.groups == conv.in_channels > 1))
+    return list(dict.fromkeys(units or (bare if len(bare) > 1 else [])))  # one alone makes tokens of patches
 
 
 def _convs(module: nn.Module) -> int:

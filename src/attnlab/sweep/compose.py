@@ -431,6 +431,12 @@ def _parse_overrides(overrides: Sequence[str], config_loader: Any = None) -> lis
         raise InputError(f"{error.override}: not an override of the form key=value ({reason})") from None
 
 
+def _in_timm(name: str) -> str:
+    import timm
+
+    return f"timm has it: backbone=timm backbone.name={name}; " if timm.is_model(name) else ""
+
+
 def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) -> str:
     """What Hydra means, in one line, with the valid choices."""
     text = str(error)
@@ -439,7 +445,7 @@ def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         wrong = f"{group}={name}: no such config" if group else f"no config named {name}"
-        return f"{wrong}; {choices(name, error.options or [])}"
+        return f"{wrong}; {_in_timm(name) if group == 'backbone' else ''}{choices(name, error.options or [])}"
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         *parents, key = re.split(r"[./@]", unknown[1])

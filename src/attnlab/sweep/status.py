@@ -73,7 +73,9 @@ def page(study: Path, points: Sequence[Standing]) -> RenderableType:
     """The whole picture."""
     counts = Counter(point.state for point in points)
     parts = [f"[{COLOURS.get(s, 'default')}]{counts[s]} {s}[/]" for s in STATES if counts[s]]
-    lines: list[RenderableType] = [Text.from_markup(f"{escape(str(study))}: {len(points)} points: {', '.join(parts)}")]
+    lines: list[RenderableType] = [
+        Text.from_markup(f"{escape(str(study))}: {len(points)} point{'s' * (len(points) != 1)}: {', '.join(parts)}")
+    ]
     lines += [_line(point) for point in points if point.state not in ("done", "failed", "new")]
     for point in points:
         if point.state == "failed":
