@@ -18,11 +18,11 @@ DEEPER = {
 }
 TIMM = (  # a small one of each family
     *("test_byobnet", "test_convnext", "test_efficientnet", "test_nfnet", "test_resnet"),
-    *("cs3darknet_focus_s", "cspnext_s", "densenet121", "dla46_c", "dpn48b", "edgenext_xx_small", "efficientvit_b0"),
-    *("fasternet_t0", "fastvit_t8", "ghostnet_050", "hgnetv2_b0", "hrnet_w18_small"),
+    *("cs3darknet_focus_s", "cspnext_s", "densenet121", "dla46_c", "efficientvit_b0"),
+    *("fasternet_t0", "ghostnet_050", "hgnetv2_b0", "hrnet_w18_small"),
     *("inception_next_atto", "lcnet_035", "mobilenetv3_small_050", "regnetx_002"),
-    *("repghostnet_050", "repvit_m0_9", "res2net50_26w_4s", "resnest14d", "resnetv2_18", "visformer_tiny"),
-    *("legacy_seresnet18", "skresnet18", "starnet_s1", "ese_vovnet19b_slim", "xception41", "mixnet_s", "repvgg_a0"),
+    *("repghostnet_050", "repvit_m0_9", "res2net50_26w_4s", "resnest14d", "resnetv2_18", "mnasnet_small"),
+    *("legacy_seresnet18", "skresnet18", "starnet_s1", "ese_vovnet19b_slim", "mixnet_s", "repvgg_a0"),
 )
 
 
@@ -56,5 +56,5 @@ def test_backbones_of_conf(compose, name, monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_timm(name):
     net = timm.create_model(name, num_classes=5)
-    roles = everywhere.check(net, (3, 64, 64), 5, export=True)
+    roles = everywhere.check(net, (3, 64, 64), 5, export=True, attentions=["cbam"])
     assert {"block", "stage"} <= set(roles)
