@@ -22,7 +22,7 @@ run: install ## run the demo study on the embedded digits and show its leaderboa
 	@$(BIN)/attnlab train experiment=demo
 	@$(BIN)/attnlab report outputs/demo
 
-test: install ## run the tests (about 7 minutes on 2 cores)
+test: install ## run the tests (about 10 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 test-cluster: install ## run the cluster tests: real SLURM (Debian, root), real Ray
