@@ -64,11 +64,11 @@ def train(argv: list[str]) -> int:
     """Check every point, launch what is not finished, say how it went."""
     from rich.console import Console
 
-    from attnlab.sweep import compose, launchers, official, plan, single, table
+    from attnlab.sweep import compose, grid, launchers, official, plan, single, table
 
     looks = {"-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info"}
     if looks & {word.partition("=")[0] for word in argv}:
-        compose.look_over(argv)
+        grid.look_over(argv)
         official.run(compose.for_hydra(argv), compose.CONF, {}, retry=False)
         return 0
     with Console().status("Checking every point before the first one starts") as status:
@@ -161,17 +161,28 @@ def status(argv: list[str]) -> int:
     return 0
 
 
+def _parser_of_a_network(verb: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """For the verbs that build the network of a config and look at it. Its errors are InputErrors."""
+    parser = argparse.ArgumentParser(prog=f"attnlab {verb}", description=description, epilog=epilog)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for attnlab train")
+    parser.add_argument("--input", metavar="CxHxW", help="size of the input (default: that of data=...)")
+    parser.add_argument("--config-dir", metavar="DIR", help="also look for configs in DIR")
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(f"{message}; see attnlab {verb} --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser
+
+
 def sites(argv: list[str]) -> int:
     """A drawing and the table of sites, those that the config selects marked."""
-    parser = argparse.ArgumentParser(
-        prog="attnlab sites",
+    parser = _parser_of_a_network(
+        "sites",
         description="Where attention can go in a backbone: the sites that sites=... selects are marked, and with "
         "attention=... each says what it costs there.",
         epilog="example: attnlab sites backbone=resnet50 attention=cbam sites.blocks=last --input 3x224x224",
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for attnlab train")
-    parser.add_argument("--input", metavar="CxHxW", help="size of the input (default: that of data=...)")
-    parser.add_argument("--config-dir", metavar="DIR", help="also look for configs in DIR")
     args = parser.parse_intermixed_args(argv)
 
     from attnlab.overview import print_sites
@@ -184,25 +195,17 @@ def sites(argv: list[str]) -> int:
 
 def cost(argv: list[str]) -> int:
     """The bare backbone beside the network with attention."""
-    parser = argparse.ArgumentParser(
-        prog="attnlab cost",
+    parser = _parser_of_a_network(
+        "cost",
         description="What attention adds to a backbone: parameters, multiply-accumulates (MACs), its element-wise "
         "operations, activation memory in training, and with --latency the time of a forward pass.",
         epilog="example: attnlab cost backbone=resnet50 attention=cbam sites=branch --input 3x224x224 --latency",
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for attnlab train")
-    parser.add_argument("--input", metavar="CxHxW", help="size of the input (default: that of data=...)")
     parser.add_argument("--latency", action="store_true", help="also time forward passes of 1 image and of a batch")
     parser.add_argument("--batch", metavar="N", type=int, help="with --latency: images in the batch (default: 32)")
     parser.add_argument("--compile", action="store_true", help="with --latency: by torch.compile, not eager")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="with --latency: where (default: cpu)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--config-dir", metavar="DIR", help="also look for configs in DIR")
-
-    def refuse(message: str) -> NoReturn:
-        raise InputError(f"{message}; see attnlab cost --help")
-
-    parser.error = refuse  # type: ignore[method-assign]
     args = parser.parse_intermixed_args(argv)
     for option in ("batch", "compile", "device"):
         if getattr(args, option) and not args.latency:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from attnlab.backbones.structure import Call, Shape
+from attnlab.backbones.recording import Call, Shape
 from attnlab.errors import InputError, first_line
 from attnlab.sites import default_size, in_mode, trace
 from attnlab.surgery import CHILD, MARK, attached

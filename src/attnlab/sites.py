@@ -15,7 +15,8 @@ from torch.func import functional_call
 
 from attnlab.backbones import Place, places_of
 from attnlab.backbones.places import Side
-from attnlab.backbones.structure import Run, recording, structural_places
+from attnlab.backbones.recording import Run, recording
+from attnlab.backbones.structure import structural_places
 from attnlab.errors import InputError, choices, first_line
 
 Shape = tuple[int, ...]

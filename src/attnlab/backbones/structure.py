@@ -1,147 +1,20 @@
 """The places of a network of no known family, from one forward pass: what is added, what is concatenated, what follows
 a convolution. Names of modules do not matter."""
 
-import contextlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
 from attnlab.backbones.places import MARK, Place, identity_places
+from attnlab.backbones.recording import Call, Join, Run, Shape
 
-Shape = tuple[int, ...]
 HEADS = ("classifier", "head", "fc")  # behind the features, where no map is left to attend to
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WEIGHTY = (*CONVS, nn.Linear)
-
-
-class Call(NamedTuple):
-    """One call of a module. Shapes and numbers are None where the argument or result is not one tensor."""
-
-    input: Shape | None
-    output: Shape | None
-    entered: int | None = None  # the number of the tensor: equal numbers, equal values
-    returned: int | None = None
-    begin: int = 0  # moments of the pass
-    end: int = 0
-
-
-class Join(NamedTuple):
-    """An addition or a channel-wise concatenation of feature maps."""
-
-    inside: str  # path of the innermost module that was running
-    added: bool
-    operands: tuple[int, ...]
-    result: int
-    moment: int
-
-
-class Run(dict[str, list[Call]]):
-    """Module path -> its calls in one forward pass, in the order of first calls; "" is the network itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.larger: Run | None = None  # a pass at a larger size, where small maps are not yet 1×1
-        self.joins: list[Join] = []
-        self.depth: dict[int, int] = {}  # convolutions between the input and a tensor, at most
-        self.scaled: dict[int, int] = {}  # tensor -> what it was before a multiplication by a constant, or attention
-
-
-class Recorder(TorchDispatchMode):
-    """While it is on: numbers the tensors that come from the network's input, and notes where they meet."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__()
-        self.run, self.clock, self.stack = run, 0, [""]
-        self.numbers: dict[int, int] = {}
-        self.alive: list[Tensor] = []  # so that no id is used twice
-
-    def tick(self) -> int:
-        self.clock += 1
-        return self.clock
-
-    def number(self, value: object) -> int | None:
-        return self.numbers.get(id(value)) if isinstance(value, Tensor) else None
-
-    def add(self, tensor: Tensor, depth: int) -> int:
-        self.alive.append(tensor)
-        self.numbers[id(tensor)] = number = self.tick()
-        self.run.depth[number] = depth
-        return number
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        maps = [value for value in _flat(args) if self.number(value) is not None]
-        sources = [self.numbers[id(value)] for value in maps]
-        result = func(*args, **(kwargs or {}))
-        if not sources:
-            return result
-        name = func.overloadpacket.__name__.rstrip("_")
-        depth = max(self.run.depth[source] for source in sources) + (name in ("convolution", "addmm", "mm", "bmm"))
-        for tensor in _flat([result]):
-            number = self.add(tensor, depth)
-            if name == "mul" and len(sources) == 1 and tensor.shape == maps[0].shape:
-                self.run.scaled[number] = sources[0]
-            joined = len(sources) > 1 and all(value.dim() == 4 and value.shape[0] == 1 for value in maps)
-            added = name == "add" and joined and maps[0].shape == maps[1].shape
-            if added or (name == "cat" and joined and tensor.shape[2:] == maps[0].shape[2:]):
-                self.run.joins.append(Join(self.stack[-1], added, tuple(sources), number, self.clock))
-        return result
-
-
-def _flat(values: Iterable[object]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _flat(value)
-
-
-@contextlib.contextmanager
-def recording(net: nn.Module, joins: bool) -> Iterator[tuple[Run, Recorder]]:
-    """Note the calls of each module while the body runs the network; with ``joins``, where tensors meet too."""
-    run = Run()
-    recorder = Recorder(run)
-    paths = {module: path for path, module in net.named_modules()}
-    begun: list[tuple[int | None, int]] = []
-
-    def enter(module: nn.Module, args: tuple) -> None:
-        recorder.stack.append(paths[module])
-        begun.append((recorder.number(args[0]) if args else None, recorder.tick()))
-
-    def leave(module: nn.Module, args: tuple, output: Any) -> Any:
-        recorder.stack.pop()
-        entered, begin = begun.pop()
-        if joins and args and output is args[0] and entered is not None:
-            output = torch.ops.aten.alias(output)  # what a module that does nothing returns has a number of its own
-            run.scaled[recorder.numbers[id(output)]] = entered
-        call = Call(
-            _shape(args[0]) if args else None,
-            _shape(output),
-            entered,
-            recorder.number(output),
-            begin,
-            recorder.tick(),
-        )
-        run.setdefault(paths[module], []).append(call)
-        return output
-
-    handles = [module.register_forward_pre_hook(enter) for module in net.modules()]
-    handles += [module.register_forward_hook(leave) for module in net.modules()]
-    try:
-        with recorder if joins else contextlib.nullcontext():
-            yield run, recorder
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _shape(value: object) -> Shape | None:
-    return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
 class Block(NamedTuple):
@@ -218,10 +91,8 @@ def _out_of_containers(net: nn.Module, place: Place, once: dict[str, Call]) -> l
         return [place]
     if place.side == "input" or once[place.module].returned is None:
         return []
-    takers = [
-        p for p, call in once.items() if call.entered == once[place.module].returned and not _inside(p, place.module)
-    ]
-    outer = [path for path in takers if not any(path != other and _inside(path, other) for other in takers)]
+    returned = once[place.module].returned
+    outer = _outermost(p for p, call in once.items() if call.entered == returned and not _inside(p, place.module))
     fits = len(outer) == 1 and not runs_children(outer[0])
     return [replace(place, module=outer[0], side="input")] if fits else []
 
@@ -239,8 +110,7 @@ def _blocks(net: nn.Module, run: Run, once: dict[str, Call]) -> list[Block]:
                 block = (_residual if added else _concatenated)(path, mine, run, once)
                 if block is not None:
                     found[path] = block
-    inner = {path for path in found if not any(_inside(other, path) for other in found if other != path)}
-    found = {path: block for path, block in found.items() if path in inner}
+    found = {p: block for p, block in found.items() if not any(_inside(other, p) for other in found if other != p)}
     # Others of such a class, or at such a place: where the resolution changes, many a block adds nothing.
     classes = {type(net.get_submodule(path)) for path in found} or _repeated(net, once)
     patterns = {re.sub(r"\d+", "#", path) for path in found}
@@ -343,6 +213,12 @@ def _inside(path: str, other: str) -> bool:
     return not other or path == other or path.startswith(other + ".")
 
 
+def _outermost(paths: Iterable[str]) -> list[str]:
+    """Those that are below no other of them."""
+    paths = list(paths)
+    return [path for path in paths if not any(path != other and _inside(path, other) for other in paths)]
+
+
 def _repeated(net: nn.Module, once: dict[str, Call]) -> set[type]:
     """Classes of which there are several, of several convolutions each: the blocks of a plain network."""
 
@@ -417,14 +293,13 @@ def _stages(calls: list[Call]) -> list[tuple[int, int, int, int]]:
 
 def _inputs(block: Block, once: dict[str, Call]) -> list[str]:
     """Where the branch begins: the module in the block that takes the block's input, if there is but one."""
-    taking = [
+    outer = _outermost(
         path
         for path, call in once.items()
         if block.path and path != block.path and _inside(path, block.path) and call.entered == block.call.entered
         if block.call.entered is not None and not (block.shortcut and _inside(path, block.shortcut))
         if call.begin > block.call.begin
-    ]
-    outer = [path for path in taking if not any(path != other and _inside(path, other) for other in taking)]
+    )
     return outer if len(outer) == 1 and len(block.branches) == 1 else []
 
 

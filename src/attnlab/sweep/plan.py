@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from attnlab import point as ledger
 from attnlab.costs import Cost
 from attnlab.errors import InputError
-from attnlab.sweep.compose import compose_all, composing, jobs, parse, steering
+from attnlab.sweep.compose import composing, parse
+from attnlab.sweep.grid import jobs, steering
+from attnlab.sweep.quick import compose_all
 
 Told = Callable[[str], None]  # what the planner is doing
 
