@@ -105,6 +105,34 @@ def test_convnext_adds_behind_its_layer_scale():
     assert [s.name for s in roles["stage"]] == [f"stages.{i}" for i in range(4)]
 
 
+def test_a_sum_within_a_module_without_convolutions_makes_no_block():
+    for name in ("convnextv2_atto", "convnextv2_tiny"):  # (N, C, H, W) and (N, H, W, C) inside the blocks
+        roles = by_role(timm.create_model(name))
+        assert roles["block"][0].name == "stages.0.blocks.0"
+        assert roles["branch"][0].name == "stages.0.blocks.0.drop_path"
+        assert len(roles["block"]) == len(roles["branch"]) == len(roles["shortcut"])
+
+
+def test_a_module_that_only_adds_stands_for_its_caller():
+    class Sum(nn.Module):
+        def forward(self, a, b):
+            return a + b
+
+    class Block(nn.Module):
+        def __init__(self, add):
+            super().__init__()
+            self.conv, self.bn, self.add = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), add
+
+        def forward(self, x):
+            return self.add(x, self.bn(self.conv(x)))
+
+    shared = Sum()
+    for adds in ([Sum(), Sum()], [shared, shared]):
+        roles = by_role(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *map(Block, adds)), (3, 32, 32))
+        assert [s.name for s in roles["block"]] == ["1", "2"]
+        assert [s.name for s in roles["branch"]] == ["1.bn", "2.bn"]
+
+
 def test_channels_last_and_tokens_have_no_places():
     assert find_sites(timm.create_model("swin_tiny_patch4_window7_224"), (3, 224, 224)) == []
     assert find_sites(timm.create_model("vit_tiny_patch16_224"), (3, 224, 224)) == []

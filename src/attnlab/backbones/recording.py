@@ -25,7 +25,7 @@ class Call(NamedTuple):
 class Join(NamedTuple):
     """An addition or a channel-wise concatenation of feature maps."""
 
-    inside: str  # path of the innermost module that was running
+    within: tuple[str, ...]  # paths of the modules that were running, the innermost last
     added: bool
     operands: tuple[int, ...]
     result: int
@@ -80,7 +80,7 @@ class Recorder(TorchDispatchMode):
             joined = len(sources) > 1 and all(value.dim() == 4 and value.shape[0] == 1 for value in maps)
             added = name == "add" and joined and maps[0].shape == maps[1].shape
             if added or (name == "cat" and joined and tensor.shape[2:] == maps[0].shape[2:]):
-                self.run.joins.append(Join(self.stack[-1], added, tuple(sources), number, self.clock))
+                self.run.joins.append(Join(tuple(self.stack), added, tuple(sources), number, self.clock))
         return result
 
 

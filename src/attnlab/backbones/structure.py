@@ -101,7 +101,8 @@ def _blocks(net: nn.Module, run: Run, once: dict[str, Call]) -> list[Block]:
     found: dict[str, Block] = {}
     joins: dict[str, list[Join]] = defaultdict(list)
     for join in run.joins:
-        joins[join.inside].append(join)
+        if (path := _which_joins(join, net, run)) is not None:
+            joins[path].append(join)
     for added in (True, False):
         for path, of_module in joins.items():
             mine = [join for join in of_module if join.added == added]
@@ -122,6 +123,20 @@ def _blocks(net: nn.Module, run: Run, once: dict[str, Call]) -> list[Block]:
             found[path] = Block(path, call, [last] if last else [], None)
     found |= _of_the_network_itself(joins[""], run, once) if not found else {}
     return sorted(found.values(), key=lambda block: block.call.begin)
+
+
+def _which_joins(join: Join, net: nn.Module, run: Run) -> str | None:
+    """The innermost module with convolutions that was running; a module that only adds stands for its caller.
+
+    None for a sum within a module without them, such as ConvNeXt-V2's response normalisation.
+    """
+    for path in reversed(join.within):
+        if _is_weighty(net.get_submodule(path)):
+            return path
+        call = next(call for call in run[path] if call.begin < join.moment < call.end)
+        if max(join.operands) > call.begin:
+            return None
+    return ""
 
 
 def _residual(path: str, adds: list[Join], run: Run, once: dict[str, Call]) -> Block | None:
@@ -236,13 +251,13 @@ def _units(net: nn.Module, run: Run, once: dict[str, Call]) -> list[tuple[str, b
     Where these are no modules anywhere in the network, of each convolution alone.
     """
     convs = {path: _convs(net.get_submodule(path)) for path in once}
-    weighty = {path for path in once if any(isinstance(m, WEIGHTY) for m in _parts(net.get_submodule(path)))}
+    weighty = {path for path in once if _is_weighty(net.get_submodule(path))}
     after: dict[int, list[str]] = defaultdict(list)  # tensor -> convolutions, and modules without weights, that take it
     for path in sorted(once, key=lambda path: once[path].begin):
         simple = path not in weighty and path.rpartition(".")[0] in weighty
         if path and (simple or isinstance(net.get_submodule(path), CONVS)) and (entered := once[path].entered):
             after[entered].append(path)
-    joining = {join.inside for join in run.joins if join.inside in once}
+    joining = {join.within[-1] for join in run.joins if join.within[-1] in once}
     units, bare = list[tuple[str, bool]](), list[tuple[str, bool]]()
     for path in [path for paths in after.values() for path in paths]:
         conv, output = net.get_submodule(path), once[path].output
@@ -264,6 +279,10 @@ def _units(net: nn.Module, run: Run, once: dict[str, Call]) -> list[tuple[str, b
             parent = parent.rpartition(".")[0]
         (units if end != path else bare).append((end, conv.groups == conv.in_channels > 1))
     return list(dict.fromkeys(units or (bare if len(bare) > 1 else [])))  # one alone makes tokens of patches
+
+
+def _is_weighty(module: nn.Module) -> bool:
+    return any(isinstance(m, WEIGHTY) for m in _parts(module))
 
 
 def _convs(module: nn.Module) -> int:
