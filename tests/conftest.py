@@ -1,6 +1,7 @@
 """Shared by the tests: golden tensors, real data where it is there, and the real command line."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,9 @@ REPOSITORY = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = REPOSITORY.parent / "shared"
 COMMAND = [sys.executable, "-m", "attnlab.cli"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: what the tests start could not
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # be interrupted
 
 
 @pytest.fixture(autouse=True)
