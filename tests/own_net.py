@@ -14,3 +14,12 @@ class OwnNet(nn.Module):
         x = self.stem(x)
         x = x + self.norm(self.conv(x)).relu()
         return self.head(x.mean((2, 3)))
+
+
+class OwnAttention(nn.Module):
+    def __init__(self, channels, ratio: float = 4):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x):
+        return x * self.conv(x).sigmoid()

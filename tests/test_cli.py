@@ -76,7 +76,7 @@ def test_help(tmp_path):
         assert f"attnlab {verb}" in own.stdout
     page = attnlab("train", "--help", cwd=tmp_path).stdout
     for word in (
-        "attention: cbam, cbam_article",
+        "attention: bam, cbam, cbam_article",
         "sites: block, branch",
         "max_epochs: 10",
         "--config-dir",
@@ -126,7 +126,7 @@ def test_cost_of_the_articles_attention(tmp_path):
     assert rows["parameters"] == [f"{before:,}", f"{after:,}", f"+{attention} {share}"]
     assert rows["attention parameters"] == ["0", f"{attention}", f"+{attention}"]
     assert list(rows)[3:] == [
-        *("MACs", "attention element-wise ops", "activation memory, MiB"),
+        *("MACs", "attention element-wise ops", "attention traffic, MiB", "activation memory, MiB"),
         *("latency, 1 image, ms", "latency, 2 images, ms"),
     ]
     assert re.fullmatch(r"\d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\]", rows["latency, 2 images, ms"][1])

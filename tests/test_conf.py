@@ -20,9 +20,16 @@ NEEDED = {  # what a choice does not say by itself
     "image_folder": ["data.folder=somewhere"],
     "torchvision": ["backbone.name=mnasnet0_5"],
     "timm": ["backbone.name=mobilenetv4_conv_small_035"],
-    "custom": ["backbone.target=tests.own_net.OwnNet", "+backbone.width=6"],
+    "backbone/custom": ["backbone.target=tests.own_net.OwnNet", "+backbone.width=6"],
+    "attention/custom": ["attention.target=tests.own_net.OwnAttention", "+attention.ratio=8"],
+    **{name: ["attention.groups=8"] for name in ("sge", "shuffle", "sk")},  # of the 16 channels of the first site
 }
+OWN = {"backbone": "OwnNet", "attention": "OwnAttention"}
 CALLED = [path for path in FILES if path.parent.name in schema.GROUPS]
+
+
+def needed(path):
+    return NEEDED.get(path.stem, NEEDED.get(f"{path.parent.name}/{path.stem}", []))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +61,7 @@ def test_keys_are_the_targets_signature(compose, path, monkeypatch):
     """The file lists every setting of its class, under the class's own defaults' names, and no other."""
     monkeypatch.setenv("ATTNLAB_ALLOW", "tests")
     group = path.parent.name
-    overrides = [f"{group}={path.stem}", *NEEDED.get(path.stem, [])]
+    overrides = [f"{group}={path.stem}", *needed(path)]
     node = schema.plain(compose(*overrides))[group]
     named = path.stem if path.stem not in ("torchvision", "timm") else overrides[1].partition("=")[2]
     assert node["name"] == named
@@ -66,12 +73,13 @@ def test_keys_are_the_targets_signature(compose, path, monkeypatch):
     assert listed <= wanted
     if group != "optimizer":  # torch's have more settings than anyone wants to see
         assert listed == wanted
-    assert schema.check(compose(*overrides))[group]["name"] == (named if named != "custom" else "OwnNet")
+    assert schema.check(compose(*overrides))[group]["name"] == (named if named != "custom" else OWN[group])
 
 
 @pytest.mark.parametrize("path", [p for p in CALLED if p.parent.name == "attention"], ids=lambda p: p.stem)
-def test_builds(compose, path):
-    config = schema.check(compose(f"attention={path.stem}"))
+def test_builds(compose, path, monkeypatch):
+    monkeypatch.setenv("ATTNLAB_ALLOW", "tests")
+    config = schema.check(compose(f"attention={path.stem}", *needed(path)))
     with torch.device("meta"):
         net, changed = build_network(config, build_data(config))
         assert net(torch.empty(2, 1, 40, 40)).shape == (2, 10)

@@ -107,6 +107,19 @@ def test_elementwise_operations_of_se():
     cost = attnlab.cost(attended("se"), (1, 5, 6))
     assert cost.attention_elementwise == C * HW + C2 + C + C * HW
     assert cost.attention_macs == 2 * C * C2
+    moved = (C * HW + C) + 2 * C2 + 2 * C + (C * HW + C + C * HW)  # in the same order
+    moved += (C + C * C2 + C2 + C2) + (C2 + C2 * C + C + C)  # input, weights, bias, result
+    assert cost.attention_traffic_bytes == 4 * moved
+
+
+def test_products_that_are_no_layer_count_their_multiplications():
+    cost = attnlab.cost(attended("non_local"), (1, 5, 6))
+    assert cost.attention_macs == 4 * C * C2 * HW
+    products = 2 * C2 * HW * HW
+    assert products < cost.attention_elementwise < products + 10 * HW * HW
+    cost = attnlab.cost(attended("gc"), (1, 5, 6))
+    assert cost.attention_macs == C * HW + 2 * C * C2
+    assert 2 * C * HW <= cost.attention_elementwise < 2 * C * HW + 10 * HW  # the weighted sum, and adding
 
 
 def test_elementwise_operations_of_cbam():

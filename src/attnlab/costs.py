@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
 from statistics import quantiles
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from attnlab.sites import default_size, in_mode, trace
 from attnlab.surgery import CHILD, MARK, attached
 
 Tensors = dict[str, Tensor]
+Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Cost:
     macs: int  # multiply-accumulates of convolutions and fully connected layers, for one image
     attention_macs: int  # those of the attached attention
     attention_elementwise: int | None = None  # its other elementary operations, for one image
+    attention_traffic_bytes: int | None = None  # what its operations read and write, for one image
     activation_bytes: int | None = None  # what autograd keeps of one image for the backward pass
     latency: Latency | None = None
 
@@ -80,6 +82,8 @@ class Cost:
         ]
         if self.attention_elementwise:
             parts.append(f"{self.attention_elementwise:,} element-wise operations of the attention")
+        if self.attention_traffic_bytes:
+            parts.append(f"{self.attention_traffic_bytes / 2**20:.2f} MiB read and written by the attention")
         if self.activation_bytes is not None:
             parts.append(f"{self.activation_bytes / 2**20:.2f} MiB of activations for the backward pass")
         if self.latency is not None:
@@ -104,7 +108,9 @@ def cost(
     ``attention_elementwise`` is the rest of what the attached attention computes in eval mode, as a number of
     elementary operations: each ATen operation that is neither a convolution or matrix product nor a view counts
     as many as the largest tensor has elements that it reads or writes. A mean over H × W counts C·H·W, and so
-    does the product of a feature map and its gate.
+    does the product of a feature map and its gate. Matrix products that are no layer (non-local's) count the
+    multiplications in them. ``attention_traffic_bytes`` is the memory traffic of all the attention's operations:
+    the bytes of the tensors that each reads and writes, eager, in the dtype of the weights.
 
     ``activation_bytes`` is the memory that autograd keeps of each image of a batch for the backward pass, in train
     mode and the dtype of the weights: the input and the results that gradients need, without parameters and what is
@@ -116,9 +122,12 @@ def cost(
     that size.
     """
     calls = trace(net, input_size)
+    counted = count(net, calls)
+    work = _work(net, calls)
     return replace(
-        count(net, calls),
-        attention_elementwise=_elementwise(net, calls),
+        counted,
+        attention_elementwise=work.elementwise + work.products - counted.attention_macs,
+        attention_traffic_bytes=work.traffic_bytes,
         activation_bytes=_activation_bytes(net, input_size or default_size(net)),
         latency=time_forward(net, input_size, batch=batch, compiled=compiled) if latency else None,
     )
@@ -168,37 +177,46 @@ def _macs(net: nn.Module, calls: Mapping[str, list[Call]]) -> dict[str, int]:
     return macs
 
 
-class _Elementwise(TorchDispatchMode):
-    """Counts the operations inside it that are neither convolutions or matrix products nor views."""
+class _Work(TorchDispatchMode):
+    """Counts the operations inside it: those that are neither products nor views, products, and memory traffic."""
 
-    total = 0
+    elementwise = products = traffic_bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
         given, made = _tensors((args, kwargs)), _tensors(result)
         shared = {_storage(t) for t in given} & {_storage(t) for t in made}
-        is_view = shared and not func._schema.is_mutable
-        if func.overloadpacket not in flop_registry and not is_view:
-            self.total += max((t.numel() for t in given + made), default=0)
+        if shared and not func._schema.is_mutable:
+            return result
+        if func.overloadpacket in flop_registry:
+            self.products += flop_registry[func.overloadpacket](*args, **kwargs, out_val=result) // 2
+        else:
+            self.elementwise += max((t.numel() for t in given + made), default=0)
+        # What was expanded is read once.
+        self.traffic_bytes += sum(min(t.nbytes, t.untyped_storage().nbytes()) for t in given + made)
         return result
 
 
-def _elementwise(net: nn.Module, calls: Mapping[str, list[Call]]) -> int:
-    """The attached modules run by themselves, on the shapes that they get in the network's forward pass."""
-    total = 0
+def _work(net: nn.Module, calls: Mapping[str, list[Call]]) -> _Work:
+    """Of the attached modules, which run by themselves on the shapes that they get in the network's forward pass."""
+    total = _Work()
     for path, module in attached(net).items():
         shapes = [call.input for call in calls.get(path, ()) if call.input is not None]
-        total += _without_memory(module, partial(_elementwise_of, module, shapes), training=False)
+        work = _without_memory(module, partial(_work_on, module, shapes), training=False)
+        total.elementwise += work.elementwise
+        total.products += work.products
+        total.traffic_bytes += work.traffic_bytes
     return total
 
 
 @torch.no_grad()
-def _elementwise_of(module: nn.Module, shapes: Sequence[Shape], tensors: Tensors, like: Tensor) -> int:
+def _work_on(module: nn.Module, shapes: Sequence[Shape], tensors: Tensors, like: Tensor) -> _Work:
     inputs = [like.new_zeros(shape) for shape in shapes]
-    with _Elementwise() as counter:
+    with _Work() as work:
         for x in inputs:
             functional_call(module, tensors, (x,))
-    return counter.total
+    return work
 
 
 def _activation_bytes(net: nn.Module, size: Sequence[int]) -> int | None:
@@ -228,7 +246,7 @@ def _activation_bytes(net: nn.Module, size: Sequence[int]) -> int | None:
         return None
 
 
-def _without_memory(net: nn.Module, measure: Callable[[Tensors, Tensor], int], training: bool) -> int:
+def _without_memory(net: nn.Module, measure: Callable[[Tensors, Tensor], Measured], training: bool) -> Measured:
     """``measure(parameters and buffers, a tensor of their kind)`` on the meta device.
 
     A network that looks at values there is measured where it is, without changing its buffers.

@@ -180,7 +180,10 @@ def print_cost(
     console = _console()
     console.print(f"{heading}, {data.num_classes} classes", highlight=False)
     console.print(table)
-    console.print("MACs, element-wise operations and activations (kept for the backward pass) are of 1 image.")
+    console.print(
+        "MACs, element-wise operations, memory traffic (read and written in the forward pass) and activations\n"
+        "(kept for the backward pass) are of 1 image."
+    )
     if batches:
         threads = f", threads: {torch.get_num_threads()}" if device == "cpu" else ""
         console.print(f"Latency: a forward pass, {how}{threads}; median [25th, 75th percentile].", highlight=False)
@@ -194,6 +197,7 @@ def _rows(costs: Sequence[Cost]) -> list[tuple[str, list[float], str]]:
         ("attention parameters", [c.attention_parameters for c in costs], ",d"),
         ("MACs", [c.macs for c in costs], ",d"),
         ("attention element-wise ops", [c.attention_elementwise or 0 for c in costs], ",d"),
+        ("attention traffic, MiB", [_mebibytes(c.attention_traffic_bytes or 0) for c in costs], ",.2f"),
         ("activation memory, MiB", [_mebibytes(c.activation_bytes) for c in costs], ",.2f"),
     ]
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from attnlab.attention import Order
+from attnlab.attention import Order, register
 from attnlab.errors import InputError, choices
 from attnlab.surgery import attach
 
@@ -36,13 +36,17 @@ class Group(NamedTuple):
 
 GROUPS = {
     "backbone": Group("torch.nn.Module", "attnlab.backbones", ("name", "num_classes", "in_channels")),
-    "attention": Group("torch.nn.Module", "attnlab.attention", ("channels",)),
+    "attention": Group("torch.nn.Module", "attnlab.attention", ("channels", "map_size")),
     "data": Group("lightning.LightningDataModule", "attnlab.data", ("order_seed",)),
     "optimizer": Group("torch.optim.Optimizer", "attnlab.classifier", ("params",)),
     "scheduler": Group("torch.optim.lr_scheduler.LRScheduler", "attnlab.classifier", ("optimizer", "total_steps")),
 }
 # Every attention takes these in a config, so that types and settings can be crossed in a sweep.
-CROSSED: dict[str, Any] = {"ratio": Annotated[float, Field(ge=1)] | None, "order": Order | None}
+CROSSED: dict[str, Any] = {
+    "ratio": Annotated[float, Field(ge=1)] | None,
+    "order": Order | None,
+    "groups": Annotated[int, Field(ge=1)] | None,
+}
 NAME = Annotated[str, Field(pattern=r"^[\w+-][\w.+-]*$")]  # serves in the name of a folder
 TOP: dict[str, Any] = {
     "seed": Annotated[int, Field(ge=0, lt=2**32)],
@@ -130,9 +134,13 @@ def plain(config: DictConfig | Mapping[str, Any]) -> Settings:
 def locate(target: str, group: str) -> Any:
     """The class or function that ``_target_`` names, if a config of this group may call it.
 
+    An attention may be named as it is registered; then it is ours, or of a package installed with an entry point.
+
     Only names in attnlab, torch, torchvision, timm, lightning and the packages that the user lists in the
     environment variable ATTNLAB_ALLOW, and only what the group is for: a config from a stranger runs nothing else.
     """
+    if group == "attention" and "." not in target:
+        return register.named(target)
     allowed = allowed_packages()
     package = target.partition(".")[0]
     if package not in allowed:
@@ -242,12 +250,22 @@ def _check_target(group: str, node: Settings) -> Settings:
             if not open_ended:
                 _known(group, key, takes)
             checked[key] = value
+    if group == "attention":
+        _check_parts(checked.get("parts") or ())
     missing = [key for key, p in takes.items() if p.default is p.empty and key not in checked]
     if missing:
         raise InputError(f"{group}.{missing[0]} is missing: {name} needs it")
     for key in getattr(found, "without_effect", lambda settings: ())({"name": name, **checked}):
         checked.pop(key, None)
     return {"name": name, "_target_": target, **checked}
+
+
+def _check_parts(parts: typing.Iterable[str | Settings]) -> None:
+    """What a hybrid is made of may be no more than an attention itself."""
+    for part in parts:
+        locate(str(part if isinstance(part, str) else part.get("name")), "attention")
+        if isinstance(part, dict):
+            _check_parts(part.get("parts") or ())
 
 
 def _check_trainer(node: Settings) -> Settings:

@@ -5,6 +5,7 @@ the site is an input) and a forward hook calls it. So the keys of the backbone's
 the network still deep-copies, pickles, exports and compiles.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -38,9 +39,10 @@ def attach(
 ) -> list[Site]:
     """Put ``attention`` at sites of ``net``, in place, and return the sites changed.
 
-    ``attention``: a registered name, or a callable ``(channels, **settings) -> nn.Module`` that keeps the shape
-    ``(N, C, H, W)``. ``at``: a role of the network's family (branch, pre, block, shortcut, unit, depthwise, stage,
-    stem), or ``module`` with ``names`` for any module of any network. ``stages``, ``blocks``, ``names`` (globs) and
+    ``attention``: a registered name, the dotted path of a class, or a callable ``(channels, **settings) ->
+    nn.Module`` that keeps the shape ``(N, C, H, W)``; one that has a parameter ``map_size`` gets the site's (H, W).
+    ``at``: a role of the network's family (branch, pre, block, shortcut, unit, depthwise, stage, stem), or
+    ``module`` with ``names`` for any module of any network. ``stages``, ``blocks``, ``names`` (globs) and
     ``exclude`` (globs) narrow it: see ``select_sites``.
 
     ``merge`` is how ``A(f)`` meets the feature ``f``: ``scale`` gives ``A(f)``; ``add`` gives ``f + A(f)``;
@@ -148,6 +150,8 @@ def _merge(attention: nn.Module, merge: Merge, channels: int) -> nn.Module:
 
 def _build(build: Callable[..., nn.Module], site: Site, settings: dict[str, Any]) -> nn.Module:
     try:
+        if "map_size" in inspect.signature(build).parameters:
+            settings = {"map_size": (site.height, site.width), **settings}
         return build(site.channels, **settings)
     except (InputError, TypeError) as error:
         raise InputError(f"{error} (at {site.name}, {site.channels} channels)") from None

@@ -115,7 +115,7 @@ def test_forward_is_input_times_gate(variant):
         (lambda: ChannelAttention(8, squeeze="min"), "squeeze=min"),
         (lambda: SpatialAttention(8, kernel=5), "kernel=5: must be 3 or 7"),
         (lambda: SpatialAttention(8, maps="mean"), "maps=mean"),
-        (lambda: create("cbm", 8), "attention=cbm: unknown; nearest: cbam; valid: cbam, cbam_article, channel"),
+        (lambda: create("cbm", 8), "attention=cbm: unknown; nearest: cbam; valid: bam, cbam, cbam_article, channel"),
     ],
 )
 def test_bad_settings_are_named(build, message):

@@ -15,17 +15,25 @@ register = Registry("attention")
 
 GateName = Literal["sigmoid", "hardsigmoid", "hardsigmoid_keras2", "tanh", "relu"]
 Init = Literal["authors", "he_normal", "identity"]
+Start = Literal["authors", "identity"]  # of modules that Keras' he_normal is not for
 
 
 class Attention(nn.Module):
     """A gate: ``forward(x) = x * gate(x)``, shape ``(N, C, H, W)`` in and out.
 
-    Subclasses write ``gate``, whose result broadcasts against ``x``.
+    Subclasses write ``gate``, whose result broadcasts against ``x``. One that does something else writes ``forward``
+    and says ``is_gate = False``.
     """
 
+    is_gate: bool = True  # whether forward(x) is x * gate(x)
+
     def gate(self, x: Tensor) -> Tensor:
-        """The factor that multiplies ``x``, broadcastable to ``(N, C, H, W)``."""
-        raise TypeError(f"{type(self).__name__} defines no gate")
+        """The factor that multiplies ``x``: (N, C, 1, 1), (N, 1, H, W) or (N, C, H, W)."""
+        raise TypeError(f"{type(self).__name__} has no gate")
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """What can be drawn: the gate, or each of several by its name."""
+        return {"gate": self.gate(x)}
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(x)
@@ -74,6 +82,11 @@ def require(setting: str, value: Any, literal: Any) -> None:
     """Raise InputError unless ``value`` is one of the ``Literal``'s values."""
     if value not in literal.__args__:
         raise InputError(f"{setting}={value}: must be one of {', '.join(map(str, literal.__args__))}")
+
+
+def in_float32(x: Tensor) -> Tensor:
+    """Half precision as float32, for variances, norms and softmax; other dtypes as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def hidden_width(channels: int, ratio: float, min_hidden: int = 1) -> int:

@@ -1,10 +1,12 @@
 """Channel attention: which channels matter.
 
-Squeeze-and-Excitation: arXiv 1709.01507, eqs. 2-4. CBAM's channel gate: arXiv 1807.06521, eq. 2.
+Squeeze-and-Excitation: arXiv 1709.01507, eqs. 2-4. CBAM's channel gate: arXiv 1807.06521, eq. 2. eSE: arXiv
+1911.06667, eq. 4.
 """
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from attnlab.attention.base import (
@@ -14,11 +16,12 @@ from attnlab.attention.base import (
     Init,
     he_normal_,
     hidden_width,
+    in_float32,
     register,
     require,
 )
 
-Squeeze = Literal["avg", "max", "both"]
+Squeeze = Literal["avg", "max", "both", "std"]
 
 
 @register("channel")
@@ -26,8 +29,9 @@ class ChannelAttention(Attention):
     """Gate ``g(MLP(avg) + MLP(max))`` over channels, one MLP shared by both (CBAM, eq. 2).
 
     The MLP is ``C -> max(min_hidden, round(C / ratio)) -> C`` with a ReLU between.
-    ``squeeze`` pools over H × W by mean, maximum or both. The maximum is ``amax``, which shares its gradient
-    among ties (as Keras' and TensorFlow's reduce_max do) where a max-pool gives it to one of them.
+    ``squeeze`` pools over H × W by mean, maximum, both, or standard deviation (over H·W, plus 1e-5 under the root).
+    The maximum is ``amax``, which shares its gradient among ties (as Keras' and TensorFlow's reduce_max do) where
+    a max-pool gives it to one of them. 2·C·h + C + h parameters; 2·C·h MACs, twice that for both.
 
     ``init``: ``authors`` (CBAM's code: PyTorch's default weights, biases 0), ``he_normal`` (Keras) or
     ``identity`` (last layer 0 and a rescaled gate, so that the gate starts at exactly 1).
@@ -63,13 +67,18 @@ class ChannelAttention(Attention):
 
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, 1, 1)"""
-        if self.squeeze == "avg":
-            z = self.mlp(x.mean((2, 3)))
-        elif self.squeeze == "max":
-            z = self.mlp(x.amax((2, 3)))
-        else:
+        if self.squeeze == "both":
             z = self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3)))
+        else:
+            z = self.mlp(_POOLS[self.squeeze](x))
         return self.activation(z)[:, :, None, None]
+
+
+def _deviation(x: Tensor) -> Tensor:
+    return (torch.var(in_float32(x), (2, 3), correction=0) + 1e-5).sqrt().to(x.dtype)
+
+
+_POOLS = {"avg": lambda x: x.mean((2, 3)), "max": lambda x: x.amax((2, 3)), "std": _deviation}
 
 
 @register("se")
@@ -77,6 +86,7 @@ class SE(ChannelAttention):
     """Squeeze-and-Excitation: ``x * sigmoid(W2 relu(W1 mean(x)))`` (arXiv 1709.01507, eqs. 2-4).
 
     The paper's parameter counts include the biases; ECA-Net's tables count SE without (``bias=False``).
+    Its ablations: ``squeeze`` (avg, max) and ``gate`` (sigmoid, tanh, relu).
     """
 
     def __init__(
@@ -84,9 +94,36 @@ class SE(ChannelAttention):
         channels: int,
         *,
         ratio: float = 16,
+        squeeze: Squeeze = "avg",
         bias: bool = True,
         min_hidden: int = 1,
         gate: GateName = "sigmoid",
         init: Init = "he_normal",
     ) -> None:
-        super().__init__(channels, ratio=ratio, squeeze="avg", bias=bias, min_hidden=min_hidden, gate=gate, init=init)
+        super().__init__(channels, ratio=ratio, squeeze=squeeze, bias=bias, min_hidden=min_hidden, gate=gate, init=init)
+
+
+@register("ese")
+class ESE(Attention):
+    """Effective SE: ``x * hardsigmoid(W mean(x) + b)``, one layer of C × C without reduction (arXiv 1911.06667, eq. 4).
+
+    C² + C parameters, C² MACs. ``init``: ``authors`` (Kaiming normal), ``he_normal``, or ``identity`` (the gate
+    starts at exactly 1).
+    """
+
+    def __init__(self, channels: int, *, gate: GateName = "hardsigmoid", init: Init = "authors") -> None:
+        super().__init__()
+        require("init", init, Init)
+        self.fc = nn.Linear(channels, channels)
+        nn.init.zeros_(self.fc.bias)
+        if init == "authors":
+            nn.init.kaiming_normal_(self.fc.weight)
+        elif init == "he_normal":
+            he_normal_(self.fc.weight)
+        else:
+            nn.init.zeros_(self.fc.weight)
+        self.activation = Gate(gate, identity=init == "identity")
+
+    def gate(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, 1, 1)"""
+        return self.activation(self.fc(x.mean((2, 3))))[:, :, None, None]
