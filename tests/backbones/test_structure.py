@@ -133,6 +133,13 @@ def test_a_module_that_only_adds_stands_for_its_caller():
         assert [s.name for s in roles["branch"]] == ["1.bn", "2.bn"]
 
 
+def test_a_stage_that_runs_its_children_itself_is_no_place():
+    sites = find_sites(timm.create_model("rdnet_tiny"))  # its stages end in Sequentials with a forward of their own
+    for role in dict.fromkeys(site.role for site in sites):
+        net = timm.create_model("rdnet_tiny")
+        assert len(attnlab.attach(net, "se", at=role)) == sum(site.role == role for site in sites)
+
+
 def test_channels_last_and_tokens_have_no_places():
     assert find_sites(timm.create_model("swin_tiny_patch4_window7_224"), (3, 224, 224)) == []
     assert find_sites(timm.create_model("vit_tiny_patch16_224"), (3, 224, 224)) == []

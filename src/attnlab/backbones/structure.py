@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from attnlab.backbones.places import MARK, Place, identity_places
+from attnlab.backbones.places import MARK, Place, Side, identity_places
 from attnlab.backbones.recording import Call, Join, Run, Shape
 
 HEADS = ("classifier", "head", "fc")  # behind the features, where no map is left to attend to
@@ -81,19 +81,21 @@ def structural_places(net: nn.Module, run: Run) -> list[Place]:
 def _out_of_containers(net: nn.Module, place: Place, once: dict[str, Call]) -> list[Place]:
     """A container with a forward of its own would run what is added to it: who takes its output stands for it."""
 
-    def runs_children(path: str) -> bool:
+    def runs_children(path: str, side: Side) -> bool:
         module = net.get_submodule(path) if path in once else None
+        while type(module) is nn.Sequential and len(module):  # whose end, or beginning, stands for it
+            module = module[-1 if side == "output" else 0]
         return isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) and (
             type(module).forward is not nn.Sequential.forward
         )
 
-    if not runs_children(place.module):
+    if not runs_children(place.module, place.side):
         return [place]
     if place.side == "input" or once[place.module].returned is None:
         return []
     returned = once[place.module].returned
     outer = _outermost(p for p, call in once.items() if call.entered == returned and not _inside(p, place.module))
-    fits = len(outer) == 1 and not runs_children(outer[0])
+    fits = len(outer) == 1 and not runs_children(outer[0], "input")
     return [replace(place, module=outer[0], side="input")] if fits else []
 
 
