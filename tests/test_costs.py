@@ -115,8 +115,11 @@ def test_elementwise_operations_of_se():
 def test_products_that_are_no_layer_count_their_multiplications():
     cost = attnlab.cost(attended("non_local"), (1, 5, 6))
     assert cost.attention_macs == 4 * C * C2 * HW
-    products = 2 * C2 * HW * HW
-    assert products < cost.attention_elementwise < products + 10 * HW * HW
+    products, softmax = 2 * C2 * HW * HW, HW * HW
+    copies = 3 * C2 * HW  # of q, k and v
+    assert cost.attention_elementwise == products + softmax + C * HW + copies
+    layers = 3 * (C * HW + C2 * C + C2 + C2 * HW) + (C2 * HW + C * C2 + C + C * HW)  # input, weights, bias, result
+    assert cost.attention_traffic_bytes == 4 * (layers + 4 * C2 * HW + 3 * C * HW + 2 * copies)
     cost = attnlab.cost(attended("gc"), (1, 5, 6))
     assert cost.attention_macs == C * HW + 2 * C * C2
     assert 2 * C * HW <= cost.attention_elementwise < 2 * C * HW + 10 * HW  # the weighted sum, and adding

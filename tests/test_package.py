@@ -15,7 +15,8 @@ SOURCE = REPOSITORY / "src" / "attnlab"
 # Each floor may import only those below it.
 FLOORS = [
     {"errors", "lock", "stop"},
-    {"registry", "point"},
+    {"targets", "point"},
+    {"registry"},
     {"attention", "backbones"},
     {"sites"},
     {"surgery"},

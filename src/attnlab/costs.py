@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -181,10 +182,13 @@ class _Work(TorchDispatchMode):
     """Counts the operations inside it: those that are neither products nor views, products, and memory traffic."""
 
     elementwise = products = traffic_bytes = 0
+    paused = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        if self.paused:
+            return result
         given, made = _tensors((args, kwargs)), _tensors(result)
         shared = {_storage(t) for t in given} & {_storage(t) for t in made}
         if shared and not func._schema.is_mutable:
@@ -195,6 +199,27 @@ class _Work(TorchDispatchMode):
             self.elementwise += max((t.numel() for t in given + made), default=0)
         # What was expanded is read once.
         self.traffic_bytes += sum(min(t.nbytes, t.untyped_storage().nbytes()) for t in given + made)
+        return result
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Counts F.scaled_dot_product_attention as the one kernel that it is on real devices, into ``work``."""
+
+    def __init__(self, work: _Work) -> None:
+        super().__init__()
+        self.work = work
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not nn.functional.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        self.work.paused = True
+        result = func(*args, **(kwargs or {}))
+        self.work.paused = False
+        query, key, value = args[:3]
+        logits = query.shape[:-1].numel() * key.shape[-2]
+        self.work.products += logits * (query.shape[-1] + value.shape[-1])
+        self.work.elementwise += logits  # the softmax
+        self.work.traffic_bytes += sum(t.nbytes for t in (query, key, value, result))
         return result
 
 
@@ -213,7 +238,7 @@ def _work(net: nn.Module, calls: Mapping[str, list[Call]]) -> _Work:
 @torch.no_grad()
 def _work_on(module: nn.Module, shapes: Sequence[Shape], tensors: Tensors, like: Tensor) -> _Work:
     inputs = [like.new_zeros(shape) for shape in shapes]
-    with _Work() as work:
+    with _Work() as work, _FusedAttention(work):
         for x in inputs:
             functional_call(module, tensors, (x,))
     return work

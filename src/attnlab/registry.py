@@ -1,21 +1,25 @@
 """A dictionary of named builders, filled by decorators."""
 
 from collections.abc import Callable
-from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from attnlab.errors import InputError, choices
+from attnlab.errors import InputError, choices, first_line
+from attnlab.targets import find
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 
 class Registry(dict[str, Callable[..., Any]]):
-    """``registry("cbam")`` is a decorator that adds; ``registry.named("cbam")`` finds."""
+    """``registry("cbam")`` is a decorator that adds; ``registry.named("cbam")`` finds.
 
-    def __init__(self, kind: str) -> None:
+    ``open_to_others``: the dotted path of a class serves as a name too, and so does the name of an entry point, in
+    the group ``attnlab.<kind>`` of an installed package, whose module registers it.
+    """
+
+    def __init__(self, kind: str, open_to_others: bool = False) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.open_to_others = kind, open_to_others
 
     def __call__(self, name: str) -> Callable[[Builder], Builder]:
         def add(builder: Builder) -> Builder:
@@ -27,30 +31,22 @@ class Registry(dict[str, Callable[..., Any]]):
         return add
 
     def named(self, name: str) -> Callable[..., Any]:
-        """The builder of that name, or at that dotted path, whose module is imported.
-
-        A name that is not there may be one that an installed package adds: in its entry points of the group
-        ``attnlab.attention`` (or another kind) it names the module that registers it. Raises InputError, which
-        lists the nearest and all valid names, and for a module that cannot be imported.
-        """
-        if "." in name:
-            return self._at(name)
-        if name not in self:
-            for entry in entry_points(group=f"attnlab.{self.kind}"):
+        """The builder of that name. Raises InputError listing the nearest and all valid names."""
+        if name in self:
+            return self[name]
+        if self.open_to_others and "." in name:
+            found = find(name)
+            if not callable(found):
+                raise InputError(f"{self.kind}={name}: not found (PYTHONPATH=. looks here)")
+            return found
+        others = entry_points(group=f"attnlab.{self.kind}") if self.open_to_others else ()
+        for entry in others:
+            if entry.name == name:
                 try:
                     entry.load()
                 except Exception as error:
-                    raise InputError(f"{self.kind}={name}: {entry.value} cannot be imported: {error}") from error
+                    reason = f"{type(error).__name__}: {first_line(error)}"
+                    raise InputError(f"{self.kind}={name}: importing {entry.value} failed: {reason}") from error
         if name not in self:
-            raise InputError(f"{self.kind}={name}: unknown; {choices(name, self)}")
+            raise InputError(f"{self.kind}={name}: unknown; {choices(name, {*self, *(e.name for e in others)})}")
         return self[name]
-
-    def _at(self, path: str) -> Callable[..., Any]:
-        module, _, name = path.rpartition(".")
-        try:
-            found = getattr(import_module(module), name, None)
-        except ImportError as error:
-            raise InputError(f"{self.kind}={path}: {error} (PYTHONPATH=. looks here)") from None
-        if not callable(found):
-            raise InputError(f"{self.kind}={path}: there is no {name} in {module}")
-        return found

@@ -5,7 +5,6 @@ left out), so that equal experiments have equal identities.
 """
 
 import functools
-import importlib
 import inspect
 import json
 import os
@@ -19,8 +18,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from attnlab.attention import Order, register
+from attnlab.attention.hybrid import COMMON
 from attnlab.errors import InputError, choices
 from attnlab.surgery import attach
+from attnlab.targets import find, parameters
 
 Settings = dict[str, Any]
 PACKAGES = ("attnlab", "torch", "torchvision", "timm", "lightning")
@@ -180,36 +181,6 @@ def call(node: Mapping[str, Any], group: str, **given: Any) -> Any:
     return target(**given, **settings)
 
 
-def parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Keyword parameters of a class or function by name, and whether it takes any others.
-
-    A class that passes ``**kwargs`` on takes the parameters of the next class in its line too.
-    """
-    if not inspect.isclass(target):
-        return _keywords(target)
-    found: dict[str, inspect.Parameter] = {}
-    for cls in target.__mro__:
-        if "__init__" in vars(cls):
-            more, open_ended = _keywords(vars(cls)["__init__"])
-            found = more | found
-            if not open_ended:
-                return found, False
-    return found, True
-
-
-def _keywords(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)
-    except Exception:  # annotations that only a type checker can read: names are still checked
-        hints = {}
-    found = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name != "self":
-            found[name] = parameter.replace(annotation=hints.get(name, Any))
-    kinds = [p.kind for p in inspect.signature(function).parameters.values()]
-    return found, inspect.Parameter.VAR_KEYWORD in kinds
-
-
 @functools.lru_cache(maxsize=1000)
 def _checked_target(group: str, node: str, allowed: tuple[str, ...]) -> str:
     """``_check_target`` as JSON: the points of a sweep have most groups in common."""
@@ -246,26 +217,46 @@ def _check_target(group: str, node: Settings) -> Settings:
     for key, value in settings.items():
         if key in takes:
             checked[key] = _value(f"{group}.{key}", value, takes[key].annotation)
-        elif not (group == "attention" and key in CROSSED):
+        elif group == "attention" and key in CROSSED and (value is None or not open_ended):
+            pass  # no effect
+        else:
             if not open_ended:
                 _known(group, key, takes)
             checked[key] = value
-    if group == "attention":
-        _check_parts(checked.get("parts") or ())
     missing = [key for key, p in takes.items() if p.default is p.empty and key not in checked]
     if missing:
         raise InputError(f"{group}.{missing[0]} is missing: {name} needs it")
+    if group == "attention" and "parts" in checked and "parts" in takes:
+        checked |= _normal_parts(checked, takes)
     for key in getattr(found, "without_effect", lambda settings: ())({"name": name, **checked}):
         checked.pop(key, None)
-    return {"name": name, "_target_": target, **checked}
+    return {"name": name, "_target_": _canonical(target, found) if group == "attention" else target, **checked}
 
 
-def _check_parts(parts: typing.Iterable[str | Settings]) -> None:
-    """What a hybrid is made of may be no more than an attention itself."""
-    for part in parts:
-        locate(str(part if isinstance(part, str) else part.get("name")), "attention")
-        if isinstance(part, dict):
-            _check_parts(part.get("parts") or ())
+def _canonical(target: str, found: Any) -> str:
+    """One path for what has several: ``attnlab.attention.CBAM`` is ``cbam``, and ``attnlab.attention.cbam.CBAM``."""
+    name = getattr(found, "__qualname__", "")
+    for path in (f"attnlab.attention.{name}", f"{getattr(found, '__module__', '')}.{name}"):
+        if find(path) is found:
+            return path
+    return target
+
+
+def _normal_parts(settings: Settings, takes: typing.Iterable[str]) -> Settings:
+    """The parts of a hybrid in full, with the settings that were given to all of them."""
+    common = {key: settings[key] for key in COMMON if settings.get(key) is not None}
+    parts = []
+    for part in settings["parts"]:
+        own = {"name": part} if isinstance(part, str) else part
+        name = str(own.get("name"))
+        given, open_ended = parameters(locate(name, "attention"))
+        shared = {key: value for key, value in common.items() if key in given or open_ended}
+        try:
+            node = _check_target("attention", {**shared, **own, "_target_": name})
+        except InputError as error:
+            raise InputError(f"attention.parts: {name}: {error}") from None
+        parts.append({"name": node.pop("_target_"), **{key: node[key] for key in node if key != "name"}})
+    return {"parts": parts, **{key: None for key in COMMON if key in takes}}
 
 
 def _check_trainer(node: Settings) -> Settings:
@@ -298,7 +289,10 @@ def _value(key: str, value: Any, hint: Any) -> Any:
         return _adapter(hint).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         reasons = dict.fromkeys(
-            e["msg"].replace("Input should be", "must be").replace("greater than or equal to", "at least")
+            e["msg"]
+            .replace("Input should be", "must be")
+            .replace("greater than or equal to", "at least")
+            .replace("valid array", "valid list")
             for e in error.errors()
             if e["type"] not in ("is_instance_of", "needs_python_object")  # a class, which YAML cannot hold
         )
@@ -317,22 +311,6 @@ def _mapping(raw: Settings, group: str) -> Settings:
     if not isinstance(node, Mapping):
         raise InputError(f"{group}={node}: must be the name of a config in conf/{group}/")
     return dict(node)
-
-
-def find(path: str) -> Any:
-    """The object at a dotted path, or None."""
-    parts = path.split(".")
-    for end in range(len(parts), 0, -1):
-        try:
-            found: Any = importlib.import_module(".".join(parts[:end]))
-        except ModuleNotFoundError as error:
-            if not path.startswith(error.name or path):
-                raise InputError(f"{path}: importing it failed: {error}") from None
-            continue
-        for part in parts[end:]:
-            found = getattr(found, part, None)
-        return found
-    return None
 
 
 def _default(parameter: inspect.Parameter) -> Any:

@@ -80,7 +80,10 @@ def attach(
             raise InputError(f"{site.name}: there is attention at this {site.side} already")
         if there is not None:
             raise InputError(f"{site.name}: {paths[host]} has an {CHILD[site.side]} of its own")
-    merged = [_merge(_build(build, site, settings), merge, site.channels) for site in chosen]
+    built = [_build(build, site, settings) for site in chosen]
+    if merge == "add" and any(getattr(module, "starts_as_identity", False) for module in built):
+        raise InputError("merge=add: this attention starts as the identity, so that f + A(f) would start at 2 f")
+    merged = [_merge(module, merge, site.channels) for module, site in zip(built, chosen, strict=True)]
 
     for site, host, module, run in zip(chosen, hosts, merged, runs_child, strict=True):
         if host not in paths:

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import math
 
 import pytest
 import torch
@@ -215,10 +216,20 @@ def test_gates_can_be_drawn(case):
     x = torch.randn(2, C, 6, 5)
     module = awake(make(case)).eval()
     if case == "non_local":
+        with pytest.raises(TypeError, match="NonLocal has no gate"):
+            module.gates(x)
         return
-    for gate in module.gates(x).values():
+    gates = module.gates(x)
+    for gate in gates.values():
+        shape = (2, 4, 6, 5) if case == "sge" else x.shape  # of four groups
         assert gate.dim() == 4
-        assert all(a in (1, b) for a, b in zip(gate.shape, x.shape, strict=True) if a != EVERY["sge"]["groups"])
+        assert all(a in (1, b) for a, b in zip(gate.shape, shape, strict=True))
+    if case in ("cbam", "bam", "bam spatial_first", "coordinate", "sequence"):
+        torch.testing.assert_close(math.prod(gates.values()), module.gate(x))
+    if case == "sk":
+        torch.testing.assert_close(gates["3×3"] + gates["5×5"], torch.ones(2, C, 1, 1))
+    if case in ("gc", "gc mul"):
+        torch.testing.assert_close(gates["context"].sum((1, 2, 3)), torch.ones(2))
 
 
 @pytest.mark.parametrize("case", sorted(EVERY.keys() - {"cbam_article"} - set(NEVER_IDENTITY)))
@@ -235,8 +246,8 @@ def test_starts_as_the_identity_and_every_weight_learns(case, training):
         learned |= {name for name, p in module.named_parameters() if p.grad is not None and p.grad.any()}
         optimizer.step()
     frozen = {name for name, p in module.named_parameters()} - learned
-    # A batch norm takes a constant out again, and so does a softmax over positions: these biases move nothing.
-    assert all(name.endswith(".bias") for name in frozen), frozen
+    # A batch norm in training takes a constant out again, and so does a softmax over positions: these move nothing.
+    assert frozen <= {"mask.bias", "phi.bias"} | ({"spatial.conv2.bias", "spatial.conv3.bias"} if training else set())
 
 
 @pytest.mark.parametrize("case", sorted(EVERY.keys() - {"sge", "shuffle", "sk"}))
@@ -259,6 +270,7 @@ def test_one_channel(case):
         ("gather_excite", 8, {"theta": True}, r"theta=true over the whole map \(extent=0\) needs its map_size"),
         ("gather_excite", 8, {"init": "identity"}, "GE-θ⁻ has no parameters"),
         ("bam", 8, {"combine": "mean"}, "combine=mean: must be one of product, sum, max"),
+        ("simam", 8, {"e_lambda": float("nan")}, "e_lambda=nan: must be positive"),
         ("bam", 8, {"ratio": 0.5}, "ratio=0.5: must be at least 1"),
         ("bam", 8, {"dilation": 0}, "dilation=0: must be at least 1"),
         ("gct", 8, {"norm": "l3"}, "norm=l3: must be one of l1, l2"),
@@ -278,12 +290,51 @@ def test_what_a_module_refuses(name, channels, given, message):
         ("bam", {"order": "channel_only"}, {"combine", "dilation"}),
         ("gc", {"fusion": "add"}, {"gate", "init"}),
         ("gc", {"fusion": "mul"}, set()),
-        ("gather_excite", {"theta": False}, {"init"}),
-        ("gather_excite", {"theta": True}, set()),
     ],
 )
 def test_settings_without_effect(name, settings, dead):
     assert register[name].without_effect(settings) == dead
+    others = {"combine": "max", "dilation": 2, "gate": "tanh", "init": "identity"}
+    x = torch.randn(1, C, 7, 7)
+    for key in dead:
+        outputs = []
+        for change in ({}, {key: others[key]}):
+            torch.manual_seed(0)
+            outputs.append(create(name, C, ratio=4, **settings, **change).eval()(x))
+        assert torch.equal(*outputs), key
+
+
+def test_first_weights_are_the_authors():
+    sge, shuffle = make("sge"), make("shuffle")
+    assert (sge.weight.unique().tolist(), sge.bias.unique().tolist()) == ([0], [1])
+    for half in ("channel", "spatial"):
+        assert not getattr(shuffle, f"{half}_weight").any()
+        assert getattr(shuffle, f"{half}_bias").unique().tolist() == [1]
+    assert not make("srm").weight.any()
+    gc, non_local = make("gc mul"), make("non_local")
+    assert not gc.expand.weight.any()
+    assert not gc.expand.bias.any()
+    assert not non_local.out.weight.any()
+    assert not non_local.out.bias.any()
+    for branch in (make("triplet").hw, make("triplet").cw, make("triplet").hc):
+        assert (branch.norm.eps, branch.norm.momentum, branch.norm.weight.item()) == (1e-5, 0.01, 1)
+    gct = make("gct")
+    assert (gct.alpha.unique().tolist(), gct.gamma.unique().tolist(), gct.beta.unique().tolist()) == ([1], [0], [0])
+    assert float(create("ese", 256).fc.weight.detach().std()) == pytest.approx(math.sqrt(2 / 256), rel=0.05)
+    assert float(create("gc", 4096).mask.weight.detach().std()) == pytest.approx(math.sqrt(2 / 4096), rel=0.1)
+
+
+def test_gather_excite_over_the_whole_map_is_of_one_size():
+    module = create("gather_excite", 4, theta=True, map_size=(4, 4))
+    with pytest.raises(InputError, match=r"GE-θ over maps of \(4, 4\) gets one of \(6, 6\)"):
+        module(torch.randn(2, 4, 6, 6))
+
+
+@every
+def test_a_dead_channel_has_finite_gradients(case):
+    x = torch.zeros(2, C, 5, 5, requires_grad=True)
+    awake(make(case)).eval()(x).sum().backward()
+    assert torch.isfinite(x.grad).all()
 
 
 def test_a_module_without_a_gate_says_so():

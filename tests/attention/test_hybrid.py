@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import attnlab
-from attnlab import schema
+from attnlab import point, schema
 from attnlab.attention import CBAM, create, register
 from attnlab.build import build_data, build_network
 from attnlab.errors import InputError
+from attnlab.surgery import attached
 from attnlab.sweep import plan
 from attnlab.sweep.compose import composing
 
@@ -43,16 +44,16 @@ def test_the_greatest_gate():
 
 
 def test_common_settings_go_to_the_parts_that_have_them_and_not_their_own():
-    parts = [{"name": "se", "ratio": 2}, "coordinate", "eca", "simam"]
-    hybrid = create("sequence", 16, parts=parts[:3], ratio=8, init="identity")
+    parts = [{"name": "se", "ratio": 2}, "coordinate", "eca", "gct", "gc"]
+    hybrid = create("sequence", 16, parts=parts, ratio=8, init="identity")
     assert hybrid.parts[0].mlp[0].out_features == 8
     assert hybrid.parts[1].squash.out_channels == 8  # its min_hidden
     assert torch.equal(hybrid(X), X)
-    create("sequence", 16, parts=parts, init="identity")  # SimAM has no init
+    assert create("sequence", 16, parts=["sge", "eca"], groups=4).parts[0].groups == 4
     theta = {"name": "gather_excite", "theta": True}
     with torch.device("meta"):
         net = attnlab.create("resnet18", num_classes=10)
-        attnlab.attach(net, "sequence", parts=[theta, "spatial"], stages=[4], input_size=(3, 64, 96))
+        attnlab.attach(net, "sequence", parts=[theta, "cbam_article"], stages=[4], input_size=(3, 64, 96))
     assert net.layer4[0].bn2.attention_out.parts[0].gather[0].conv.kernel_size == (2, 3)  # the size of its site
 
 
@@ -77,6 +78,7 @@ def test_hybrids_of_hybrids_and_of_what_is_no_gate():
         ("sequence", ["se", {"name": "eca", "kernel": 2}], "parts: eca: kernel=2: must be odd"),
         ("parallel", ["se", "gc"], "parts: gc is no gate, which parallel needs; sequence takes it"),
         ("parallel", ["se", "shuffle"], "2·groups=128 must divide"),
+        ("sequence", [".x", "se"], r"\.x: importing it failed"),
     ],
 )
 def test_one_clear_line(name, parts, message):
@@ -100,6 +102,69 @@ def test_from_the_command_line():
     assert module.parts[0].conv.kernel_size == (3,)
 
 
+ECA_AND_SPATIAL = "attnlab.attention.ECA,attnlab.attention.spatial.SpatialAttention"
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ["attention.parts=[eca,spatial]", "attention.parts=[{name:eca},{name:spatial,kernel:7}]"],
+        ["attention.parts=[eca,spatial]", f"attention.parts=[{ECA_AND_SPATIAL}]"],
+        ["attention.parts=[{name:se,ratio:4},eca]", "attention.parts=[{name:se,ratio:4.0},eca]"],
+        ["attention.ratio=4", "attention.ratio=8"],
+        ["attention.parts=[se,spatial] attention.ratio=4", "attention.parts=[{name:se,ratio:4},spatial]"],
+        ["attention.parts=[sge,eca] attention.groups=4", "attention.parts=[{name:sge,groups:4},eca]"],
+        [
+            "attention.parts=[eca,spatial] attention.init=identity",
+            "attention.parts=[{name:eca,init:identity},{name:spatial,init:identity}]",
+        ],
+    ],
+)
+def test_what_means_the_same_is_one_point(same):
+    first, second = (point.identity(composed("attention=sequence", *words.split())) for words in same)
+    assert first == second
+
+
+def test_one_attention_of_several_names_is_one_point():
+    names = ["cbam", "custom attention.target=cbam", "custom attention.target=attnlab.attention.cbam.CBAM"]
+    identities = [point.identity(composed(*f"attention={name}".split())) for name in names]
+    assert identities[0] == identities[1] == identities[2]
+
+
+def test_a_target_that_takes_anything_gets_ratio_and_order():
+    words = ["attention.target=attnlab.attention.cbam_article", "+attention.ratio=4", "+attention.order=parallel"]
+    settings = composed("attention=custom", *words)["attention"]
+    assert (settings["ratio"], settings["order"]) == (4, "parallel")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ("[{name:eca,kernl:3},spatial]", "attention.parts: eca: attention.kernl: no such setting; nearest: kernel"),
+        ("[{name:eca,kernel:x},spatial]", "attention.parts: eca: attention.kernel=x: must be a valid integer"),
+        ("[se,{name:sequence,parts:5}]", "attention.parts: sequence: attention.parts=5: must be a valid list"),
+        ("[se,{name:sequence,parts:[5,6]}]", "attention.parts: sequence: attention.parts="),
+        ("[5,6]", r"attention.parts=\[5, 6\]: must be"),
+        ("se", "attention.parts=se: must be a valid list"),
+    ],
+)
+def test_parts_are_checked_like_an_attention(parts, message):
+    with pytest.raises(InputError, match=message) as error:
+        composed("attention=sequence", f"attention.parts={parts}")
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_one_that_cannot_start_as_the_identity_is_named():
+    with pytest.raises(InputError, match="init=identity: simam has no init with which it could start so"):
+        create("parallel", 16, parts=["eca", "simam"], init="identity")
+    create("sequence", 16, parts=["gct", "non_local"], init="identity")
+    for name, settings in (("gct", {}), ("gc", {"ratio": 4}), ("sequence", {"parts": ["gct", "non_local"]})):
+        net = attnlab.create("resnet18", num_classes=10)
+        with pytest.raises(InputError, match=r"merge=add: .* would start at 2 f"):
+            attnlab.attach(net, name, merge="add", input_size=(3, 64, 64), **settings)
+        assert not list(attached(net))
+
+
 @pytest.mark.parametrize("part", ["os.system", "{name:os.system}", "{name:sequence,parts:[se,os.system]}"])
 def test_a_strangers_config_has_no_other_parts_than_attentions(part):
     with pytest.raises(InputError, match="package 'os' is not allowed"):
@@ -116,7 +181,7 @@ class Mine(Attention):
         self.power = ratio
 
     def gate(self, x):
-        return x.mean((2, 3), keepdim=True).abs() ** (1 / self.power)
+        return (self.power * x.mean((2, 3), keepdim=True)).sigmoid()
 """
 
 
@@ -139,8 +204,11 @@ def test_a_users_module_by_its_path(own, monkeypatch):
     with pytest.raises(InputError, match="ATTNLAB_ALLOW=users_attention"):
         plan.make(argv)
     monkeypatch.setenv("ATTNLAB_ALLOW", "users_attention")
-    (point,) = plan.make(argv).points
-    assert point.config["attention"] == {"name": "Mine", "_target_": "users_attention.Mine", "ratio": 4.0}
+    (planned,) = plan.make(argv).points
+    assert planned.config["attention"] == {"name": "Mine", "_target_": "users_attention.Mine", "ratio": 4.0}
+    assert composed("attention=custom", "attention.target=mine", "+attention.ratio=4")["attention"]["_target_"] == (
+        "users_attention.Mine"
+    )
     config = composed("attention=sequence", "attention.parts=[users_attention.Mine,spatial]", "attention.ratio=3")
     with torch.device("meta"):
         net, _ = build_network(config, build_data(config))
@@ -151,18 +219,18 @@ def test_a_packages_module_by_its_entry_point(own):
     metadata = own / "users_attention-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: users-attention\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[attnlab.attention]\nmine = users_attention\n")
+    (metadata / "entry_points.txt").write_text("[attnlab.attention]\nmine = users_attention\nother = not_there\n")
     assert "mine" not in register
     assert create("mine", 16)(X).shape == X.shape
     config = composed("attention=custom", "attention.target=mine", "+attention.ratio=4")
-    assert config["attention"] == {"name": "mine", "_target_": "mine", "ratio": 4.0}
+    assert config["attention"] == {"name": "mine", "_target_": "users_attention.Mine", "ratio": 4.0}
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no_such_module.Mine", "attention=no_such_module.Mine: No module named 'no_such_module'"),
-        ("users_attention.Yours", "attention=users_attention.Yours: there is no Yours in users_attention"),
+        ("no_such_module.Mine", "attention=no_such_module.Mine: not found"),
+        ("users_attention.Yours", "attention=users_attention.Yours: not found"),
     ],
 )
 def test_a_path_to_nothing(own, name, message):
@@ -175,5 +243,7 @@ def test_a_package_that_cannot_be_imported_is_named(own):
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[attnlab.attention]\nyours = not_there\n")
-    with pytest.raises(InputError, match="attention=yours: not_there cannot be imported: No module named"):
+    with pytest.raises(InputError, match="attention=yours: importing not_there failed: ModuleNotFoundError"):
         create("yours", 16)
+    with pytest.raises(InputError, match="attention=your: unknown; nearest: yours; valid: bam"):
+        create("your", 16)

@@ -19,7 +19,8 @@ class BAM(InOrder):
 
     In parallel, as the paper has it, or in another ``order``: then each part is a factor ``1 + g(M)`` of its own.
     ``init``: ``authors`` (PyTorch's defaults) or ``identity`` (the factor starts at exactly 1, and is that of
-    ``Gate``: 2·sigmoid in place of 1 + sigmoid). Raises InputError for a ratio, min_hidden or dilation below 1.
+    ``Gate``: 2·sigmoid in place of 1 + sigmoid). In training its batch norms need two images.
+    Raises InputError for a ratio, min_hidden or dilation below 1.
     """
 
     of_channel = ()
@@ -56,6 +57,10 @@ class BAM(InOrder):
                 if isinstance(part, (_Channel, _Spatial)):
                     nn.init.zeros_(part.expand.weight)
                     nn.init.zeros_(part.expand.bias)  # type: ignore[arg-type]
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """The one factor of the parallel order; in other orders channel and spatial"""
+        return {"gate": self.together(x)} if self.order == "parallel" else super().gates(x)
 
     def together(self, x: Tensor) -> Tensor:
         channel, spatial = self.channel.logits(x), self.spatial.logits(x)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attnlab.errors import InputError
 from attnlab.registry import Registry
 
-register = Registry("attention")
+register = Registry("attention", open_to_others=True)
 
 GateName = Literal["sigmoid", "hardsigmoid", "hardsigmoid_keras2", "tanh", "relu"]
 Init = Literal["authors", "he_normal", "identity"]
@@ -26,6 +26,7 @@ class Attention(nn.Module):
     """
 
     is_gate: bool = True  # whether forward(x) is x * gate(x)
+    starts_as_identity: bool = False  # whatever its init
 
     def gate(self, x: Tensor) -> Tensor:
         """The factor that multiplies ``x``: (N, C, 1, 1), (N, 1, H, W) or (N, C, H, W)."""

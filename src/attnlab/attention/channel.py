@@ -107,21 +107,19 @@ class SE(ChannelAttention):
 class ESE(Attention):
     """Effective SE: ``x * hardsigmoid(W mean(x) + b)``, one layer of C × C without reduction (arXiv 1911.06667, eq. 4).
 
-    C² + C parameters, C² MACs. ``init``: ``authors`` (Kaiming normal), ``he_normal``, or ``identity`` (the gate
-    starts at exactly 1).
+    C² + C parameters, C² MACs. ``init``: ``authors`` (Kaiming normal, PyTorch's default for the bias), ``he_normal``
+    or ``identity`` (the gate starts at exactly 1).
     """
 
     def __init__(self, channels: int, *, gate: GateName = "hardsigmoid", init: Init = "authors") -> None:
         super().__init__()
         require("init", init, Init)
         self.fc = nn.Linear(channels, channels)
-        nn.init.zeros_(self.fc.bias)
         if init == "authors":
             nn.init.kaiming_normal_(self.fc.weight)
-        elif init == "he_normal":
-            he_normal_(self.fc.weight)
         else:
-            nn.init.zeros_(self.fc.weight)
+            nn.init.zeros_(self.fc.bias)
+            he_normal_(self.fc.weight) if init == "he_normal" else nn.init.zeros_(self.fc.weight)
         self.activation = Gate(gate, identity=init == "identity")
 
     def gate(self, x: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ class GC(Attention):
 
     The mask is a 1×1 convolution to one channel; ``pool="average"`` takes the mean of all positions. The MLP is
     ``C -> max(min_hidden, round(C / ratio)) -> C`` with a layer norm and a ReLU between; its last layer starts at 0,
-    so that adding starts as the identity. 2·C·h + 2·C + 3·h + 1 parameters; C·H·W + 2·C·h MACs, and C·H·W for
-    the sum, which is a matrix product and counted among the element-wise operations.
+    so that adding starts as the identity. 2·C·h + 2·C + 3·h + 1 parameters, C + 1 fewer for ``average``; 2·C·h MACs,
+    and for ``attention`` C·H·W more. Its sum is a matrix product, counted among the element-wise operations.
 
     ``init="identity"`` matters for ``mul``: the gate starts at exactly 1 (``authors``: g(0)).
     Raises InputError for a hidden width of 1, of which the layer norm would make 0 whatever the input.
@@ -49,6 +49,7 @@ class GC(Attention):
                 "a smaller ratio, or min_hidden of 2 or more"
             )
         self.is_gate = fusion == "mul"
+        self.starts_as_identity = fusion == "add"
         self.mask = nn.Conv2d(channels, 1, 1) if pool == "attention" else None
         if self.mask is not None:
             nn.init.kaiming_normal_(self.mask.weight)
@@ -76,7 +77,8 @@ class GC(Attention):
         if self.mask is None:
             context = x.mean((2, 3))
         else:
-            context = torch.einsum("nchw,nhw->nc", x, self._shares(x)[:, 0].to(x.dtype))
+            shares = self._shares(x).to(x.dtype).flatten(2).transpose(1, 2)  # (N, H·W, 1)
+            context = (x.flatten(2) @ shares)[:, :, 0]
         return self.expand(F.relu(self.norm(self.squash(context))))[:, :, None, None]
 
     def _shares(self, x: Tensor) -> Tensor:
@@ -91,15 +93,17 @@ class GC(Attention):
 
 @register("non_local")
 class NonLocal(Attention):
-    """``x + W_z(softmax(θᵀφ) g)``, embedded Gaussian, over all pairs of positions (eqs. 1, 4 and 6).
+    """``x + W_z(softmax(θᵀφ) g)``, embedded Gaussian, over all pairs of positions (eqs. 1, 3 and 6).
 
     θ, φ and g are 1×1 convolutions to ``max(min_hidden, round(C / ratio))`` channels, W_z one back, which starts
     at 0: the identity. 4·C·h + C + 3·h parameters; 4·C·h·H·W MACs in convolutions and 2·h·(H·W)² in the products,
-    which are counted among the element-wise operations. The logits are not scaled. Not a gate.
+    which are counted among the element-wise operations. The logits are not scaled. Not a gate. (The paper's runs have
+    a batch norm behind W_z and start its weight at 0; here, as in eq. 6, W_z itself starts at 0.)
     Raises InputError for a ratio or min_hidden below 1.
     """
 
     is_gate = False
+    starts_as_identity = True
 
     def __init__(self, channels: int, *, ratio: float = 2, min_hidden: int = 1) -> None:
         super().__init__()
@@ -110,7 +114,9 @@ class NonLocal(Attention):
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        # As one head: (N, 1, H·W, hidden). The logits are never all in memory, and in float32 where they are.
-        query, key, value = (layer(x).flatten(2).transpose(1, 2)[:, None] for layer in (self.theta, self.phi, self.g))
+        # As one head, (N, 1, H·W, hidden). The logits are never all in memory, and in float32 where they are.
+        query, key, value = (
+            layer(x).flatten(2).transpose(1, 2)[:, None].contiguous() for layer in (self.theta, self.phi, self.g)
+        )
         mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         return x + self.out(mixed[:, 0].transpose(1, 2).unflatten(2, x.shape[2:]))

@@ -12,9 +12,9 @@ from attnlab.errors import InputError
 class ECA(Attention):
     """Gate ``g(conv1d_k(mean(x)))``: each channel from its k neighbours, without reduction (eqs. 9 and 12).
 
-    ``kernel``: odd; None is the paper's ``k = |(log2 C + 1) / 2|``, made odd: 1 to 5 for 1 to 2048 channels. One
-    convolution without bias and without padding of values: beyond the first and the last channel there are zeros.
-    k parameters, C·k MACs. ``init``: ``authors`` (PyTorch's default) or ``identity`` (the gate starts at exactly 1).
+    ``kernel``: odd; None is the paper's ``k = |(log2 C + 1) / 2|``, made odd: 3 for 64 channels, 5 for 128 to 1024,
+    7 for 2048. One convolution without bias, zero-padded: k parameters, C·k MACs.
+    ``init``: ``authors`` (PyTorch's default) or ``identity`` (the gate starts at exactly 1).
     Raises InputError for an even kernel.
     """
 

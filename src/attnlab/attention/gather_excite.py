@@ -1,6 +1,5 @@
 """Gather-Excite: arXiv 1810.12348."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch.nn.functional as F
@@ -41,7 +40,7 @@ class GatherExcite(Attention):
             raise InputError("theta=true over the whole map (extent=0) needs its map_size=(H, W)")
         if init == "identity" and not theta:
             raise InputError("init=identity: GE-θ⁻ has no parameters that could start it; theta=true has")
-        self.extent = extent
+        self.extent, self.map_size = extent, map_size
         kernels = [map_size] if not extent else [3] * (extent.bit_length() - 1)
         self.gather = nn.ModuleList(_Depthwise(channels, kernel, bool(extent)) for kernel in kernels if theta)
         if init == "identity":
@@ -56,12 +55,10 @@ class GatherExcite(Attention):
             gathered = x
             for i, layer in enumerate(self.gather):
                 gathered = layer(F.relu(gathered) if i else gathered)
+        if not self.extent and gathered.shape[2:] != (1, 1):
+            raise InputError(f"GE-θ over maps of {self.map_size} gets one of {tuple(x.shape[2:])}")
         gate = self.activation(gathered)
         return F.interpolate(gate, x.shape[2:], mode="nearest") if self.extent else gate
-
-    @classmethod
-    def without_effect(cls, settings: Mapping[str, Any]) -> set[str]:
-        return set() if settings.get("theta") else {"init"}
 
 
 class _Depthwise(nn.Module):

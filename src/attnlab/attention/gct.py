@@ -18,6 +18,8 @@ class GCT(Attention):
     parameters, no MACs. γ and β start at 0: the gate starts at exactly 1. The paper puts it before each convolution.
     """
 
+    starts_as_identity = True
+
     def __init__(self, channels: int, *, norm: Norm = "l2") -> None:
         super().__init__()
         require("norm", norm, Norm)

@@ -1,7 +1,5 @@
 """New attention from registered ones: one after the other, or side by side."""
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,8 +7,10 @@ from torch import Tensor, nn
 from attnlab.attention.base import Attention, Init, register, require
 from attnlab.attention.order import COMBINE, Combine
 from attnlab.errors import InputError, choices
+from attnlab.targets import parameters
 
 Part = str | dict[str, Any]
+COMMON = ("ratio", "groups", "init")  # settings that a hybrid gives to its parts
 
 
 @register("sequence")
@@ -18,31 +18,36 @@ class InSequence(Attention):
     """Any registered attentions one after the other: ``parts=["eca", {"name": "spatial", "kernel": 3}]``.
 
     A part is a name, or a mapping of its ``name`` and settings; the dotted path of a class serves as a name too.
-    ``ratio``, ``init`` and ``map_size`` go to all parts that take them and do not set their own.
-    Raises InputError for a part or a setting that does not exist, and for fewer than two parts.
+    ``ratio``, ``groups``, ``init`` and ``map_size`` go to all parts that take them and do not set their own.
+    Raises InputError for a part or a setting that does not exist, for fewer than two parts, and for
+    ``init="identity"`` with a part that cannot start so.
     """
 
     def __init__(
         self,
         channels: int,
         *,
-        parts: Sequence[Part],
+        parts: list[Part],
         ratio: float | None = None,
+        groups: int | None = None,
         init: Init | None = None,
         map_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        built = _build(parts, channels, {"ratio": ratio, "init": init, "map_size": map_size})
+        built = _build(parts, channels, {"ratio": ratio, "groups": groups, "init": init}, map_size)
         self.parts = nn.ModuleList(built)
         self.is_gate = all(getattr(part, "is_gate", False) for part in built)
+        self.starts_as_identity = all(part.starts_as_identity for part in built)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """The gate of each part that has one, as it meets what those before it made of x, by number and name"""
         gates = {}
         for i, part in enumerate(self.parts):
             if getattr(part, "is_gate", False):
-                gates[f"{i}_{type(part).__name__}"] = part.gate(x)  # type: ignore[operator]
-            x = part(x)
+                gates[f"{i}_{type(part).__name__}"] = gate = part.gate(x)  # type: ignore[operator]
+                x = x * gate
+            else:
+                x = part(x)
         return gates
 
     def gate(self, x: Tensor) -> Tensor:
@@ -64,7 +69,7 @@ class InSequence(Attention):
 class InParallel(Attention):
     """Any registered gates side by side, all of x: ``x * (g1(x) ⊕ g2(x))``. Parts and settings as in InSequence.
 
-    ``combine``: product, sum or max. With ``init="identity"`` a sum is divided by the number of its parts.
+    ``combine``: product, sum or max. Where all parts start as the identity, a sum is divided by their number.
     Raises InputError for parts that are no gates, too.
     """
 
@@ -72,20 +77,22 @@ class InParallel(Attention):
         self,
         channels: int,
         *,
-        parts: Sequence[Part],
+        parts: list[Part],
         combine: Combine = "product",
         ratio: float | None = None,
+        groups: int | None = None,
         init: Init | None = None,
         map_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         require("combine", combine, Combine)
-        built = _build(parts, channels, {"ratio": ratio, "init": init, "map_size": map_size})
+        built = _build(parts, channels, {"ratio": ratio, "groups": groups, "init": init}, map_size)
         for part, module in zip(parts, built, strict=True):
             if not getattr(module, "is_gate", False):
                 raise InputError(f"parts: {_name_of(part)} is no gate, which parallel needs; sequence takes it")
         self.parts, self.combine = nn.ModuleList(built), combine
-        self.scale = 1 / len(built) if init == "identity" and combine == "sum" else 1.0
+        self.starts_as_identity = all(part.starts_as_identity for part in built)
+        self.scale = 1 / len(built) if self.starts_as_identity and combine == "sum" else 1.0
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """The gate of each part, by number and name"""
@@ -103,26 +110,28 @@ def _name_of(part: Part) -> str:
     return part if isinstance(part, str) else str(part.get("name"))
 
 
-def _build(parts: Sequence[Part], channels: int, common: Mapping[str, Any]) -> list[nn.Module]:
-    if isinstance(parts, str) or len(parts) < 2:
+def _build(parts: list[Part], channels: int, common: dict[str, Any], map_size: Any) -> list[Attention]:
+    """Raises InputError, also for parts that cannot start as the identity where all shall."""
+    if not isinstance(parts, list) or len(parts) < 2:
         raise InputError(f"parts={parts}: must be a list of two or more, such as [eca,spatial]")
     built = []
     for part in parts:
         name, own = _name_of(part), {} if isinstance(part, str) else {k: v for k, v in part.items() if k != "name"}
         build = register.named(name)
-        takes = _takes(build)
+        takes, open_ended = parameters(build)
         for key in own:
-            if takes is not None and key not in takes:
-                raise InputError(f"parts: {name} has no setting {key}; {choices(key, takes)}")
-        given = {k: v for k, v in common.items() if v is not None and (takes is None or k in takes)}
+            if key not in takes and not open_ended:
+                raise InputError(f"parts: {name} has no setting {key}; {choices(key, takes.keys() - {'channels'})}")
+        given = {key: value for key, value in common.items() if value is not None and (key in takes or open_ended)}
+        if "map_size" in takes and map_size is not None:
+            given["map_size"] = map_size
         try:
-            built.append(build(channels, **{**given, **own}))
-        except InputError as error:
+            module = build(channels, **{**given, **own})
+        except (InputError, TypeError) as error:
             raise InputError(f"parts: {name}: {error}") from None
+        starts = getattr(module, "starts_as_identity", False) or (given | own).get("init") == "identity"
+        if common["init"] == "identity" and not starts:
+            raise InputError(f"init=identity: {name} has no init with which it could start so")
+        module.starts_as_identity = starts
+        built.append(module)
     return built
-
-
-def _takes(build: Callable[..., Any]) -> set[str] | None:
-    """Names of its settings; None if it takes any."""
-    parameters = list(inspect.signature(build).parameters.values())[1:]
-    return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}

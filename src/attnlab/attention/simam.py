@@ -1,4 +1,4 @@
-"""SimAM, a gate without parameters: Yang et al., ICML 2021, eqs. 5 and 7."""
+"""SimAM, a gate without parameters: Yang et al., ICML 2021, eqs. 5 and 6."""
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ class SimAM(Attention):
 
     def __init__(self, channels: int, *, e_lambda: float = 1e-4, gate: GateName = "sigmoid") -> None:
         super().__init__()
-        if e_lambda <= 0:
+        if not e_lambda > 0:
             raise InputError(f"e_lambda={e_lambda}: must be positive")
         self.e_lambda = e_lambda
         self.activation = Gate(gate)

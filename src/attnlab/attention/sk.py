@@ -14,7 +14,7 @@ class SelectiveKernel(Attention):
     ``C -> max(min_hidden, round(C / ratio)) -> 2·C`` of the mean of their sum, with batch norm and ReLU between.
     It has convolutions of its own and is no gate: the paper puts it in the place of a 3×3 convolution.
     18·C²/groups + 4·C + 3·C·d + 2·d parameters; 18·C²/groups·H·W MACs and 3·C·d more.
-    Raises InputError unless ``groups`` divides the channels.
+    In training its batch norm needs two images. Raises InputError unless ``groups`` divides the channels.
     """
 
     is_gate = False

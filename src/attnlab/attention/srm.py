@@ -12,7 +12,8 @@ class SRM(Attention):
 
     4·C parameters: two weights of each channel, which start at 0, and the batch norm's. The deviation is the
     paper's (over H·W, plus 1e-5 under the root); copies that take torch's default, over H·W - 1, give NaN on 1×1
-    maps. ``init``: ``authors``, or ``identity`` (the gate starts at exactly 1).
+    maps. In training its batch norm needs two images.
+    ``init``: ``authors``, or ``identity`` (the gate starts at exactly 1).
     """
 
     def __init__(self, channels: int, *, gate: GateName = "sigmoid", init: Start = "authors") -> None:

@@ -12,7 +12,8 @@ class TripletAttention(Attention):
     """Mean of three gates ``g(BN(conv_k([max; mean])))``, each pooled along another axis (eqs. 1 to 4).
 
     Pooled along C the map is (H, W), along H it is (C, W), along W it is (H, C). No ReLU stands before the sigmoid.
-    ``spatial=False`` leaves the first out. 3·(2·k² + 2) parameters whatever C; 2·k²·(H·W + C·W + H·C) MACs.
+    ``spatial=False`` leaves the first out. With it 3·(2·k² + 2) parameters whatever C,
+    and 2·k²·(H·W + C·W + H·C) MACs.
 
     ``init``: ``authors`` (PyTorch's defaults, batch norm as in CBAM's spatial gate with weight 1), ``he_normal``, or
     ``identity`` (batch norm's weight is 0 and the gate starts at exactly 1). Raises InputError for an even kernel.

@@ -96,7 +96,8 @@ def check_hydra(hydra: DictConfig) -> None:
     Raises InputError for a class that is neither Hydra's own nor of ATTNLAB_ALLOW, for what could still become one,
     and for what would move a point's log, folder or environment.
     """
-    from attnlab.schema import PACKAGES, allowed_packages, find
+    from attnlab.schema import PACKAGES, allowed_packages
+    from attnlab.targets import find
 
     trusted = {"hydra", "hydra_plugins", *allowed_packages()} - set(PACKAGES)
 
