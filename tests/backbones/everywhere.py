@@ -12,9 +12,7 @@ from attnlab.sites import find_sites
 from attnlab.surgery import attached
 
 
-def check(
-    net: nn.Module, size: Sequence[int], classes: int, export: bool, attentions: Sequence[str] = ("se", "cbam")
-) -> list[str]:
+def check(net: nn.Module, size: Sequence[int], classes: int, export: bool) -> list[str]:
     """The roles; an AssertionError names the role and attention that do not keep a promise of the README."""
     net.eval().requires_grad_(False)
     for name, parameter in net.named_parameters():
@@ -26,7 +24,7 @@ def check(
     assert expected.shape == (2, classes)
     roles = list(dict.fromkeys(site.role for site in find_sites(net, size)))
     for role in roles:
-        for attention in attentions:
+        for attention in ("se", "cbam"):
             sites = attnlab.attach(net, attention, at=role, init="identity", ratio=4, input_size=size)
             assert torch.equal(net(x), expected), (role, attention)
             stir(net)

@@ -7,9 +7,9 @@ from attnlab import schema
 from attnlab.build import build_network
 from attnlab.sweep.compose import CONF, composing
 from tests.backbones import everywhere
-from tests.test_conf import NEEDED
+from tests.test_conf import needed
 
-NAMES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
+PATHS = sorted((CONF / "backbone").glob("*.yaml"))
 SIZES = {"inception_v3": 96, "inception_resnet_v2": 96, "alexnet": 64}  # else 32×32, if it is enough
 # The same code as another, only deeper: not exported again.
 DEEPER = {
@@ -41,11 +41,12 @@ def compose():
         yield lambda *overrides: compose_one(overrides)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore")
-def test_backbones_of_conf(compose, name, monkeypatch):
+def test_backbones_of_conf(compose, path, monkeypatch):
     monkeypatch.setenv("ATTNLAB_ALLOW", "tests")
-    config = schema.check(compose(f"backbone={name}", *NEEDED.get(name, [])))
+    name = path.stem
+    config = schema.check(compose(f"backbone={name}", *needed(path)))
     data = Images(SIZES.get(name, 32))
     net, _ = build_network(config, data)
     roles = everywhere.check(net, data.shape, 5, export=name not in DEEPER)
@@ -56,5 +57,5 @@ def test_backbones_of_conf(compose, name, monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_timm(name):
     net = timm.create_model(name, num_classes=5)
-    roles = everywhere.check(net, (3, 64, 64), 5, export=True, attentions=["cbam"])
+    roles = everywhere.check(net, (3, 64, 64), 5, export=True)
     assert {"block", "stage"} <= set(roles)
