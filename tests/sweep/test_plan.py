@@ -14,7 +14,7 @@ def _elsewhere(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["attention=cbm"], "attention=cbm: no such config; nearest: cbam; valid: cbam, cbam_article, channel, none"),
+        (["attention=cbm"], "attention=cbm: no such config; nearest: cbam; valid: bam, cbam, cbam_article, channel"),
         (["+experiment=dmo"], "experiment=dmo: no such config; nearest: demo"),
         (
             ["attention=cbam", "attention.rato=4"],
