@@ -230,11 +230,12 @@ def report(argv: list[str]) -> int:
         description="The leaderboard of a study, from its points' folders alone; writes report.md, .csv, .png.",
     )
     parser.add_argument("study", help="the study's folder, such as outputs/demo")
+    parser.add_argument("--format", choices=["md", "csv", "json", "latex"], help="print that instead, to be piped")
     args = parser.parse_args(argv)
 
     from attnlab.study import write_report
 
-    write_report(args.study)
+    write_report(args.study, args.format)
     return 0
 
 

@@ -1,6 +1,7 @@
 """Leaderboards from ledgers alone: labels, means, intervals, pairs, and what is not finished."""
 
 import csv
+import json
 import subprocess
 import sys
 
@@ -137,7 +138,7 @@ def test_report_writes_table_and_picture(study, capsys):
     assert [row["variant"] for row in rows] == ["cbam order=parallel", "se", "cbam order=channel_first", "none"]
     assert float(rows[1]["difference"]) == pytest.approx(0.03)
     page = (study / "report.md").read_text()
-    assert "| se | 83.0 ± 2.5 | 3 | +3.0 ± 2.5 | 1,010 | " in page
+    assert "| se | 83.0 ± 2.5 | 3 | +3.0 ± 2.5 | .070 | undecided (1) | 1,010 | " in page
     assert "![accuracy and cost](report.png)" in page
     from PIL import Image
 
@@ -146,6 +147,61 @@ def test_report_writes_table_and_picture(study, capsys):
     colours = {picture.getpixel((x, y)) for x in range(0, picture.width, 2) for y in range(0, picture.height, 2)}
     for shade in ((0x33, 0x33, 0x33), (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)):  # one a variant
         assert shade in colours
+
+
+def test_verdicts_are_corrected_for_all_comparisons(study):
+    rows = {row["variant"]: row for row in leaderboard(read_study(study))}
+    p = stats.ttest_rel([0.83, 0.84, 0.82], [0.80, 0.82, 0.78]).pvalue
+    assert p < 0.05
+    assert rows["se"]["comparison"].p_holm == pytest.approx(2 * p)  # of two with a p: one pair has none
+    assert rows["se"]["comparison"].verdict == "undecided"
+    assert rows["cbam order=parallel"]["comparison"].verdict == "one pair"
+    assert rows["none"]["comparison"] is None
+    for seed in range(3, 8):
+        write_point(study, "none", seed, 0.80 + 0.01 * (seed % 3), latency=1.0)
+        write_point(study, "cbam", seed, 0.75 + 0.011 * (seed % 3), ratio=16.0, order="parallel", combine="sum")
+    rows = {row["variant"]: row for row in leaderboard(read_study(study))}
+    assert rows["cbam order=parallel"]["comparison"].pairs == 6  # of the six seeds that it and the bare network have
+
+
+def write_decided(root):
+    for seed, jitter in enumerate([0.000, 0.004, -0.004, 0.002, -0.002, 0.001]):
+        write_point(root, "none", seed, 0.80)
+        write_point(root, "se", seed, 0.84 + jitter, ratio=16.0)
+        write_point(root, "cbam", seed, 0.77 + jitter, ratio=16.0)
+        write_point(root, "eca", seed, 0.80 + 2 * jitter, kernel=3)
+        write_point(root, "simam", seed, 0.82)
+
+
+def test_each_format_can_be_piped(tmp_path, capsys):
+    root = tmp_path / "a_study"
+    write_decided(root)
+    shown = {}
+    for form in ("md", "csv", "json", "latex"):
+        write_report(root, form)
+        shown[form] = capsys.readouterr().out
+    assert shown["md"] == (root / "report.md").read_text() + "\n"
+    rows = list(csv.DictReader(shown["csv"].splitlines()))
+    assert {row["variant"]: row["verdict"] for row in rows} == {
+        "se": "better", "simam": "undecided", "eca": "undecided", "none": "", "cbam": "worse",
+    }  # fmt: skip
+    told = json.loads(shown["json"], parse_constant=pytest.fail)  # no NaN, no Infinity: other languages read it too
+    assert told["study"] == "a_study"
+    se = next(row for row in told["variants"] if row["variant"] == "se")
+    assert se["p_holm"] < 0.001
+    assert se["more_seeds"] == 0
+    lines = shown["latex"].splitlines()
+    assert lines[1] == r"\begin{tabular}{lrrrrr}"
+    assert lines[5].startswith(r"se & \boldmath$84.0 \pm 0.3$ & 6 & $+4.0 \pm 0.3$ & 1\,010 & ")
+    assert sum("boldmath" in line for line in lines) == 1
+    assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
+
+
+def test_the_best_is_not_bold_if_nothing_is_decided(study, capsys):
+    write_report(study, "latex")
+    text = capsys.readouterr().out
+    assert "boldmath" not in text
+    assert r"cbam order=channel\_first" in text
 
 
 def test_report_needs_no_torch(study):

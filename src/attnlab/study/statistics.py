@@ -1,8 +1,8 @@
 """Means, intervals and paired differences over seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import sqrt
+from dataclasses import dataclass, replace
+from math import ceil, copysign, inf, isinf, log2, sqrt
 from statistics import fmean, stdev
 
 
@@ -29,3 +29,95 @@ def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
 def differences(values: Mapping[int, float], base: Mapping[int, float]) -> dict[int, float]:
     """``values - base`` for each seed that both have: pairs share first weights and order of the data."""
     return {seed: values[seed] - base[seed] for seed in sorted(values.keys() & base.keys())}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A design against its baseline, paired by seed. What needs two pairs is None with fewer."""
+
+    pairs: int
+    mean: float  # mean of the differences
+    low: float | None = None  # 95 % t-interval
+    high: float | None = None
+    p: float | None = None  # two-sided paired t-test
+    effect: float | None = None  # the mean in standard deviations of the differences (Cohen's d_z)
+    p_holm: float | None = None  # corrected for all comparisons of the family
+
+    @property
+    def verdict(self) -> str:
+        """better or worse: the corrected p is at most 5 %"""
+        if self.p_holm is None:
+            return "one pair" if self.pairs else "no pair"
+        if self.p_holm > ALPHA:
+            return "undecided"
+        return "better" if self.mean > 0 else "worse"
+
+
+ALPHA, POWER, MOST = 0.05, 0.8, 1000  # MOST: as many pairs are not worth asking for
+
+
+def compare(pairs: Mapping[int, float]) -> Comparison:
+    """Paired t-test of what ``differences`` found, by seed (where all differences are equal, the sign-flip test)."""
+    found = list(pairs.values())
+    if len(found) < 2:
+        return Comparison(len(found), fmean(found) if found else 0.0)
+    mean, spread = fmean(found), stdev(found)
+    if spread <= 1e-12:
+        # Accuracies are counts of images, so that differences may be equal by luck, and a t-test would divide by
+        # zero. Under no effect their signs are as good as coins: the exact sign-flip test.
+        same = abs(mean) <= 1e-12
+        return Comparison(
+            len(found), mean, p=1.0 if same else 2.0 ** (1 - len(found)), effect=0.0 if same else copysign(inf, mean)
+        )
+    from scipy.stats import ttest_1samp
+
+    test = ttest_1samp(found, 0.0)
+    low, high = test.confidence_interval(1 - ALPHA)
+    effect = mean / spread
+    return Comparison(len(found), mean, float(low), float(high), float(test.pvalue), effect)
+
+
+def corrected(family: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with Holm's correction, which keeps the chance of any false verdict among them at 5 %."""
+    from statsmodels.stats.multitest import multipletests
+
+    tested = [comparison.p for comparison in family if comparison.p is not None]
+    holm = iter(multipletests(tested, method="holm")[1] if tested else [])
+    return [c if c.p is None else replace(c, p_holm=float(next(holm))) for c in family]
+
+
+def more_pairs(comparison: Comparison, family: int) -> int | None:
+    """How many pairs more decide an undecided one of a family of so many with 80 % power, if what was seen is true.
+
+    0 for what is decided; None if more than MOST pairs are needed, or nothing can be said.
+    """
+    if comparison.verdict in ("better", "worse"):
+        return 0
+    if comparison.effect is None:
+        return None
+    alpha = ALPHA / family  # as Holm asks of the smallest p
+    needed = 1 + ceil(-log2(alpha)) if isinf(comparison.effect) else pairs_needed(comparison.effect, alpha)
+    return None if needed is None else max(1, needed - comparison.pairs)
+
+
+def pairs_needed(effect: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
+    """The fewest pairs with which a paired t-test finds a true effect of so many standard deviations.
+
+    None if it takes more than some MOST.
+    """
+    from statsmodels.stats.power import TTestPower
+
+    def enough(pairs: int) -> bool:
+        return bool(TTestPower().power(abs(effect), pairs, alpha) >= power)
+
+    if effect == 0:
+        return None
+    too_few, many = 1, 2
+    while not enough(many):
+        too_few, many = many, 2 * many
+        if too_few >= MOST:
+            return None
+    while many - too_few > 1:
+        middle = (too_few + many) // 2
+        too_few, many = (too_few, middle) if enough(middle) else (middle, many)
+    return many
