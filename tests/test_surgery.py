@@ -179,7 +179,7 @@ def test_different_places_can_be_combined(x):
         ({"merge": "mul"}, "merge=mul: must be one of scale, add, concat"),
         ({"ratio": 0}, r"ratio=0: must be at least 1 \(at module1.branch, 16 channels\)"),
         ({"merge": "add", "init": "identity"}, "f \\+ A\\(f\\) would start at 2 f"),
-        ({"ration": 4}, r"unexpected keyword argument 'ration' \(at module1.branch"),
+        ({"ration": 4}, "ration: neither attach nor CBAM has such a setting; nearest: ratio; valid: batchnorm, bias"),
         ({"blocks": "frist"}, "sites.blocks=frist: must be all, first, last or a list of numbers"),
         ({"at": "module"}, "sites.names: must be set for sites=module"),
         ({"stages": 2}, "sites.stages=2: must be all or a list of numbers"),

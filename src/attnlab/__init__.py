@@ -31,6 +31,10 @@ _homes = {
 }
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__", "attention", "backbones"]
+
+
 def __getattr__(name: str) -> Any:
     # On demand, so that reading results (attnlab report) and --help never wait for torch.
     if name in _homes:

@@ -18,7 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from attnlab.attention import Order, register
-from attnlab.attention.hybrid import COMMON
+from attnlab.attention.hybrid import COMMON, name_of, require_identity
 from attnlab.errors import InputError, choices
 from attnlab.surgery import attach
 from attnlab.targets import find, parameters
@@ -247,12 +247,14 @@ def _normal_parts(settings: Settings, takes: typing.Iterable[str]) -> Settings:
     common = {key: settings[key] for key in COMMON if settings.get(key) is not None}
     parts = []
     for part in settings["parts"]:
-        own = {"name": part} if isinstance(part, str) else part
-        name = str(own.get("name"))
-        given, open_ended = parameters(locate(name, "attention"))
+        name, own = name_of(part), {} if isinstance(part, str) else part
+        found = locate(name, "attention")
+        given, open_ended = parameters(found)
+        if common.get("init") == "identity" and not ("init" in given or open_ended):
+            require_identity(name, getattr(found, "starts_as_identity", False))
         shared = {key: value for key, value in common.items() if key in given or open_ended}
         try:
-            node = _check_target("attention", {**shared, **own, "_target_": name})
+            node = _check_target("attention", {**shared, **own, "name": name, "_target_": name})
         except InputError as error:
             raise InputError(f"attention.parts: {name}: {error}") from None
         parts.append({"name": node.pop("_target_"), **{key: node[key] for key in node if key != "name"}})

@@ -5,7 +5,6 @@ the site is an input) and a forward hook calls it. So the keys of the backbone's
 the network still deep-copies, pickles, exports and compiles.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 
 from attnlab import attention as attentions
 from attnlab.backbones.places import MARK
-from attnlab.errors import InputError
+from attnlab.errors import InputError, choices
 from attnlab.sites import Pick, Site, select_sites, sites_of, trace
+from attnlab.targets import parameters
 
 Merge = Literal["scale", "add", "concat"]
 HOOK = "attnlab"
@@ -57,6 +57,8 @@ def attach(
         raise InputError(f"merge={merge}: must be one of {', '.join(Merge.__args__)}")  # type: ignore[attr-defined]
     if merge == "add" and settings.get("init") == "identity":
         raise InputError("merge=add with init=identity: f + A(f) would start at 2 f; use merge=scale or concat")
+    if isinstance(attention, nn.Module):
+        raise InputError(f"attention: a {type(attention).__name__} that exists serves one site; give its class")
     build = attentions.register.named(attention) if isinstance(attention, str) else attention
     calls = trace(net, input_size)
     sites = sites_of(net, calls, every_module=at == "module")
@@ -152,8 +154,14 @@ def _merge(attention: nn.Module, merge: Merge, channels: int) -> nn.Module:
 
 
 def _build(build: Callable[..., nn.Module], site: Site, settings: dict[str, Any]) -> nn.Module:
+    takes, open_ended = parameters(build)
+    wrong = [] if open_ended else [key for key in settings if key not in takes]
+    if wrong:
+        given = {*takes} - {"channels", "map_size"}
+        name = getattr(build, "__name__", "the attention")
+        raise InputError(f"{wrong[0]}: neither attach nor {name} has such a setting; {choices(wrong[0], given)}")
     try:
-        if "map_size" in inspect.signature(build).parameters:
+        if "map_size" in takes:
             settings = {"map_size": (site.height, site.width), **settings}
         return build(site.channels, **settings)
     except (InputError, TypeError) as error:

@@ -290,6 +290,8 @@ def test_what_a_module_refuses(name, channels, given, message):
         ("bam", {"order": "channel_only"}, {"combine", "dilation"}),
         ("gc", {"fusion": "add"}, {"gate", "init"}),
         ("gc", {"fusion": "mul"}, set()),
+        ("gct", {}, {"init"}),
+        ("non_local", {}, {"init"}),
     ],
 )
 def test_settings_without_effect(name, settings, dead):
@@ -300,7 +302,8 @@ def test_settings_without_effect(name, settings, dead):
         outputs = []
         for change in ({}, {key: others[key]}):
             torch.manual_seed(0)
-            outputs.append(create(name, C, ratio=4, **settings, **change).eval()(x))
+            common = {} if name == "gct" else {"ratio": 4}
+            outputs.append(create(name, C, **common, **settings, **change).eval()(x))
         assert torch.equal(*outputs), key
 
 

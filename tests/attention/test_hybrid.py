@@ -73,7 +73,7 @@ def test_hybrids_of_hybrids_and_of_what_is_no_gate():
         ("sequence", ["se"], "must be a list of two or more, such as"),
         ("sequence", "se", "must be a list of two or more"),
         ("sequence", ["se", "ecaa"], "attention=ecaa: unknown; nearest: eca; valid: bam"),
-        ("sequence", ["se", {"kernel": 3}], "attention=None: unknown"),
+        ("sequence", ["se", {"kernel": 3}], r"parts: {'kernel': 3} must be a name, or a mapping with a name"),
         ("sequence", ["se", {"name": "eca", "kernl": 3}], "parts: eca has no setting kernl; nearest: kernel; valid"),
         ("sequence", ["se", {"name": "eca", "kernel": 2}], "parts: eca: kernel=2: must be odd"),
         ("parallel", ["se", "gc"], "parts: gc is no gate, which parallel needs; sequence takes it"),
@@ -112,6 +112,7 @@ ECA_AND_SPATIAL = "attnlab.attention.ECA,attnlab.attention.spatial.SpatialAttent
         ["attention.parts=[eca,spatial]", f"attention.parts=[{ECA_AND_SPATIAL}]"],
         ["attention.parts=[{name:se,ratio:4},eca]", "attention.parts=[{name:se,ratio:4.0},eca]"],
         ["attention.ratio=4", "attention.ratio=8"],
+        ["attention.parts=[gct,eca] attention.init=identity", "attention.parts=[gct,{name:eca,init:identity}]"],
         ["attention.parts=[se,spatial] attention.ratio=4", "attention.parts=[{name:se,ratio:4},spatial]"],
         ["attention.parts=[sge,eca] attention.groups=4", "attention.parts=[{name:sge,groups:4},eca]"],
         [
@@ -157,6 +158,9 @@ def test_parts_are_checked_like_an_attention(parts, message):
 def test_one_that_cannot_start_as_the_identity_is_named():
     with pytest.raises(InputError, match="init=identity: simam has no init with which it could start so"):
         create("parallel", 16, parts=["eca", "simam"], init="identity")
+    for parts in ("[simam,se]", "[shuffle,se]", "[se,sk]", "[se,gather_excite]"):
+        with pytest.raises(InputError, match="init=identity"):
+            plan.make(["attention=sequence", f"attention.parts={parts}", "attention.init=identity", "data=digits"])
     create("sequence", 16, parts=["gct", "non_local"], init="identity")
     for name, settings in (("gct", {}), ("gc", {"ratio": 4}), ("sequence", {"parts": ["gct", "non_local"]})):
         net = attnlab.create("resnet18", num_classes=10)

@@ -96,17 +96,18 @@ class NonLocal(Attention):
     """``x + W_z(softmax(θᵀφ) g)``, embedded Gaussian, over all pairs of positions (eqs. 1, 3 and 6).
 
     θ, φ and g are 1×1 convolutions to ``max(min_hidden, round(C / ratio))`` channels, W_z one back, which starts
-    at 0: the identity. 4·C·h + C + 3·h parameters; 4·C·h·H·W MACs in convolutions and 2·h·(H·W)² in the products,
-    which are counted among the element-wise operations. The logits are not scaled. Not a gate. (The paper's runs have
-    a batch norm behind W_z and start its weight at 0; here, as in eq. 6, W_z itself starts at 0.)
+    at 0: the identity, whatever ``init``. 4·C·h + C + 3·h parameters; 4·C·h·H·W MACs in convolutions and 2·h·(H·W)²
+    in the products, which are counted among the element-wise operations. The logits are not scaled. Not a gate.
+    (The paper's runs have a batch norm behind W_z and start its weight at 0; here, as in eq. 6, W_z starts at 0.)
     Raises InputError for a ratio or min_hidden below 1.
     """
 
     is_gate = False
     starts_as_identity = True
 
-    def __init__(self, channels: int, *, ratio: float = 2, min_hidden: int = 1) -> None:
+    def __init__(self, channels: int, *, ratio: float = 2, min_hidden: int = 1, init: Start = "authors") -> None:
         super().__init__()
+        require("init", init, Start)
         hidden = hidden_width(channels, ratio, min_hidden)
         self.theta, self.phi, self.g = (nn.Conv2d(channels, hidden, 1) for _ in range(3))
         self.out = nn.Conv2d(hidden, channels, 1)
@@ -120,3 +121,7 @@ class NonLocal(Attention):
         )
         mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         return x + self.out(mixed[:, 0].transpose(1, 2).unflatten(2, x.shape[2:]))
+
+    @classmethod
+    def without_effect(cls, settings: Mapping[str, Any]) -> set[str]:
+        return {"init"}

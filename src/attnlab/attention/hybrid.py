@@ -89,7 +89,7 @@ class InParallel(Attention):
         built = _build(parts, channels, {"ratio": ratio, "groups": groups, "init": init}, map_size)
         for part, module in zip(parts, built, strict=True):
             if not getattr(module, "is_gate", False):
-                raise InputError(f"parts: {_name_of(part)} is no gate, which parallel needs; sequence takes it")
+                raise InputError(f"parts: {name_of(part)} is no gate, which parallel needs; sequence takes it")
         self.parts, self.combine = nn.ModuleList(built), combine
         self.starts_as_identity = all(part.starts_as_identity for part in built)
         self.scale = 1 / len(built) if self.starts_as_identity and combine == "sum" else 1.0
@@ -106,8 +106,18 @@ class InParallel(Attention):
         return first if self.scale == 1 else self.scale * first
 
 
-def _name_of(part: Part) -> str:
-    return part if isinstance(part, str) else str(part.get("name"))
+def name_of(part: Part) -> str:
+    """Raises InputError if it has none."""
+    name = part if isinstance(part, str) else part.get("name") if isinstance(part, dict) else None
+    if not isinstance(name, str):
+        raise InputError(f"parts: {part} must be a name, or a mapping with a name, such as {{name:eca,kernel:3}}")
+    return name
+
+
+def require_identity(name: str, starts: bool) -> None:
+    """Raise InputError for a part that cannot start as the identity, where all shall."""
+    if not starts:
+        raise InputError(f"init=identity: {name} has no init with which it could start so")
 
 
 def _build(parts: list[Part], channels: int, common: dict[str, Any], map_size: Any) -> list[Attention]:
@@ -116,7 +126,7 @@ def _build(parts: list[Part], channels: int, common: dict[str, Any], map_size: A
         raise InputError(f"parts={parts}: must be a list of two or more, such as [eca,spatial]")
     built = []
     for part in parts:
-        name, own = _name_of(part), {} if isinstance(part, str) else {k: v for k, v in part.items() if k != "name"}
+        name, own = name_of(part), {} if isinstance(part, str) else {k: v for k, v in part.items() if k != "name"}
         build = register.named(name)
         takes, open_ended = parameters(build)
         for key in own:
@@ -130,8 +140,8 @@ def _build(parts: list[Part], channels: int, common: dict[str, Any], map_size: A
         except (InputError, TypeError) as error:
             raise InputError(f"parts: {name}: {error}") from None
         starts = getattr(module, "starts_as_identity", False) or (given | own).get("init") == "identity"
-        if common["init"] == "identity" and not starts:
-            raise InputError(f"init=identity: {name} has no init with which it could start so")
+        if common["init"] == "identity":
+            require_identity(name, starts)
         module.starts_as_identity = starts
         built.append(module)
     return built

@@ -142,6 +142,9 @@ def _setting(path: Path_, value: Any) -> str:
     """``ratio=16``; ``data.seed=1`` where the last word alone would not tell whose it is; ``data=Digits``."""
     if path[-1] == "_target_":
         return f"{path[0]}={value.rpartition('.')[2]}"
+    if path[-1] == "parts":  # of a hybrid
+        names = [part["name"] if isinstance(part, Mapping) else str(part) for part in value]
+        return "+".join(name.rpartition(".")[2] for name in names)
     text = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
     return f"{path[-1] if path[0] == 'attention' else '.'.join(path)}={text}"
 
