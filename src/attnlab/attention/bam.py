@@ -23,7 +23,6 @@ class BAM(InOrder):
     Raises InputError for a ratio, min_hidden or dilation below 1.
     """
 
-    of_channel = ()
     of_spatial = ("dilation",)
 
     def __init__(

@@ -62,8 +62,9 @@ class CBAM(InOrder):
             )
 
     def together(self, x: Tensor) -> Tensor:
-        channel, spatial = self.channel.gate(x), self.spatial.gate(x)
-        return channel * spatial if self.combine == "product" else self.sum_scale * (channel + spatial)
+        if self.combine == "product":
+            return super().together(x)
+        return self.sum_scale * (self.channel.gate(x) + self.spatial.gate(x))
 
 
 @register("cbam_article")

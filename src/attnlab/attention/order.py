@@ -21,7 +21,7 @@ class InOrder(Attention):
     """``channel_first``: ``y = x * Mc(x)``, then ``y * Ms(y)``. ``spatial_first``: the other way round.
     ``parallel``: both look at ``x``. ``channel_only`` and ``spatial_only`` leave the other part out.
 
-    Subclasses make ``channel`` and ``spatial``, as far as ``has`` says, and say what ``together`` is.
+    Subclasses make ``channel`` and ``spatial``, as far as ``has`` says, and may say what ``together`` is.
     """
 
     channel: Attention  # gate (N, C, 1, 1)
@@ -37,8 +37,8 @@ class InOrder(Attention):
         self.has_channel, self.has_spatial = order != "spatial_only", order != "channel_only"
 
     def together(self, x: Tensor) -> Tensor:
-        """The factor of both parts where both look at ``x``."""
-        raise NotImplementedError
+        """The factor of both parts where both look at ``x``: by default the product of their gates."""
+        return self.channel.gate(x) * self.spatial.gate(x)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """channel (N, C, 1, 1) and spatial (N, 1, H, W), as far as there are both"""
