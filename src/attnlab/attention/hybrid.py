@@ -1,5 +1,7 @@
 """New attention from registered ones: one after the other, or side by side."""
 
+from functools import reduce
+from operator import mul
 from typing import Any
 
 from torch import Tensor, nn
@@ -54,10 +56,7 @@ class InSequence(Attention):
         """The product of the parts' gates, where all are gates"""
         if not self.is_gate:
             return super().gate(x)
-        first, *others = self.gates(x).values()
-        for other in others:
-            first = first * other
-        return first
+        return reduce(mul, self.gates(x).values())
 
     def forward(self, x: Tensor) -> Tensor:
         for part in self.parts:
@@ -100,10 +99,8 @@ class InParallel(Attention):
 
     def gate(self, x: Tensor) -> Tensor:
         """The gates of all parts combined"""
-        first, *others = self.gates(x).values()
-        for other in others:
-            first = COMBINE[self.combine](first, other)
-        return first if self.scale == 1 else self.scale * first
+        combined = reduce(COMBINE[self.combine], self.gates(x).values())
+        return combined if self.scale == 1 else self.scale * combined
 
 
 def name_of(part: Part) -> str:
