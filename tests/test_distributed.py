@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -103,6 +104,7 @@ def test_two_processes_in_a_sweep_equal_one(pair):
     for split in ("test", "val"):
         for name, value in results[1][split].items():
             assert results[0][split][name] == pytest.approx(value, abs=1e-6), (split, name)
+    assert (np.load(pair[0] / "test.npy") == np.load(pair[1] / "test.npy")).all()
     weights = [torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for f in pair]
     for key, value in weights[1].items():
         torch.testing.assert_close(weights[0][key], value, rtol=1e-6, atol=1e-7)

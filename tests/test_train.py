@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -85,6 +86,9 @@ def test_the_reported_test_accuracy_is_that_of_the_best_checkpoint(sweep):
             total += len(y)
     result = json.loads((folder / "result.json").read_text())
     assert result["test"]["accuracy"] == pytest.approx(right / total)
+    labels, predicted = np.load(folder / "test.npy")
+    assert (labels == data.splits.test.labels.numpy()).all()
+    assert (labels == predicted).sum() == right
     assert result["best_epoch"] == best["epoch"]
 
 

@@ -47,6 +47,7 @@ class Classifier(lightning.LightningModule):
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.val_metrics = metrics(num_classes, "val/")
         self.test_metrics = metrics(num_classes, "test/")
+        self.tested: list[Tensor] = []  # of each test batch (2, N): labels, predicted classes
 
     def _regularised(self, l2: Mapping[str, float]) -> list[tuple[nn.Parameter, float]]:
         chosen = []
@@ -90,22 +91,27 @@ class Classifier(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._report(self.val_metrics)
 
+    def on_test_epoch_start(self) -> None:
+        self.tested.clear()
+
     def test_step(self, batch: tuple[Tensor, Tensor], step: int) -> None:
-        self._evaluate(self.test_metrics, batch)
+        logits = self._evaluate(self.test_metrics, batch)
+        self.tested.append(torch.stack([batch[1], logits.argmax(1)]).cpu())
 
     def on_test_epoch_end(self) -> None:
         self._report(self.test_metrics)
 
-    def _evaluate(self, collection: MetricCollection, batch: tuple[Tensor, Tensor]) -> None:
+    def _evaluate(self, collection: MetricCollection, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, y = batch
         if not len(y):  # this rank's part of a small last batch
-            return
+            return x.new_empty(0, 1)
         logits = self(x).float()
         for name, metric in collection.items():
             if name.endswith("loss"):
                 metric.update(nn.functional.cross_entropy(logits, y), weight=len(y))
             else:
                 metric.update(logits, y)
+        return logits
 
     def _report(self, collection: MetricCollection) -> None:
         to_loggers = collection is self.test_metrics  # they get those of training an epoch at once: see checkpoints

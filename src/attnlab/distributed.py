@@ -66,6 +66,15 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         return x.to(dtype)
 
 
+def from_all_ranks(parts: list[Tensor]) -> Tensor:
+    """What one process would have: each batch's parts of all ranks in order, along the last dimension."""
+    if dist.is_initialized():
+        ranks: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(ranks, parts)
+        parts = [part for batch in zip(*ranks, strict=True) for part in batch]
+    return torch.cat(parts, dim=-1)
+
+
 def synchronise(net: nn.Module) -> None:
     """Let the batch norms of ``net`` see the batches of all ranks.
 

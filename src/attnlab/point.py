@@ -16,11 +16,14 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from attnlab import lock
+
+if TYPE_CHECKING:
+    import numpy
 
 Config = Mapping[str, Any]
 
@@ -194,12 +197,25 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
+def write_array(path: Path, array: "numpy.ndarray") -> None:
+    """An array as an .npy file."""
+    import numpy
+
+    file = io.BytesIO()
+    numpy.save(file, array)
+    write_bytes(path, file.getvalue())
+
+
 def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write atomically: a reader sees the old file or the new one, whatever happens to the writer."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(temporary, "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

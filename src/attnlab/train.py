@@ -88,7 +88,7 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
     from attnlab.build import build_classifier, build_data, build_network
     from attnlab.checkpoints import Checkpoints, InPlace, latest
     from attnlab.costs import count, time_forward
-    from attnlab.distributed import synchronise
+    from attnlab.distributed import from_all_ranks, synchronise
     from attnlab.loggers import open_loggers
     from attnlab.progress import PointProgress, ProgressFile
     from attnlab.sites import trace
@@ -138,6 +138,9 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
         weights = torch.load(checkpoints.path(best["step"]), map_location="cpu", weights_only=True)["state_dict"]
         classifier.load_state_dict(weights)
         tested = trainer.test(classifier, data, verbose=False)[0]
+        answers = from_all_ranks(classifier.tested).numpy()
+        if first:
+            ledger.write_array(folder / "test.npy", answers.astype(numpy.min_scalar_type(answers.max())))
         timed = time_forward(net.to(trainer.strategy.root_device), data.shape) if first else None
         costs = dataclasses.replace(counted, latency=timed).numbers()
         for logger in loggers:
