@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ SMALL = ["data=digits", "trainer.max_epochs=2", "data.batch_size=100", "backbone
 def sweep(tmp_path_factory):
     """Two attentions × two seeds with W&B offline, run once for the tests below."""
     cwd = tmp_path_factory.mktemp("sweep")
-    command = ["train", "attention=none,cbam", "-m", "seed=0,1", "study=two", "logger=wandb", "tags=[quick]", *SMALL]
+    wandb = ["logger=wandb", "logger.pictures=2", "logger.checkpoints=true", "tags=[quick]"]
+    command = ["train", "attention=none,cbam", "-m", "seed=0,1", "study=two", *wandb, *SMALL]
     done = attnlab(*command, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return cwd, command, done
@@ -99,7 +101,10 @@ def test_wandb_files_hold_config_group_curves_and_summary(sweep):
         run = next(r.run for r in found if r.WhichOneof("record_type") == "run")
         about, result = (json.loads((folder / name).read_text()) for name in ("point.json", "result.json"))
         assert (run.run_group, run.display_name, run.run_id) == ("two", folder.name, about["wandb_id"])
-        assert {"quick", "mini_xception"} <= set(run.tags)
+        assert run.job_type == "train"
+        bare = about["names"]["attention"] == "none"
+        chosen = ["none"] if bare else ["cbam", "branch", "digits", "ratio=16", "order=channel_first"]
+        assert set(run.tags) == {"quick", "mini_xception", "digits", *chosen}
         config = {item.key: json.loads(item.value_json) for item in run.config.update}
         assert config["seed"] == about["identity"]["seed"]
         assert config["attention"]["name"] in folder.name
@@ -121,9 +126,50 @@ def test_wandb_files_hold_config_group_curves_and_summary(sweep):
             for item in r.summary.update
         }
         assert summary["test/accuracy"] == pytest.approx(result["test"]["accuracy"])
-        assert summary["cost/macs"] == result["cost"]["macs"]
+        assert {key: summary[f"cost/{key}"] for key in result["cost"]} == result["cost"]
+        assert summary["best/epoch"] == result["best_epoch"]
         (exit_code,) = (r.exit.exit_code for r in found if r.WhichOneof("record_type") == "exit")
         assert exit_code == 0
+
+
+def test_wandb_files_hold_confusion_gates_pictures_and_checkpoints(sweep):
+    for folder in folders(sweep[0]):
+        (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+        found = list(records(path))
+        media = path.parent / "files" / "media"
+        (file,) = media.glob("table/confusion_matrix_table_*.json")
+        cells = np.array(json.loads(file.read_text())["data"]).astype(int)  # label, predicted class, images
+        labels, predicted = np.load(folder / "test.npy").astype(int)
+        assert len(cells) == 100
+        assert all(((labels == a) & (predicted == b)).sum() == n for a, b, n in cells)
+
+        pngs = sorted(folder.glob("pictures/*.png"))
+        assert [png.name for png in pngs] == ["00.png", "01.png"]
+        assert {png.read_bytes() for png in pngs} == {png.read_bytes() for png in media.glob("images/*.png")}
+
+        artifacts = {r.artifact.type: r.artifact for r in found if r.WhichOneof("record_type") == "artifact"}
+        weights = {c.path: c.local_path for c in artifacts["model"].manifest.contents}
+        assert weights == {name: str(folder.resolve() / "checkpoints" / name) for name in ("best.ckpt", "last.ckpt")}
+        tables = {c.local_path for c in artifacts["run_table"].manifest.contents}
+        assert all(Path(table).is_relative_to(folder / "wandb") for table in tables)  # not in the user's home
+
+        rows = [
+            {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in r.history.item}
+            for r in found
+            if r.WhichOneof("record_type") == "history"
+        ]
+        curves = {key for row in rows for key in row if key.startswith("gates/")}
+        if "none" in folder.name:
+            assert not curves
+            continue
+        sites = json.loads((folder / "result.json").read_text())["sites"]
+        assert curves == {f"gates/{site}/{gate}" for site in sites for gate in ("channel", "spatial")}
+        assert sum("gates/module1.branch/channel" in row for row in rows) == 2
+        (file,) = media.glob("table/gate_numbers_*.json")
+        table = json.loads(file.read_text())
+        assert table["columns"] == ["site", "gate", "mean", "std", "near_0", "near_1"]
+        assert [row[:2] for row in table["data"]] == [[site, gate] for site in sites for gate in ("channel", "spatial")]
+        assert all(0 < mean < 1 and 0 <= zero <= 1 and 0 <= one <= 1 for _, _, mean, _, zero, one in table["data"])
 
 
 def test_the_same_command_again_does_nothing_again(sweep):
@@ -214,7 +260,7 @@ def test_interrupted_says_how_to_go_on(tmp_path):
 
 
 def test_tensorboard(tmp_path):
-    done = attnlab("train", "logger=tensorboard", "study=t", *SMALL, cwd=tmp_path)
+    done = attnlab("train", "logger=tensorboard", "attention=se", "study=t", *SMALL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -222,6 +268,8 @@ def test_tensorboard(tmp_path):
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert len(events.Scalars("val/accuracy")) == 2
     assert events.Scalars("cost/macs")[0].value > 1e6
+    assert len(events.Scalars("gates/module1.branch")) == 2
+    assert len(events.Scalars("test/accuracy")) == 1
 
 
 def test_amp_precision_trains(tmp_path):

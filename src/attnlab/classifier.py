@@ -114,8 +114,7 @@ class Classifier(lightning.LightningModule):
         return logits
 
     def _report(self, collection: MetricCollection) -> None:
-        to_loggers = collection is self.test_metrics  # they get those of training an epoch at once: see checkpoints
-        self.log_dict(collection.compute(), logger=to_loggers, sync_dist=True)
+        self.log_dict(collection.compute(), logger=False, sync_dist=True)  # what loggers get: see checkpoints, train
         collection.reset()
 
     def configure_optimizers(self) -> Any:

@@ -1,6 +1,8 @@
 """The one exception for bad input: its text is one line for the person at the keyboard."""
 
-from collections.abc import Iterable
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 
@@ -22,3 +24,12 @@ def choices(wrong: str, valid: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's text, or its type where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+@contextlib.contextmanager
+def surviving(what: str) -> Iterator[None]:
+    """A point does not fail for what only shows it: the error goes to its log."""
+    try:
+        yield
+    except Exception as error:
+        logging.getLogger("attnlab").warning("%s: %s: %s", what, type(error).__name__, error)

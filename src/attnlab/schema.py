@@ -66,13 +66,17 @@ SWEEP: dict[str, Any] = {
     "zip": list,
     "exclude": list,
 }
+PICTURES = Annotated[int, Field(ge=0, le=64)]
 LOGGERS: dict[str, dict[str, Any]] = {
-    "csv": {},
-    "tensorboard": {},
+    "csv": {"pictures": PICTURES},
+    "tensorboard": {"gates": bool, "pictures": PICTURES},
     "wandb": {
         "project": Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")],
         "entity": str | None,
         "mode": typing.Literal["offline", "online"],
+        "gates": bool,
+        "pictures": PICTURES,
+        "checkpoints": bool,
     },
 }
 # What of Lightning's Trainer a config may set: the rest attnlab decides itself, or would have it lose its results.

@@ -89,6 +89,7 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
     from attnlab.checkpoints import Checkpoints, InPlace, latest
     from attnlab.costs import count, time_forward
     from attnlab.distributed import from_all_ranks, synchronise
+    from attnlab.gates import GateCurves
     from attnlab.loggers import open_loggers
     from attnlab.progress import PointProgress, ProgressFile
     from attnlab.sites import trace
@@ -111,6 +112,8 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
     settings = dict(config["trainer"])
     progress = PointProgress(title)
     callbacks: list[Callback] = [checkpoints, ProgressFile(folder)]
+    if config["logger"].get("gates"):
+        callbacks.append(GateCurves())
     if settings.pop("enable_progress_bar", True) and bar and first:
         callbacks.append(progress)
     with progress.bar_stopped(), open_loggers(config, folder, first) as loggers:
@@ -137,14 +140,17 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
             checkpoints.keep_best_and_last()
         weights = torch.load(checkpoints.path(best["step"]), map_location="cpu", weights_only=True)["state_dict"]
         classifier.load_state_dict(weights)
-        tested = trainer.test(classifier, data, verbose=False)[0]
+        trainer.test(classifier, data, verbose=False)
+        tested = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
         answers = from_all_ranks(classifier.tested).numpy()
         if first:
             ledger.write_array(folder / "test.npy", answers.astype(numpy.min_scalar_type(answers.max())))
         timed = time_forward(net.to(trainer.strategy.root_device), data.shape) if first else None
         costs = dataclasses.replace(counted, latency=timed).numbers()
-        for logger in loggers:
-            logger.log_metrics({f"cost/{key}": value for key, value in costs.items()}, trainer.global_step)
+        if first:
+            chosen = {"best/epoch": best["epoch"], "best/val_accuracy": best["val/accuracy"]}
+            summary = {**tested, **chosen, **{f"cost/{key}": value for key, value in costs.items()}}
+            _show_end(config, folder, trainer, classifier, summary, answers)
     return checkpoints, {
         "test": _without_prefix(tested, "test/"),
         "val": _without_prefix(best, "val/"),
@@ -156,6 +162,31 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
         "devices": ranks,
         "times": {"train_s": seconds, "total_s": checkpoints.seconds},
     }
+
+
+def _show_end(
+    config: Config, folder: Path, trainer: Any, classifier: Any, summary: dict[str, Any], answers: Any
+) -> None:
+    """The headline numbers, pictures, and what W&B gets once; nothing of it decides a result."""
+    from attnlab.errors import surviving
+    from attnlab.gates import Gate, draw_pictures, numbers_of
+    from attnlab.loggers import Wandb
+
+    wanted = config["logger"]
+    pictures, gates = list[Path](), list[Gate]()
+    if wanted.get("pictures"):
+        with surviving("pictures"):
+            pictures = draw_pictures(trainer, classifier, folder, wanted["pictures"])
+    for logger in trainer.loggers:
+        logger.log_metrics(summary, trainer.global_step)
+        if not isinstance(logger, Wandb):
+            continue
+        if wanted.get("gates"):
+            with surviving("gates"):
+                gates = numbers_of(trainer, classifier)
+        names = ("best.ckpt", "last.ckpt") if wanted.get("checkpoints") else ()
+        kept = [folder / "checkpoints" / name for name in names]
+        logger.log_end(summary, answers, trainer.datamodule.num_classes, gates, pictures, kept, trainer.global_step)
 
 
 def _without_prefix(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:

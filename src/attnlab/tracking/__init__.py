@@ -1,0 +1,1 @@
+"""W&B beyond a single point: upload of offline runs, the study's own run, its workspace and report."""

@@ -1,0 +1,62 @@
+"""What of a study W&B knows: the runs of its points, and where they go."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from attnlab import point as ledger
+from attnlab.errors import InputError, first_line
+
+OWN = "wandb.json"  # in the study's folder: what W&B knows of the study itself
+
+
+def points(study: Path) -> list[Path]:
+    """Folders of the points that log to W&B. Raises InputError if there are none."""
+    if not study.is_dir():
+        raise InputError(f"{study}: no such folder; a study is a folder of points, such as outputs/demo")
+    found = [path.parent for path in sorted(study.glob("*/point.json")) if "wandb_id" in ledger.read_json(path)]
+    if not found:
+        raise InputError(f"{study}: no W&B runs; points that are trained with logger=wandb make them")
+    return found
+
+
+def destination(study: Path) -> dict[str, Any]:
+    """``project``, ``entity`` (None: the account's own) and ``mode`` of its points. Raises InputError as ``points``."""
+    settings = ledger.read_config(points(study)[0])["logger"]
+    defaults = {"project": "attnlab", "entity": None, "mode": "offline"}
+    return {key: settings.get(key) or default for key, default in defaults.items()}
+
+
+def require_account() -> None:
+    """Raises InputError where W&B has no credentials; whether the server takes them is not asked."""
+    import wandb
+
+    try:
+        with quiet():
+            there = wandb.login(prompt=False, verify=False)
+    except wandb.Error as error:
+        raise InputError(f"W&B: {first_line(error)}") from None
+    if not there:
+        raise InputError("no W&B account: run `wandb login` once, or set WANDB_API_KEY")
+
+
+@contextlib.contextmanager
+def artifacts_in(folder: Path) -> Iterator[None]:
+    """What waits to be uploaded, such as tables and figures, lies with the study, not in the user's home."""
+    if "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(folder.resolve())
+    try:
+        yield
+    finally:
+        del os.environ["WANDB_DATA_DIR"]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """W&B's own words are left out; attnlab says what matters of them."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        yield
