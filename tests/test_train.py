@@ -67,7 +67,7 @@ def test_four_complete_point_folders(sweep):
         assert "MACs" in (folder / "log.txt").read_text()
         assert not list(folder.glob(".*"))  # no temporary files are left
     assert done.stdout.count("✓ [") == 4
-    assert "next: attnlab report outputs/two" in done.stdout
+    assert "next: attnlab report outputs/two\n      attnlab sync outputs/two\n" in done.stdout
     assert "Traceback" not in done.stderr + done.stdout
 
 

@@ -20,6 +20,7 @@ USAGE = """attnlab: which attention module, where in a CNN, with which ratio and
   attnlab sites [key=value ...]          where attention can go in a backbone     attnlab sites --help
   attnlab cost [key=value ...]           what attention adds to a backbone        attnlab cost --help
   attnlab report FOLDER                  leaderboard and picture of a study       attnlab report --help
+  attnlab sync FOLDER                    upload a study's offline W&B runs        attnlab sync --help
 """
 
 
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sites": sites,
         "cost": cost,
         "report": report,
+        "sync": sync,
     }
     try:
         if verb in ("-h", "--help"):
@@ -110,7 +112,7 @@ def _say_how_it_went(planned: "Plan") -> int:
         if any(now == "done" for folder, now in states.items() if folder.parent == study):
             print(f"next: attnlab report {study}")
         if any(point.config["logger"]["name"] == "wandb" for point in planned.points):
-            print(f"      wandb sync {study}/*/wandb/offline-run-*")
+            print(f"      attnlab sync {study}")
     return 1 if failed or planned.errors or "killed" in states.values() else 0
 
 
@@ -237,6 +239,25 @@ def report(argv: list[str]) -> int:
 
     write_report(args.study, args.format)
     return 0
+
+
+def sync(argv: list[str]) -> int:
+    """Upload a study's offline W&B runs."""
+    parser = argparse.ArgumentParser(
+        prog="attnlab sync",
+        description="Uploads what a study's offline W&B runs hold and W&B has not got yet. A second call uploads the "
+        "rest; points that are still running are left out. Needs an account: `wandb login`, or WANDB_API_KEY.",
+        epilog="example: attnlab sync outputs/demo --jobs 8",
+    )
+    parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
+    parser.add_argument("--jobs", metavar="N", help="runs at a time (default: 4)", type=int, default=4)
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        raise InputError(f"--jobs {args.jobs}: must be at least 1")
+
+    from attnlab.tracking.sync import sync
+
+    return 1 if sync(args.study, args.jobs) else 0
 
 
 if __name__ == "__main__":
