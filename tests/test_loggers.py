@@ -1,6 +1,7 @@
 """W&B's run of a point over several attempts, read back from its offline files."""
 
 import json
+import time
 
 import pytest
 import wandb
@@ -55,6 +56,22 @@ def test_attempts_are_one_run_with_one_curve(tmp_path, monkeypatch):
     assert steps == [10, 20, 30, 40]
     assert codes == [1, 1, 0]
     assert preempting == 1
+
+
+def test_an_epoch_is_written_down_before_the_next_one_ends(tmp_path):
+    """What is not yet in the file is lost where all of a point's processes are killed."""
+    (tmp_path / "point.json").write_text("{}")
+    with open_loggers(CONFIG, tmp_path) as (logger,):
+        logger.log_metrics({"gates/a": 0.5}, 10)
+        logger.log_metrics({"val/accuracy": 0.1, "epoch": 0}, 10)
+        deadline = time.monotonic() + 8  # W&B's own pace is 15 s
+        rows = []
+        while not rows:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+            for path in tmp_path.glob("wandb/offline-run-*/*.wandb"):
+                rows = [r.history for r in records(path) if r.WhichOneof("record_type") == "history"]
+    assert {item.key or "/".join(item.nested_key) for item in rows[0].item} >= {"gates/a", "val/accuracy", "_step"}
 
 
 def test_tags_are_the_choices():

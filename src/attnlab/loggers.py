@@ -1,6 +1,7 @@
 """Where a point's metrics go besides its metrics.csv: W&B or TensorBoard, on request."""
 
 import contextlib
+import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,9 +22,12 @@ class Wandb(WandbLogger):
     """A point goes on without W&B's own process, which dies of the SIGTERM that SLURM sends to all (wandb#9963)."""
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """W&B's step is the optimizer's, so that the attempts of one point make one curve."""
+        """W&B's step is the optimizer's, so that the attempts of one point make one curve.
+
+        An epoch's row, which names the epoch, is the last of its step; it is written down at once, and survives a kill.
+        """
         with surviving("W&B"):
-            self.experiment.log(dict(metrics), step=step)
+            self.experiment.log(dict(metrics), step=step, commit="epoch" in metrics)
 
     def log_end(
         self,
@@ -42,13 +46,13 @@ class Wandb(WandbLogger):
         import wandb
 
         with surviving("W&B"):
-            self.experiment.summary.update(summary)
-            last: dict[str, Any] = {"confusion_matrix": _confusion(answers, num_classes)}
+            self.experiment.summary.update(summary)  # where a finished point is taken up, W&B has had its last step
+            last: dict[str, Any] = {**summary, "confusion_matrix": _confusion(answers, num_classes)}
             if gates:
                 last["gate_numbers"] = wandb.Table(columns=[*Gate._fields], data=[*gates])
             if pictures:
                 last["pictures"] = [wandb.Image(str(path), caption=path.stem) for path in pictures]
-            self.experiment.log(last, step=step)
+            self.experiment.log(last, step=step + 1)
             if checkpoints:
                 artifact = wandb.Artifact(f"checkpoints-{self.experiment.id}", "model", metadata=dict(summary))
                 for path in checkpoints:  # they stay as they are, so that W&B need not copy them
@@ -121,6 +125,7 @@ def _wandb_logger(config: Mapping[str, Any], point: Path) -> Wandb:
         about["wandb_id"] = uuid.uuid4().hex[:12]
         write_json(point / "point.json", about)
     settings = config["logger"]
+    os.environ.setdefault("WANDB__TRANSACTION_LOG_FLUSH_INTERVAL", "1")  # seconds; 15 would be lost with a kill
     run = wandb.init(
         project=settings.get("project", "attnlab"),
         entity=settings.get("entity"),

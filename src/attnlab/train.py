@@ -178,8 +178,8 @@ def _show_end(
         with surviving("pictures"):
             pictures = draw_pictures(trainer, classifier, folder, wanted["pictures"])
     for logger in trainer.loggers:
-        logger.log_metrics(summary, trainer.global_step)
         if not isinstance(logger, Wandb):
+            logger.log_metrics(summary, trainer.global_step)
             continue
         if wanted.get("gates"):
             with surviving("gates"):
