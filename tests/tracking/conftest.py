@@ -21,6 +21,7 @@ def variant(label, mean, ratio, verdict, **more):
         "parameters": 60410,
         "macs": 3802000,
         "latency_ms": 0.81,
+        "config": {"attention": {"ratio": 16.0}, "sites": None},
         "points": [{"name": f"{label}-s0"}, {"name": f"{label}-s1"}],
         **more,
     }
@@ -29,14 +30,14 @@ def variant(label, mean, ratio, verdict, **more):
 @pytest.fixture
 def told():
     levels = [
-        {"level": level, "mean": 0.8 + effect, "half_width": 0.02, "effect": effect, "effect_half_width": 0.01, "n": 2}
+        {"level": level, "mean": 0.8 + effect, "effect": effect, "effect_half_width": 0.01, "n": 2}
         for level, effect in (("none", 0.0), ("a|b", 0.05))
     ]
     return {
         "study": "zoo",
         "baseline": "attention=none",
         "factors": {"attention": ["none", "a|b"], "ratio": ["4", "16"]},
-        "paths": {"attention": ["attention", "name"], "ratio": ["attention", "ratio"]},
+        "paths": {"attention": ["attention"], "ratio": ["attention", "ratio"]},
         "variants": [variant("a|b", 0.85, "16", "better"), variant("none", 0.8, None, None)],
         "tables": [{"factor": "attention", "among": "", "p": 0.01, "p_holm": 0.01, "levels": levels}],
         "unfinished": [{"name": "x", "state": "failed"}],

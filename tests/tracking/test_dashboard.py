@@ -50,7 +50,7 @@ def test_dry_run_writes_both_from_the_factors(study, told):
         assert json.dumps(grouping) in text
     text = json.dumps(specs["report"], ensure_ascii=False)
     assert "| a\\\\|b | 85.0 ± 2.0 | 2 | +5.0 ± 1.0 | better | 60,410 | 3,802,000 | 0.81 |" in text
-    assert "| attention |  | none | 80.0 ± 2.0 | +0.0 ± 1.0 | 2 | 0.010 |" in text
+    assert "| attention |  | none | 80.0 | +0.0 ± 1.0 | 2 | 0.010 |" in text
 
 
 def test_saving_again_renews_both(study, told, monkeypatch):

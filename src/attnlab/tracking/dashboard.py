@@ -71,7 +71,7 @@ def make(told: Told, where: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"{told['study']}: all its points are one variant; a dashboard compares what varies")
 
     place = {"project": where["project"], "entity": where["entity"] or ""}
-    paths = {factor: ".".join(told["paths"][factor]) for factor in told["factors"]}
+    paths = {factor: _path(told, factor) for factor in told["factors"]}
     only = f"Group = '{told['study']}' and JobType = 'train'"
     sections = {
         "Factors": [_parallel(wr, paths), *(_scatter(wr, cost) for cost in COSTS)],
@@ -102,6 +102,15 @@ def make(told: Told, where: Mapping[str, Any]) -> dict[str, Any]:
         blocks.append(wr.PanelGrid(runsets=[runset], panels=panels))
     report = wr.Report(**place, title=f"{told['study']} report"[:128], width="fluid", blocks=blocks)
     return {"workspace": workspace, "report": report}
+
+
+def _path(told: Told, factor: str) -> str:
+    """Where the runs' config has the factor; what a whole group is set to is its name: attention.name."""
+    path = told["paths"][factor]
+    groups = {
+        key for variant in told["variants"] for key, value in variant["config"].items() if isinstance(value, dict)
+    }
+    return ".".join([*path, "name"] if len(path) == 1 and path[0] in groups else path)
 
 
 def _parallel(wr: Any, paths: Mapping[str, str]) -> Any:
@@ -150,7 +159,7 @@ def effects(told: Told) -> str:
             table["among"],
             level["level"],
             _percent(level),
-            _number(level["effect"], 100, "+.1f") + " ± " + _number(level["effect_half_width"], 100, ".1f"),
+            _percent({"mean": level["effect"], "half_width": level["effect_half_width"]}, "+.1f"),
             str(level["n"]),
             _number(table["p_holm"], 1, ".3f"),
         )
@@ -169,7 +178,7 @@ def _percent(value: Mapping[str, Any] | None, form: str = ".1f") -> str:
     """A mean with its half-width, of fractions, in percent."""
     if value is None:
         return ""
-    half_width = value["half_width"]
+    half_width = value.get("half_width")
     return f"{100 * value['mean']:{form}}" + ("" if half_width is None else f" ± {100 * half_width:.1f}")
 
 
