@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import wandb
+import yaml
 
 from attnlab.errors import InputError
 from attnlab.tracking import dashboard
@@ -53,7 +54,10 @@ def test_dry_run_writes_both_from_the_factors(study, told):
     assert "| attention |  | none | 80.0 | +0.0 ± 1.0 | 2 | 0.010 |" in text
 
 
-def test_saving_again_renews_both(study, told, monkeypatch):
+@pytest.mark.parametrize(("entity", "owner"), [("team", "team"), (None, "me")])  # by default the account's own
+def test_saving_again_renews_both(study, told, monkeypatch, entity, owner):
+    config = study / "resnet18-none-s0-00000000" / "config.yaml"
+    config.write_text(yaml.safe_dump({"logger": {"name": "wandb", "project": "proj", "entity": entity}}))
     wandb.teardown()  # it keeps the first credentials that it finds
     with wandb_server() as server:
         for key, value in server.environment.items():
@@ -61,10 +65,10 @@ def test_saving_again_renews_both(study, told, monkeypatch):
         first, again = dashboard.save(study, told), dashboard.save(study, told)
         wandb.teardown()
     assert first == again
-    assert first[0].startswith(f"{server.address}/team/proj?nw=")
-    assert first[1] == f"{server.address}/team/proj/reports/zoo-report--view2"
+    assert first[0].startswith(f"{server.address}/{owner}/proj?nw=")
+    assert first[1] == f"{server.address}/{owner}/proj/reports/zoo-report--view2"
     assert [view.get("id") for view in server.views] == [None, None, "view1", "view2"]
-    assert {view["entityName"] for view in server.views} == {"team"}
+    assert {view["entityName"] for view in server.views} == {owner}
 
 
 def test_without_the_library_or_an_account_or_factors(study, told, monkeypatch, tmp_path):
