@@ -31,7 +31,14 @@ class Net(nn.Module):
         x = nn.functional.dropout(self.bn(self.conv(x)).relu(), 0.2, self.training)
         return self.head(x.mean((2, 3)))
 """
-ARGV = ["backbone._target_=dropping.Net", "~backbone.bn_momentum", "data=digits", "data.pad=2", "data.flip=true"]
+ARGV = [
+    "backbone._target_=dropping.Net",
+    "~backbone.bn_momentum",
+    "~backbone.width",
+    "data=digits",
+    "data.pad=2",
+    "data.flip=true",
+]
 EPOCHS, STEPS = 8, 39
 
 

@@ -19,8 +19,11 @@ USAGE = """attnlab: which attention module, where in a CNN, with which ratio and
   attnlab status FOLDER                  how a study stands                       attnlab status --help
   attnlab sites [key=value ...]          where attention can go in a backbone     attnlab sites --help
   attnlab cost [key=value ...]           what attention adds to a backbone        attnlab cost --help
-  attnlab report FOLDER                  leaderboard and picture of a study       attnlab report --help
+  attnlab report FOLDER                  what a study says: tables, page, figures attnlab report --help
+  attnlab more FOLDER                    run the seeds that would decide it       attnlab more --help
+  attnlab repro FOLDER POINT             does a point repeat to the bit?          attnlab repro --help
   attnlab sync FOLDER                    upload a study's offline W&B runs        attnlab sync --help
+  attnlab dashboard FOLDER               its W&B workspace and report             attnlab dashboard --help
 """
 
 
@@ -34,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sites": sites,
         "cost": cost,
         "report": report,
+        "more": more,
+        "repro": repro,
         "sync": sync,
+        "dashboard": dashboard,
     }
     try:
         if verb in ("-h", "--help"):
@@ -80,10 +86,13 @@ def train(argv: list[str]) -> int:
     if planned.is_grid:
         print(*table.summary(planned), sep="\n")
     try:
+        launcher = planned.hydra["launcher"]
         if not planned.multirun:
             single.launch(planned.points[0])
-        elif planned.is_grid and launchers.ours(planned.hydra["launcher"]):
-            launchers.launch(planned, planned.hydra["launcher"])
+        elif planned.is_grid and launchers.ours(launcher):
+            launchers.prepared(launcher)
+            plan.record(planned, ["train", *argv])
+            launchers.launch(planned, launcher)
         else:
             titles = {point.folder: point.title for point in planned.points} if planned.is_grid else {}
             official.run(compose.for_hydra(argv), compose.CONF, titles, planned.retry)
@@ -226,19 +235,103 @@ def cost(argv: list[str]) -> int:
 
 
 def report(argv: list[str]) -> int:
-    """Leaderboard in the terminal; report.md, report.csv and report.png beside the points."""
+    """Tables in the terminal; report.html, .md, .csv, .json, .tex and figures/ beside the points."""
     parser = argparse.ArgumentParser(
         prog="attnlab report",
-        description="The leaderboard of a study, from its points' folders alone; writes report.md, .csv, .png.",
+        description="What a study says, from its points' folders alone: what is better, by how much, how sure, at what "
+        "cost. Writes report.html (a page of its own), report.md, .csv, .json, .tex and figures/ into the folder.",
+        epilog="example: attnlab report outputs/demo --format latex > table.tex",
     )
     parser.add_argument("study", help="the study's folder, such as outputs/demo")
-    parser.add_argument("--format", choices=["md", "csv", "json", "latex"], help="print that instead, to be piped")
+    parser.add_argument("--format", choices=["md", "csv", "json", "latex", "html"], help="print that, to be piped")
+    _add_baseline(parser)
     args = parser.parse_args(argv)
 
     from attnlab.study import write_report
 
-    write_report(args.study, args.format)
+    told = write_report(args.study, args.format, _levels(args.baseline))
+    if told["wandb"]:
+        from attnlab.tracking.mirror import mirror
+
+        study = Path(args.study)
+        mirror(study, told, [study / "report.html", *sorted((study / "figures").iterdir())])
+        print(f'W&B: the run "{told["study"]} report"; attnlab sync {args.study} uploads it', file=sys.stderr)
     return 0
+
+
+def _add_baseline(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--baseline",
+        action="append",
+        metavar="KEY=VALUE",
+        default=[],
+        help="compare with what has this and is otherwise equal, such as attention=se; may be given several times "
+        "(default: what the sweep's baseline says, or the bare backbone)",
+    )
+
+
+def _levels(words: list[str]) -> dict[str, str]:
+    for word in words:
+        if "=" not in word:
+            raise InputError(f"--baseline {word}: must be KEY=VALUE, such as attention=se")
+    return dict(word.split("=", 1) for word in words)
+
+
+def more(argv: list[str]) -> int:
+    """Run the seeds that undecided comparisons need."""
+    parser = argparse.ArgumentParser(
+        prog="attnlab more",
+        description="Runs the seeds that the undecided comparisons of a study need to be decided with 80 %% power, if "
+        "their differences are what they look like now; what is decided gets none. The cheapest to decide come first.",
+        epilog="example: attnlab more outputs/demo --budget 12 hydra.launcher.cpu_slots=1",
+    )
+    parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
+    parser.add_argument("--budget", metavar="N", type=int, default=20, help="at most so many points (default: 20)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
+    _add_baseline(parser)
+    parser.add_argument("overrides", nargs="*", metavar="hydra...=value", help="the launcher and its settings")
+    args = parser.parse_intermixed_args(argv)
+    if args.budget < 1:
+        raise InputError(f"--budget {args.budget}: must be at least 1")
+
+    from attnlab.sweep import race
+
+    planned = race.plan_round(args.study, args.budget, _levels(args.baseline), args.overrides)
+    if planned is None or args.dry_run:
+        return 0
+    try:
+        race.run(planned, ["more", *argv])
+    except OSError as error:
+        raise InputError(f"{args.study}: {error}") from None
+    return _say_how_it_went(planned)
+
+
+def repro(argv: list[str]) -> int:
+    """Train a point again and compare."""
+    parser = argparse.ArgumentParser(
+        prog="attnlab repro",
+        description="Trains a finished point again, with as many threads, and says whether the result is the same to "
+        "the bit, and if not, what differs and why that may be. Exit code 0: the same, 1: not.",
+        epilog="example: attnlab repro outputs/demo 2c3bb1b7",
+    )
+    parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
+    parser.add_argument("point", help="the point's folder in it, or a part of its name that no other has")
+    args = parser.parse_args(argv)
+
+    from attnlab import repro
+
+    first = repro.find(args.study, args.point)
+    print(f"training {first} again; the first time took {repro.minutes(first):.1f} min")
+    second = repro.again(first)
+    differences = repro.differences(first, second)
+    if not differences:
+        print(f"the same to the bit: {repro.what(first)}")
+        repro.forget(second)
+        return 0
+    print("not the same:", *differences, sep="\n  ")
+    print("what may be why:", *(repro.reasons(first, second) or ["nothing that was written down differs"]), sep="\n  ")
+    print(f"both are there: {first}, {second}")
+    return 1
 
 
 def sync(argv: list[str]) -> int:
@@ -258,6 +351,30 @@ def sync(argv: list[str]) -> int:
     from attnlab.tracking.sync import sync
 
     return 1 if sync(args.study, args.jobs) else 0
+
+
+def dashboard(argv: list[str]) -> int:
+    """A study's W&B workspace and report."""
+    parser = argparse.ArgumentParser(
+        prog="attnlab dashboard",
+        description="Makes the W&B workspace and the W&B report of a study, from its factors; a second call renews "
+        "both. Its runs must be there: attnlab sync. Needs an account, and pip install 'attnlab[dashboard]'.",
+        epilog="example: attnlab dashboard outputs/demo --dry-run",
+    )
+    parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="write both into the study's dashboard.json; no account, no network"
+    )
+    args = parser.parse_args(argv)
+
+    from attnlab.study import read_analysis
+    from attnlab.tracking import dashboard
+
+    if args.dry_run:
+        print(dashboard.write(args.study, read_analysis(args.study)))
+    else:
+        print(*dashboard.save(args.study, read_analysis(args.study)), sep="\n")
+    return 0
 
 
 if __name__ == "__main__":

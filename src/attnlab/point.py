@@ -126,6 +126,11 @@ def read_config(point: Path) -> dict[str, Any]:
     return {key: value for key, value in written.items() if key not in STANDALONE}
 
 
+def plans(study: Path) -> list[dict[str, Any]]:
+    """The commands that planned points of the study (``plans/*.json``), the last one last."""
+    return sorted(map(read_json, study.glob("plans/*.json")), key=lambda plan: plan["time"])
+
+
 def is_done(point: Path) -> bool:
     return (point / "result.json").is_file() and read_json(point / "status.json").get("state") == "done"
 

@@ -54,6 +54,7 @@ TOP: dict[str, Any] = {
     "study": NAME,
     "output_dir": str,
     "tags": list[Annotated[str, Field(min_length=1, max_length=64)]],
+    "baseline": dict[str, str | int | float | bool | None] | None,
 }
 LOSS: dict[str, Any] = {
     "label_smoothing": Annotated[float, Field(ge=0, lt=1)],
@@ -65,6 +66,7 @@ SWEEP: dict[str, Any] = {
     "retry": typing.Literal["failed"] | None,
     "zip": list,
     "exclude": list,
+    "equal_cost": dict[typing.Literal["parameters", "macs"], str] | None,
 }
 PICTURES = Annotated[int, Field(ge=0, le=64)]
 LOGGERS: dict[str, dict[str, Any]] = {
@@ -206,7 +208,7 @@ def _check_target(group: str, node: Settings) -> Settings:
         if group not in ("attention", "scheduler"):
             raise InputError(f"{group}._target_ is missing: it names the class to build")
         for key in settings:
-            _known(group, key, CROSSED if group == "attention" else ())
+            _known(group, key, (*CROSSED, "init") if group == "attention" else ())
         return {"name": "none"}
 
     found = locate(target, group)

@@ -2,6 +2,7 @@
 
 import gc
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_differences_that_are_all_alike():
     (worse,) = corrected([compare(dict.fromkeys(range(7), -0.1))])
     assert worse.verdict == "worse"
     (few,) = corrected([compare(dict.fromkeys(range(3), -0.1))])
-    assert more_pairs(few, family=1) == 3  # 2 / 2⁶ is below 5 %
+    assert more_pairs(few, family=1) == 5  # 2 / 2⁸ is below the 5 % / 4 of a second look
 
 
 def test_holm():
@@ -68,8 +69,10 @@ def test_pairs_needed_are_the_fewest(effect):
 
 def test_more_pairs():
     assert pairs_needed(1.0) == 10  # Cohen's tables
-    assert more_pairs(Comparison(4, 0.1, p=0.2, effect=1.0, p_holm=0.2), family=1) == 6
-    assert more_pairs(Comparison(4, 0.1, p=0.2, effect=1.0, p_holm=0.4), family=3) > 6
+    undecided = Comparison(4, 0.1, p=0.2, effect=1.0, p_holm=0.2)
+    assert more_pairs(undecided, family=1) == pairs_needed(1.0, 0.05 / 4) - 4  # a second look has a quarter to spend
+    assert more_pairs(undecided, family=3) == pairs_needed(1.0, 0.05 / 12) - 4
+    assert more_pairs(replace(undecided, looks=2), family=1) == pairs_needed(1.0, 0.05 / 8) - 4
     assert more_pairs(Comparison(4, 0.1, p=0.01, effect=3.0, p_holm=0.01), family=1) == 0
     assert more_pairs(Comparison(4, 0.1, p=0.9, effect=0.01, p_holm=0.9), family=1) is None
     assert more_pairs(Comparison(1, 0.1), family=1) is None

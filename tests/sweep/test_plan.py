@@ -136,7 +136,13 @@ class Net(nn.Module):
 """)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("ATTNLAB_ALLOW", "looks_at_values")
-    argv = ["backbone._target_=looks_at_values.Net", "~backbone.bn_momentum", "attention=se", "sites=module"]
+    argv = [
+        "backbone._target_=looks_at_values.Net",
+        "~backbone.bn_momentum",
+        "~backbone.width",
+        "attention=se",
+        "sites=module",
+    ]
     assert len(plan.make([*argv, "sites.names=[conv]"]).points) == 1
 
 

@@ -80,7 +80,7 @@ VARIED = {
         ["output_dir=${study}/a,b/${oc.env:HOME}", "study='with, comma'"],
     ],
     "unusual": [
-        ["~backbone.bn_momentum", "backbone.name=a", "attention=se"],
+        ["~backbone.bn_momentum", "~backbone.width", "backbone.name=a", "attention=se"],
         ["attention=se", "++attention.gate=tanh", "~attention.gate"],
         ["~logger", "seed=1"],
         ["~logger=csv,wandb"],

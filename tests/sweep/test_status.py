@@ -55,7 +55,7 @@ def test_status_while_it_runs_and_when_it_is_killed(study):
     assert "3 points: 1 done, 1 killed, 1 failed" in shown
     (killed,) = (line for line in shown.splitlines() if line.startswith("  killed"))
     assert killed.split(maxsplit=4)[1:] == [folders["slow"], "epoch", "1/9", "its process is gone"]
-    assert "the command that made the study goes on with what was preempted or killed" in shown
+    assert "the command that made the study goes on with what was preempted, killed or not started" in shown
     followed, _ = follower.communicate(timeout=60)  # it ends by itself
     assert follower.returncode == 0
     assert "1 done, 1 killed, 1 failed" in followed
@@ -88,7 +88,7 @@ def test_waiting_and_preempted_points(tmp_path, capsys):
         "  pending   a  waits for a slot",
         "  pending   b  SLURM 12_3",
         "  preempted c  asked to stop by SIGUSR1",
-        "the command that made the study goes on with what was preempted or killed",
+        "the command that made the study goes on with what was preempted, killed or not started",
     ]
 
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from attnlab.backbones.places import Place, names_places
 from attnlab.backbones.registry import register
+from attnlab.errors import InputError
 
-WIDTHS = (16, 32, 64, 128)
+STEM, WIDTHS = 8, (16, 32, 64, 128)
 
 
 class SamePool(nn.Module):
@@ -55,23 +56,29 @@ class MiniXception(nn.Module):
     """The article's mini-Xception: 58,423 parameters for 1 input channel and 7 classes.
 
     ``(N, in_channels, H, W)`` with H, W of at least 32 -> logits ``(N, num_classes)``. Weights start as Keras
-    starts them (Glorot uniform, biases 0). ``bn_momentum`` is in PyTorch's terms: 0.01 is Keras' 0.99.
+    starts them (Glorot uniform, biases 0). ``bn_momentum`` is in PyTorch's terms: 0.01 is Keras' 0.99. ``width``
+    multiplies every number of channels (rounded, at least 1). Raises InputError if it is not above 0.
     """
 
     min_size = 32
 
-    def __init__(self, num_classes: int = 7, in_channels: int = 1, *, bn_momentum: float = 0.01) -> None:
+    def __init__(
+        self, num_classes: int = 7, in_channels: int = 1, *, bn_momentum: float = 0.01, width: float = 1.0
+    ) -> None:
         super().__init__()
+        if width <= 0:
+            raise InputError(f"width={width}: must be above 0")
+        stem, *widths = (max(1, round(channels * width)) for channels in (STEM, *WIDTHS))
         norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=bn_momentum)
         self.stem = nn.Sequential()
-        for i, inputs in enumerate((in_channels, 8), start=1):
-            self.stem.add_module(f"conv{i}", nn.Conv2d(inputs, 8, 3, bias=False))
-            self.stem.add_module(f"norm{i}", norm(8))
+        for i, inputs in enumerate((in_channels, stem), start=1):
+            self.stem.add_module(f"conv{i}", nn.Conv2d(inputs, stem, 3, bias=False))
+            self.stem.add_module(f"norm{i}", norm(stem))
             self.stem.add_module(f"relu{i}", nn.ReLU())
         self.module1, self.module2, self.module3, self.module4 = (
-            ResidualModule(inputs, outputs, norm) for inputs, outputs in zip((8, *WIDTHS), WIDTHS, strict=False)
+            ResidualModule(inputs, outputs, norm) for inputs, outputs in zip((stem, *widths), widths, strict=False)
         )
-        self.head = nn.Conv2d(WIDTHS[-1], num_classes, 3, padding=1)
+        self.head = nn.Conv2d(widths[-1], num_classes, 3, padding=1)
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):
                 nn.init.xavier_uniform_(conv.weight)

@@ -1,18 +1,56 @@
-"""From a study's folder to variants: what differs between the points, and their results by seed."""
+"""From a study's folder to variants: its points' ledgers, read. Imports no torch."""
 
+import contextlib
+import csv
+import functools
 import json
-import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import log10
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from attnlab.errors import InputError
-from attnlab.point import digest, is_done, read_json, without_seed
+from attnlab import point as ledger
+from attnlab.errors import InputError, choices
+from attnlab.study import factors
+from attnlab.study.factors import Levels
 
-Path_ = tuple[str, ...]
-Flat = dict[Path_, Any]
+if TYPE_CHECKING:
+    import numpy as np
+
+BARE = {"attention": "none"}  # the baseline, unless a config says otherwise
+LOG_LINES = 12
+
+
+@dataclass(frozen=True)
+class Point:
+    """A finished point."""
+
+    folder: Path
+    seed: int
+    result: Mapping[str, Any]  # result.json
+    about: Mapping[str, Any]  # point.json, without the identity
+    status: Mapping[str, Any]  # status.json
+
+    @property
+    def code(self) -> str:
+        """The versions of the code that have trained it."""
+        return " then ".join(version["source"] for version in self.about.get("code") or [])
+
+    def answers(self) -> "np.ndarray | None":
+        """``(2, N)``: labels and predicted classes of the test images; None for a point that has not kept them."""
+        return _array(self.folder / "test.npy")
+
+    def curve(self) -> dict[str, list[float]]:
+        """metrics.csv by column."""
+        with contextlib.suppress(FileNotFoundError), (self.folder / "metrics.csv").open() as file:
+            columns: dict[str, list[float]] = defaultdict(list)
+            for row in csv.DictReader(file):
+                for key, value in row.items():
+                    columns[key].append(float(value or "nan"))
+            return dict(columns)
+        return {}
 
 
 @dataclass
@@ -20,142 +58,174 @@ class Variant:
     """Points that differ in the seed alone."""
 
     label: str
-    settings: dict[str, Any]  # the identity without the seed
-    results: dict[int, dict[str, Any]] = field(default_factory=dict)  # seed -> result.json
+    settings: Mapping[str, Any]  # the identity without the seed
+    levels: Levels = field(default_factory=dict)
+    points: dict[int, Point] = field(default_factory=dict)  # by seed
 
     @property
-    def is_bare(self) -> bool:
-        return self.settings["sites"] is None
+    def cost(self) -> Mapping[str, Any]:
+        return next(iter(self.points.values())).result["cost"]
 
     @property
-    def cost(self) -> dict[str, Any]:
-        return next(iter(self.results.values()))["cost"]
+    def latency_ms(self) -> float:
+        """The quietest measurement."""
+        return min(point.result["cost"]["latency_ms"] for point in self.points.values())
 
     def values(self, metric: str = "accuracy") -> dict[int, float]:
         """Test metric by seed."""
-        return {seed: result["test"][metric] for seed, result in sorted(self.results.items())}
+        return {seed: point.result["test"][metric] for seed, point in sorted(self.points.items())}
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A point that is not in the tables, and why."""
+
+    folder: Path
+    state: str
+    error: str
 
 
 @dataclass(frozen=True)
 class Study:
     folder: Path
     variants: list[Variant]
-    states: Counter[str]  # how many points are done, failed, ...
+    unfinished: list[Unfinished]
+    plans: Sequence[Mapping[str, Any]]  # the commands that made it, as plans/*.json tell
 
-    def bare_of(self, variant: Variant) -> Variant | None:
-        """The bare backbone under otherwise equal settings, if the study has it."""
-        rest = _comparable(variant.settings)
-        for other in self.variants:
-            if other.is_bare and other is not variant and _comparable(other.settings) == rest:
-                return other
+    @functools.cached_property
+    def factors(self) -> dict[str, list[str]]:
+        """What differs between the variants, with its levels."""
+        names = dict.fromkeys(name for variant in self.variants for name in variant.levels)
+        return {
+            name: factors.in_order(v.levels[name] for v in sorted(self.variants, key=_by_levels) if name in v.levels)
+            for name in names
+        }
+
+    @functools.cached_property
+    def rounds(self) -> list[frozenset[str]]:
+        """The folders' names of each round of seeds that were added after a look."""
+        return [frozenset(plan["points"]) for plan in self.plans if plan.get("more")]
+
+    @functools.cached_property
+    def baseline(self) -> dict[str, str]:
+        """What the last command said, or the bare backbone."""
+        said = [plan["baseline"] for plan in self.plans if plan.get("baseline")]
+        return {key: factors.written(value) for key, value in said[-1].items()} if said else dict(BARE)
+
+
+@functools.lru_cache(maxsize=256)  # a baseline's are asked for again and again
+def _array(path: Path) -> "np.ndarray | None":
+    import numpy as np
+
+    try:
+        return np.load(path)
+    except (FileNotFoundError, ValueError):
         return None
+
+
+def _by_levels(variant: Variant) -> tuple[Any, ...]:
+    return tuple(variant.levels.values())
 
 
 def read_study(folder: Path) -> Study:
     """Read all points below ``folder``. Raises InputError if there is no finished one."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a study is a folder of points, such as outputs/demo")
-    states: Counter[str] = Counter()
-    groups: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    groups: dict[str, dict[int, Point]] = defaultdict(dict)
     settings: dict[str, dict[str, Any]] = {}
     names: dict[str, dict[str, str]] = {}
+    unfinished, seen = [], set()
     for path in sorted(folder.glob("*/point.json")):
-        about, state = read_json(path), read_json(path.with_name("status.json")).get("state", "pending")
-        result = read_json(path.with_name("result.json"))
-        states[state] += 1
-        if state != "done" or not result:
+        about, status = ledger.read_json(path), ledger.read_json(path.with_name("status.json"))
+        result = ledger.read_json(path.with_name("result.json")) if status.get("state") == "done" else {}
+        seen.add(path.parent.name)
+        if not result:
+            unfinished.append(Unfinished(path.parent, ledger.state(path.parent), status.get("error") or ""))
             continue
-        rest = without_seed(about["identity"])
+        identity = about.pop("identity")
+        rest = ledger.without_seed(identity)
         key = json.dumps(rest, sort_keys=True)
-        settings[key], names[key] = rest, about["names"]
-        groups[key][about["identity"]["seed"]] = result
+        settings.setdefault(key, rest)
+        names[key] = about["names"]
+        groups[key][identity["seed"]] = Point(path.parent, identity["seed"], result, about, status)
+    plans = ledger.plans(folder)
+    for name in dict.fromkeys(name for plan in plans for name in plan["points"]):
+        if name not in seen:
+            unfinished.append(Unfinished(folder / name, "not started", ""))
     if not groups:
+        states = Counter(point.state for point in unfinished)
         found = ", ".join(f"{n} {state}" for state, n in states.items()) or "no points"
         below = sorted({str(path.parents[1]) for path in folder.glob("*/*/point.json")})
         hint = f"studies below it: {', '.join(below)}" if below else "attnlab train makes them"
         raise InputError(f"{folder}: no finished points ({found}); {hint}")
-    texts = labels(settings, names)
-    variants = [Variant(texts[key], settings[key], groups[key]) for key in groups]
-    return Study(folder, variants, states)
+    texts, levels = factors.labels(settings, names), factors.levels(settings, names)
+    variants = [Variant(texts[key], settings[key], levels[key], groups[key]) for key in groups]
+    return Study(folder, variants, unfinished, plans)
 
 
-def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in ("attention", "sites")}
+def baselines(study: Study, wanted: Mapping[str, str]) -> list[Variant | None]:
+    """For each variant what it is compared with: the one with the levels ``wanted``, otherwise like it.
 
-
-def labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """A short name for each variant: its attention, and the settings in which the variants differ.
-
-    ``settings`` are identities without the seed, ``names`` what backbone, attention and sites are called.
+    That is equal in every factor that both have. None for the baselines themselves, and where there is no such
+    variant or several. Raises InputError for what is no factor or level of the study.
     """
-    flat = {key: _flatten(value) for key, value in settings.items()}
-    several = {group: len({n[group] for n in names.values() if group in n}) > 1 for group in ("backbone", "sites")}
-    telling = _telling(flat.values())
-    texts = {}
-    for key, mine in flat.items():
-        words = [name for group, name in names[key].items() if group == "attention" or several[group]]
-        words += [_setting(path, value) for path, value in mine.items() if (path, _kind(path, mine)) in telling]
-        texts[key] = " ".join(words)
-    twice = {text for text, n in Counter(texts.values()).items() if n > 1}
-    return {key: f"{text} #{digest(settings[key])[:4]}" if text in twice else text for key, text in texts.items()}
+    wanted = {f"attention.{name}" if f"attention.{name}" in study.factors else name: v for name, v in wanted.items()}
+    for name, level in wanted.items():
+        if wanted != BARE and level not in (known := study.factors.get(name, [])):
+            valid = choices(level, known) if known else choices(name, study.factors)
+            raise InputError(f"baseline {name}={level}: no such {'level' if known else 'factor'} here; {valid}")
+    # Where attention is the same everywhere it is no factor, and all are bare or none is.
+    among = [v for v in study.variants if wanted.items() <= {"attention": _attention(v), **v.levels}.items()]
+    of_shape: dict[frozenset[str], list[Variant]] = defaultdict(list)
+    for base in among:
+        of_shape[frozenset(base.levels)].append(base)
+    index: dict[tuple[str, ...], dict[tuple[str, ...], list[Variant]]] = {}
+    are_baselines = {id(base) for base in among}
+    found: list[Variant | None] = []
+    for variant in study.variants:
+        fitting: list[Variant] = []
+        for shape, bases in of_shape.items():
+            both = tuple(sorted(shape & variant.levels.keys() - wanted.keys()))
+            by_levels = index.setdefault((*sorted(shape), "|", *both), {})
+            if not by_levels:
+                for base in bases:
+                    by_levels.setdefault(tuple(base.levels[name] for name in both), []).append(base)
+            fitting += by_levels.get(tuple(variant.levels[name] for name in both), [])
+        found.append(fitting[0] if len(fitting) == 1 and id(variant) not in are_baselines else None)
+    return found
 
 
-def _telling(variants: Iterable[Flat]) -> set[tuple[Path_, Any]]:
-    """Settings, each with the kind of variants that can be compared in it, that are not equal for all of these."""
-    values: dict[tuple[Path_, Any], set[str]] = defaultdict(set)
-    have: Counter[tuple[Path_, Any]] = Counter()
-    size: Counter[tuple[str, Any]] = Counter()
-    for mine in variants:
-        size.update({(path[0], _kind(path, mine)) for path in mine})
-        for path, value in mine.items():
-            have[path, _kind(path, mine)] += 1
-            values[path, _kind(path, mine)].add(json.dumps(value, sort_keys=True))
-    named = {("backbone", "_target_"), ("attention", "_target_"), ("sites", "role")}  # the names say it
-    # In attention and sites, what has no effect is absent, which is no difference.
-    return {
-        (path, kind)
-        for (path, kind), found in values.items()
-        if path not in named
-        and (len(found) > 1 or (path[0] not in ("attention", "sites") and have[path, kind] < size[path[0], kind]))
-    }
+def looks(study: Study, variant: Variant, base: Variant) -> int:
+    """How often a comparison was looked at: once, and once more for each round of seeds that it got (attnlab more)."""
+    if not study.rounds:
+        return 1
+    pairs = variant.points.keys() & base.points.keys()
+    mine = {v.points[seed].folder.name for v in (variant, base) for seed in pairs}
+    return 1 + sum(not mine.isdisjoint(names) for names in study.rounds)
 
 
-def _kind(path: Path_, mine: Flat) -> Any:
-    """The class that a setting is of: variants of one class can be compared in it; in the class itself, all.
-
-    Of the backbone it is the name: one function builds several.
-    """
-    if path[-1] == "_target_":
-        return None
-    if path[0] == "backbone":
-        return mine.get(("backbone", "name"), mine.get(("backbone", "_target_")))
-    return mine.get(("attention" if path[0] == "sites" else path[0], "_target_"))
+def _attention(variant: Variant) -> str:
+    return "none" if variant.settings["sites"] is None else "some"
 
 
-def _flatten(value: Any, path: Path_ = ()) -> Flat:
-    if not isinstance(value, Mapping):
-        return {path: value}
-    return {p: v for key, child in value.items() for p, v in _flatten(child, (*path, key)).items()}
-
-
-def _setting(path: Path_, value: Any) -> str:
-    """``ratio=16``; ``data.seed=1`` where the last word alone would not tell whose it is; ``data=Digits``."""
-    if path[-1] == "_target_":
-        return f"{path[0]}={value.rpartition('.')[2]}"
-    if path[-1] == "parts":  # of a hybrid
-        names = [part["name"] if isinstance(part, Mapping) else str(part) for part in value]
-        return "+".join(name.rpartition(".")[2] for name in names)
-    text = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
-    return f"{path[-1] if path[0] == 'attention' else '.'.join(path)}={text}"
+def log_tail(folder: Path) -> str:
+    """The last lines of a point's log.txt."""
+    try:
+        with (folder / "log.txt").open("rb") as file:
+            file.seek(max(0, (folder / "log.txt").stat().st_size - 4000))
+            return "\n".join(file.read().decode(errors="replace").strip().splitlines()[-LOG_LINES:])
+    except OSError:
+        return ""
 
 
 def mixed_code(folders: Iterable[Path]) -> Iterator[str]:
     """A warning if the finished points were made by several versions of the code."""
-    versions: Counter[str] = Counter()
-    for folder in folders:
-        code = read_json(folder / "point.json").get("code") or []
-        if is_done(folder) and isinstance(code, list):
-            versions[" then ".join(version["source"] for version in code)] += 1
+    abouts = (ledger.read_json(folder / "point.json") for folder in folders if ledger.is_done(folder))
+    yield from several_versions(Point(Path(), 0, {}, about, {}) for about in abouts)
+
+
+def several_versions(points: Iterable[Point]) -> Iterator[str]:
+    versions = Counter(point.code for point in points if point.code)
     if len(versions) > 1:
         parts = ", ".join(f"{version} ({n})" for version, n in versions.most_common())
         yield f"finished points are of several versions of the code: {parts}; delete folders to train them anew"
@@ -165,5 +235,5 @@ def si(count: float) -> str:
     """``3.851 M``"""
     if count < 1000:
         return f"{count:.4g}"
-    power = min(3, int(math.log10(count) / 3))
+    power = min(3, int(log10(count) / 3))
     return f"{count / 1000**power:#.4g}".rstrip(".") + " kMG"[power].rjust(2)

@@ -1,10 +1,10 @@
-"""The leaderboard: in the terminal, as Markdown, CSV, JSON and LaTeX, with a picture beside it."""
+"""The report of a study: in the terminal, as Markdown, CSV, JSON, LaTeX and as a page, with its figures."""
 
 import csv
 import io
 import json
 import re
-from math import isfinite
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,127 +13,143 @@ from rich.console import Console
 from rich.table import Table
 
 from attnlab.point import write_rows, write_text
-from attnlab.study.collect import Study, mixed_code, read_study, si
-from attnlab.study.figure import draw
-from attnlab.study.statistics import Comparison, Estimate, compare, corrected, differences, estimate, more_pairs
+from attnlab.study.analysis import Told, analyse, detailed
+from attnlab.study.collect import read_study, si
+from attnlab.study.figures import draw_all
+from attnlab.study.page import page
 
-COLUMNS = ["variant", "accuracy %", "seeds", "vs bare", "p", "verdict", "parameters", "MACs", "ms"]
-FORMATS = ("md", "csv", "json", "latex")
+COLUMNS = ["variant", "accuracy %", "seeds", "test ±", "difference", "p", "verdict", "parameters", "MACs", "ms"]
+FORMATS = ("md", "csv", "json", "latex", "html")
 
 
-def write_report(folder: str | Path, form: str | None = None) -> None:
-    """Print the leaderboard of the study in ``folder``; write report.md, report.csv and report.png there.
+def write_report(folder: str | Path, form: str | None = None, baseline: Mapping[str, str] | None = None) -> Told:
+    """Print the report of the study in ``folder``; write report.html, .md, .csv, .json, .tex and figures/ there.
 
-    ``form``, one of FORMATS: print it as that, to be piped. Raises InputError if the folder holds no finished point.
+    ``form``, one of FORMATS: print it as that, to be piped. ``baseline``: what the others are compared with. Returns
+    what was found. Raises InputError if the folder holds no finished point, or nothing fits the baseline.
     """
     study = read_study(Path(folder))
-    rows = leaderboard(study)
-    write_rows(study.folder / "report.csv", [_flat(row) for row in rows])
-    write_text(study.folder / "report.md", markdown(study, rows))
-    draw(rows, study.folder / "report.png", title=study.folder.name)
+    told = analyse(study, baseline)
+    with Console(stderr=True).status("Drawing") as status:
+        figures = draw_all(told, study, lambda text: status.update(f"Drawing {text}"))
+    texts = {
+        "md": markdown(told, [figure["name"] for figure in figures]),
+        "json": json.dumps(told, indent=1, ensure_ascii=False),
+        "latex": latex(told),
+        "html": page({**detailed(told, study), "figures": figures}),
+    }
+    write_rows(study.folder / "report.csv", rows := [_flat(row) for row in told["variants"]])
+    for name, kind in (("md", "md"), ("json", "json"), ("latex", "tex"), ("html", "html")):
+        write_text(study.folder / f"report.{kind}", texts[name] + "\n")
     if form is not None:
-        print(written_as(form, study, rows))
-        return
+        print(texts[form] if form in texts else _csv(rows))
+        return told
     console = Console()
     if not console.is_terminal:
-        console.width = 120
-    table = Table(
-        title=f"{study.folder}: test accuracy, best first", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1)
+        console.width = 130
+    for part in in_terminal(told):
+        console.print(part, highlight=False)
+    console.print(
+        f"written: {study.folder}/report.html (open it in a browser), report.md, .csv, .json, .tex, figures/",
+        highlight=False,
     )
-    for column in COLUMNS:
-        left = column == "variant"
-        table.add_column(column, justify="left" if left else "right", no_wrap=not left, min_width=16 if left else None)
-    for row in rows:
-        table.add_row(*_cells(row), style="bold" if row["bare"] else None)
-    console.print(table)
-    for note in notes(study, rows):
-        console.print(note, highlight=False)
-    console.print(f"written: {study.folder}/report.md, report.csv, report.png", highlight=False)
+    return told
 
 
-def leaderboard(study: Study) -> list[dict[str, Any]]:
-    """A row a variant, the highest mean test accuracy first; each against its bare backbone, all of them one family."""
-    rows = []
-    bares = [study.bare_of(variant) for variant in study.variants]
-    pairs_of = [
-        {} if b is None else differences(v.values(), b.values()) for v, b in zip(study.variants, bares, strict=True)
-    ]
-    family = [compare(pairs) for pairs in pairs_of if pairs]
-    tested = sum(comparison.p is not None for comparison in family)
-    compared = iter(corrected(family))
-    for variant, pairs in zip(study.variants, pairs_of, strict=True):
-        values = variant.values()
-        comparison = next(compared) if pairs else None
-        rows.append(
-            {
-                "variant": variant.label,
-                "bare": variant.is_bare,
-                "values": values,
-                "accuracy": estimate(list(values.values())),
-                "differences": pairs,
-                "difference": estimate(list(pairs.values())) if pairs else None,
-                "comparison": comparison,
-                "more_seeds": more_pairs(comparison, tested) if comparison else None,
-                "parameters": variant.cost["parameters"],
-                "macs": variant.cost["macs"],
-                "latency_ms": min(result["cost"]["latency_ms"] for result in variant.results.values()),
-            }
+def in_terminal(told: Told) -> list[Any]:
+    """The leaderboard, a table for each factor, and what must be known to read them."""
+    return [_leaderboard(told), *_effect_tables(told), *remarks(told)]
+
+
+def _leaderboard(told: Told) -> Table:
+    table = _table(f"{told['folder']}: test accuracy, best first", COLUMNS)
+    for row in told["variants"]:
+        table.add_row(*_cells(row), style="bold" if row["is_baseline"] else None)
+    return table
+
+
+def _table(title: str, columns: list[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    for i, column in enumerate(columns):
+        table.add_column(
+            column, justify="right" if i else "left", no_wrap=bool(i), overflow="fold", min_width=0 if i else 16
         )
-    return sorted(rows, key=lambda row: -row["accuracy"].mean)
+    return table
 
 
-def notes(study: Study, rows: list[dict[str, Any]]) -> list[str]:
-    """What a reader must know to read the table."""
-    text = [
-        "± is the half-width of a 95 % t-interval over seeds. 'vs bare' is in percentage points, paired by seed.",
-        "p: paired t-test, with Holm's correction for all comparisons in the table; better and worse are p ≤ 0.05.",
-        "undecided (n): n more seeds decide it with 80 % power, if the difference is what it looks like now.",
-        "MACs and ms are of one image's forward pass; ms: median on the machine that trained, of the quietest seed.",
-    ]
-    fewest = min(row["accuracy"].n for row in rows)
-    if fewest == 1:
-        text.append("One seed has no interval, and shows nothing that another seed might not turn round.")
-    elif fewest < 5:
-        text.append(f"With {fewest} seeds the intervals are wide: more seeds narrow them.")
-    if any(row["difference"] is None and not row["bare"] for row in rows):
-        text.append("No 'vs bare' where the study has no bare point (attention=none) of equal settings and seed.")
-    unfinished = {state: n for state, n in study.states.items() if state != "done"}
-    if unfinished:
-        text.append("Not in the table: " + ", ".join(f"{n} {state}" for state, n in unfinished.items()) + ".")
-    text += mixed_code(sorted(path.parent for path in study.folder.glob("*/result.json")))
-    return text
+def _effect_tables(told: Told) -> list[Table]:
+    """What each factor does, averaged over the rest; the interactions that are decided."""
+    tables = []
+    if told["tables"] and len(told["factors"]) > 1:
+        table = _table("factors: each level averaged over the rest", ["factor", "accuracy %", "to the mean", "p"])
+        for term in told["tables"]:
+            among = f" ({term['among']})" if term["among"] else ""
+            for i, level in enumerate(term["levels"]):
+                name = f"{term['factor']}={level['level']}{'' if i else among}"
+                effect = percent(level["effect"], level["effect_half_width"], "+")
+                table.add_row(name, percent(level["mean"]), effect, "" if i else _p_value(term["p_holm"]))
+            table.add_section()
+        tables.append(table)
+    if told["interactions"]:
+        table = _table("interactions: do effects depend on another factor?", ["factors", "largest", "where", "p"])
+        for term in told["interactions"]:
+            cell = max(term["cells"], key=lambda cell: abs(cell["effect"]))
+            where = ", ".join(cell["levels"])
+            effect = percent(cell["effect"], cell["half_width"], "+")
+            table.add_row(" × ".join(term["factors"]), effect, where, _p_value(term["p_holm"]))
+        tables.append(table)
+    return tables
 
 
-def markdown(study: Study, rows: list[dict[str, Any]]) -> str:
-    """The leaderboard as a Markdown page with the picture."""
+def remarks(told: Told) -> list[str]:
+    """At equal cost, notes and warnings, a line each."""
+    lines = []
+    for row in told["variants"]:
+        if (equal := row["equal_cost"]) and equal["mean"] is not None:
+            difference = percent(equal["mean"], equal["half_width"], "+")
+            cost = "parameters" if equal["cost"] == "parameters" else "MACs"
+            lines.append(
+                f"at equal cost: {row['label']} is {difference} against {equal['label']} "
+                f"({equal['count']:,} {cost}): {equal['verdict']}"
+            )
+    return [*lines, *told["notes"], *(f"warning: {text}" for text in told["warnings"])]
+
+
+def markdown(told: Told, figures: list[str]) -> str:
+    """The leaderboard as a Markdown page with the figures."""
     lines = [
-        f"# {study.folder.name}",
+        f"# {told['study']}",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|---" + "|---:" * (len(COLUMNS) - 1) + "|",
     ]
-    lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
-    return "\n".join([*lines, "", *notes(study, rows), "", "![accuracy and cost](report.png)", ""])
+    lines += ["| " + " | ".join(cell.replace("|", r"\|") for cell in _cells(row)) + " |" for row in told["variants"]]
+    lines += ["", *(f"- {line}" for line in remarks(told)), "", told["methods"], ""]
+    return "\n".join(lines + [f"![{name}](figures/{name}.png)" for name in figures])
 
 
-def percent(value: Estimate | None, sign: str = "") -> str:
+def percent(value: float | None, half_width: float | None = None, sign: str = "") -> str:
     """``84.3 ± 1.2``, in percent or percentage points."""
     if value is None:
         return ""
-    mean = f"{100 * value.mean:{sign}.1f}"
-    return mean if value.half_width is None else f"{mean} ± {100 * value.half_width:.1f}"
+    mean = f"{100 * value:{sign}.1f}"
+    return mean if half_width is None else f"{mean} ± {100 * half_width:.1f}"
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    comparison = row["comparison"]
-    fewer = row["difference"] is not None and row["difference"].n < row["accuracy"].n
-    pairs = f" (n={row['difference'].n})" if fewer else ""
+def _interval(estimate: Mapping[str, Any] | None, sign: str = "") -> str:
+    return "" if estimate is None else percent(estimate["mean"], estimate["half_width"], sign)
+
+
+def _cells(row: Told) -> list[str]:
+    difference, accuracy = row["difference"], row["accuracy"]
+    pairs = f" (n={difference['n']})" if difference and difference["n"] < accuracy["n"] else ""
     return [
-        row["variant"],
-        percent(row["accuracy"]),
-        str(row["accuracy"].n),
-        percent(row["difference"], "+") + pairs,
-        _p_value(comparison),
+        row["label"],
+        _interval(accuracy),
+        str(accuracy["n"]),
+        percent(row["accuracy_test"]),
+        _interval(difference, "+") + pairs,
+        _p_value(row["p_holm"]),
         _verdict(row),
         f"{row['parameters']:,}",
         si(row["macs"]),
@@ -141,56 +157,35 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _p_value(comparison: Comparison | None) -> str:
-    """Corrected; ``<.001``"""
-    if comparison is None or comparison.p_holm is None:
-        return ""
-    return "<.001" if comparison.p_holm < 0.001 else f"{comparison.p_holm:.3f}".removeprefix("0")
+def _p_value(p: float | None) -> str:
+    """``.012``, ``<.001``"""
+    return "" if p is None else "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
-def _verdict(row: dict[str, Any]) -> str:
+def _verdict(row: Told) -> str:
     """``better``, or ``undecided (7)``: so many more seeds; ``(many)``: more than anyone would run"""
-    comparison = row["comparison"]
-    if comparison is None:
-        return ""
-    if comparison.verdict != "undecided":
-        return comparison.verdict
+    if row["verdict"] != "undecided":
+        return row["verdict"] or ""
     return f"undecided ({row['more_seeds'] or 'many'})"
 
 
-def written_as(form: str, study: Study, rows: list[dict[str, Any]]) -> str:
-    """The leaderboard as one of FORMATS."""
-    if form == "md":
-        return markdown(study, rows)
-    if form == "latex":
-        return latex(rows)
-    flat = [_flat(row) for row in rows]
-    if form == "json":
-        return json.dumps({"study": study.folder.name, "variants": flat, "notes": notes(study, rows)}, indent=2)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue().rstrip()
-
-
-def latex(rows: list[dict[str, Any]]) -> str:
+def latex(told: Told) -> str:
     """A table for a paper, with booktabs; the best mean is bold if its verdict is ``better``."""
     lines = [
         r"% \usepackage{booktabs}",
         r"\begin{tabular}{lrrrrr}",
         r"\toprule",
-        r"Variant & Accuracy (\%) & Seeds & vs.\ bare (points) & Parameters & MACs \\",
+        rf"Variant & Accuracy (\%) & Seeds & vs.\ {_escaped(told['baseline'])} & Parameters & MACs \\",
         r"\midrule",
     ]
-    for i, row in enumerate(rows):
+    for i, row in enumerate(told["variants"]):
         accuracy = _in_math(row["accuracy"])
-        if i == 0 and row["comparison"] is not None and row["comparison"].verdict == "better":
+        if i == 0 and row["verdict"] == "better":
             accuracy = rf"\boldmath{accuracy}"
         cells = [
-            re.sub(r"([_%&#$])", r"\\\1", row["variant"]),
+            _escaped(row["label"]),
             accuracy,
-            str(row["accuracy"].n),
+            str(row["accuracy"]["n"]),
             _in_math(row["difference"], "+") if row["difference"] else "--",
             f"{row['parameters']:,}".replace(",", r"\,"),
             si(row["macs"]).replace(" ", r"\,"),
@@ -199,26 +194,45 @@ def latex(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
-def _in_math(value: Estimate, sign: str = "") -> str:
-    return f"${percent(value, sign)}$".replace("±", r"\pm")
+def _escaped(text: str) -> str:
+    named = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return re.sub(r"[\\~^_%&#${}]", lambda found: named.get(found[0], "\\" + found[0]), text)
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    accuracy, difference, comparison = row["accuracy"], row["difference"], row["comparison"]
+def _in_math(value: Mapping[str, Any], sign: str = "") -> str:
+    return f"${_interval(value, sign)}$".replace("±", r"\pm")
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip()
+
+
+def _flat(row: Told) -> dict[str, Any]:
+    accuracy, difference, equal = row["accuracy"], row["difference"] or {}, row["equal_cost"] or {}
     return {
-        "variant": row["variant"],
-        "test_accuracy": accuracy.mean,
-        "test_accuracy_half_width": accuracy.half_width,
-        "seeds": accuracy.n,
-        "difference": difference and difference.mean,
-        "difference_half_width": difference and difference.half_width,
-        "difference_pairs": difference and difference.n,
-        "p": comparison and comparison.p,
-        "p_holm": comparison and comparison.p_holm,
-        "effect_size": comparison.effect if comparison and isfinite(comparison.effect or 0) else None,
-        "verdict": comparison and comparison.verdict,
+        "variant": row["label"],
+        "test_accuracy": accuracy["mean"],
+        "test_accuracy_half_width": accuracy["half_width"],
+        "test_accuracy_half_width_images": row["accuracy_test"],
+        "seeds": accuracy["n"],
+        "difference": difference.get("mean"),
+        "difference_half_width": difference.get("half_width"),
+        "difference_half_width_images": row["difference_test"],
+        "difference_pairs": difference.get("n"),
+        "p": row["p"],
+        "p_holm": row["p_holm"],
+        "effect_size": row["effect_size"],
+        "verdict": row["verdict"],
         "more_seeds": row["more_seeds"],
         "parameters": row["parameters"],
         "macs": row["macs"],
         "latency_ms": row["latency_ms"],
+        "pareto": " ".join(row["front"]),
+        "equal_cost_baseline": equal.get("label"),
+        "equal_cost_difference": equal.get("mean"),
+        "equal_cost_verdict": equal.get("verdict"),
     }

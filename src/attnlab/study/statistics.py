@@ -41,7 +41,8 @@ class Comparison:
     high: float | None = None
     p: float | None = None  # two-sided paired t-test
     effect: float | None = None  # the mean in standard deviations of the differences (Cohen's d_z)
-    p_holm: float | None = None  # corrected for all comparisons of the family
+    p_holm: float | None = None  # corrected for all comparisons of the family, and for its looks
+    looks: int = 1  # how often its verdict was looked at, and pairs were added where it was undecided
 
     @property
     def verdict(self) -> str:
@@ -78,24 +79,37 @@ def compare(pairs: Mapping[int, float]) -> Comparison:
 
 
 def corrected(family: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with Holm's correction, which keeps the chance of any false verdict among them at 5 %."""
+    """The comparisons with Holm's correction, which keeps the chance of any false verdict among them at 5 %.
+
+    Who looks and goes on until something is found, finds something: at its k-th look from the second on, a comparison
+    may spend 5 % / 2^k (Bonferroni over looks), in all at most 7.5 %, and not 11 to 17 % as without.
+    """
+    ps = iter(holm([min(1.0, c.p * _price(c.looks)) for c in family if c.p is not None]))
+    return [c if c.p is None else replace(c, p_holm=next(ps)) for c in family]
+
+
+def _price(looks: int) -> int:
+    return 1 if looks == 1 else 2**looks
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p values corrected by Holm's step-down method."""
     from statsmodels.stats.multitest import multipletests
 
-    tested = [comparison.p for comparison in family if comparison.p is not None]
-    holm = iter(multipletests(tested, method="holm")[1] if tested else [])
-    return [c if c.p is None else replace(c, p_holm=float(next(holm))) for c in family]
+    return multipletests(ps, method="holm")[1].tolist() if ps else []
 
 
 def more_pairs(comparison: Comparison, family: int) -> int | None:
     """How many pairs more decide an undecided one of a family of so many with 80 % power, if what was seen is true.
 
-    0 for what is decided; None if more than MOST pairs are needed, or nothing can be said.
+    At its next look, which has less of the 5 % to spend: see ``corrected``. 0 for what is decided; None if more than
+    MOST pairs are needed, or nothing can be said.
     """
     if comparison.verdict in ("better", "worse"):
         return 0
     if comparison.effect is None:
         return None
-    alpha = ALPHA / family  # as Holm asks of the smallest p
+    alpha = ALPHA / family / _price(comparison.looks + 1)  # as Holm asks of the smallest p
     needed = 1 + ceil(-log2(alpha)) if isinf(comparison.effect) else pairs_needed(comparison.effect, alpha)
     return None if needed is None else max(1, needed - comparison.pairs)
 

@@ -1,5 +1,7 @@
 """The plan: every point of a command is composed, checked and compared with the ledger before the first one starts."""
 
+import shlex
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -81,14 +83,62 @@ def make(argv: Sequence[str], tell: Told = lambda text: None, *, without_data: b
     for point in plan.points:
         if multirun and isinstance(devices := point.config["trainer"].get("devices"), list):
             raise InputError(f"trainer.devices={devices}: the launcher chooses the devices; say how many")
+    if equal := settings.get("equal_cost"):
+        from attnlab.sweep.equal_cost import widened
+
+        more, lines = widened(plan.points, equal, tell)
+        known = {point.folder for point in plan.points}
+        plan.points += [point for point in more if point.folder not in known]
+        plan.combinations += len(plan.points) - len(known)
+        plan.collapsed += lines
+        _entitle(plan.points)
     plan.retry = not multirun or settings.get("retry") == "failed"
     if plan.errors and (settings.get("on_error") != "skip" or not plan.points):
         raise InputError("\n".join(plan.errors))
     return plan
 
 
+def of_points(configs: Sequence[dict[str, Any]], overrides: Sequence[str], tell: Told = lambda text: None) -> Plan:
+    """The plan of points whose configs are known; ``overrides`` say how they are launched: ``hydra...=`` alone.
+
+    Raises InputError for what is wrong with them.
+    """
+    hydra = _hydra(overrides)
+    here = hydra["launcher"]["_target_"].rpartition(".")[2] not in ("Slurm", "Ray")
+    plan = check((([f"seed={config['seed']}"], config) for config in configs), tell, here)
+    if plan.errors:
+        raise InputError("\n".join(plan.errors))
+    plan.multirun, plan.hydra = True, {key: hydra[key] for key in ("launcher", "sweeper")}
+    return plan
+
+
+def launcher_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """``hydra.launcher`` as the overrides set it. Raises InputError."""
+    return _hydra(overrides)["launcher"]
+
+
+def _hydra(overrides: Sequence[str]) -> dict[str, Any]:
+    with composing() as compose_one:
+        return OmegaConf.to_container(steering(overrides, compose_one).hydra)  # type: ignore[return-value]
+
+
+def record(plan: Plan, argv: Sequence[str], **more: Any) -> None:
+    """Write ``<study>/plans/<hash>.json``, so that what was planned and never started is known to be missing."""
+    by_study: dict[Path, list[Planned]] = defaultdict(list)
+    for point in plan.points:
+        by_study[point.folder.parent].append(point)
+    for study, points in by_study.items():
+        told = {
+            "command": shlex.join(["attnlab", *argv]),
+            "baseline": points[-1].config.get("baseline"),
+            "points": sorted(point.folder.name for point in points),
+            **more,
+        }
+        ledger.write_json(study / "plans" / f"{ledger.digest(told)[:8]}.json", {"time": time.time(), **told})
+
+
 def check(
-    composed: Iterable[tuple[list[str], DictConfig | InputError]],
+    composed: Iterable[tuple[list[str], DictConfig | dict[str, Any] | InputError]],
     tell: Told = lambda text: None,
     here: bool = True,
     without_data: bool = False,
@@ -172,7 +222,7 @@ def _collapsed(points: Iterable[Planned]) -> list[str]:
 
 def _entitle(points: list[Planned]) -> None:
     """What the terminal calls the points of a sweep: ``[3/10] cbam order=parallel s0 2c3bb1b7``."""
-    from attnlab.study.collect import labels
+    from attnlab.study.factors import labels
 
     if len(points) == 1:
         points[0].title = points[0].variant = points[0].folder.name

@@ -17,7 +17,7 @@ from attnlab import point as ledger
 from attnlab.errors import InputError
 from attnlab.sweep import slurm
 
-STATES = ("done", "running", "pending", "preempted", "killed", "failed", "new")
+STATES = ("done", "running", "pending", "preempted", "killed", "failed", "new", "not started")
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "killed": "yellow", "preempted": "yellow"}
 LOG_LINES = 5
 
@@ -49,7 +49,9 @@ def read(study: Path) -> list[Standing]:
             queued = slurm.queue()
             gone = {folder for folder, job in jobs.items() if job and job not in queued}
             points = [replace(p, state="killed") if p.folder in gone else p for p in points]
-    return points
+    known = {folder.name for folder in folders}
+    planned = dict.fromkeys(name for plan in ledger.plans(study) for name in plan["points"])
+    return points + [Standing(study / name, "not started", {}, {}) for name in planned if name not in known]
 
 
 def show(study: Path, follow: bool = False) -> None:
@@ -76,7 +78,7 @@ def page(study: Path, points: Sequence[Standing]) -> RenderableType:
     lines: list[RenderableType] = [
         Text.from_markup(f"{escape(str(study))}: {len(points)} point{'s' * (len(points) != 1)}: {', '.join(parts)}")
     ]
-    lines += [_line(point) for point in points if point.state not in ("done", "failed", "new")]
+    lines += [_line(point) for point in points if point.state not in ("done", "failed", "new", "not started")]
     for point in points:
         if point.state == "failed":
             lines.append(_line(point))
@@ -84,8 +86,10 @@ def page(study: Path, points: Sequence[Standing]) -> RenderableType:
             tail = log.read_text(errors="replace").strip().splitlines()[-LOG_LINES:] if log.exists() else []
             lines += [Text(f"      {line}", style="dim") for line in tail]
             lines.append(Text(f"      all of it: {log}", style="dim"))
-    if counts["preempted"] or counts["killed"]:
-        lines.append(Text("the command that made the study goes on with what was preempted or killed"))
+    waits = counts["not started"] and not counts["running"] and not counts["pending"]
+    if counts["preempted"] or counts["killed"] or waits:
+        lines.append(Text("the command that made the study goes on with what was preempted, killed or not started"))
+        lines += [Text(f"  {command}") for command in dict.fromkeys(plan["command"] for plan in ledger.plans(study))]
     if counts["failed"]:
         lines.append(Text("the same command with sweep.retry=failed runs the failed ones again"))
     return Group(*lines)

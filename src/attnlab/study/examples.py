@@ -1,0 +1,64 @@
+"""Uncertainty from the test set: what other test images, drawn like these, would have shown."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+RESAMPLES = 2000
+
+
+def correctness(answers: Sequence["np.ndarray | None"]) -> "np.ndarray | None":
+    """``(points, N)``: whether each point classified each test image rightly.
+
+    ``answers``: of each point ``(2, N)``, labels and predicted classes. None if a point has none, or if they are not
+    of the same images.
+    """
+    import numpy as np
+
+    known = [a for a in answers if a is not None]
+    if not known or len(known) < len(answers):
+        return None
+    labels = known[0][0]
+    if any(len(a[0]) != len(labels) or (a[0] != labels).any() for a in known):
+        return None
+    return np.stack([a[0] == a[1] for a in known])
+
+
+def half_width(values: "np.ndarray") -> float:
+    """Of the 95 % bootstrap interval (percentiles) of the mean of ``values``, one of each image.
+
+    Few different values occur, so that how often a resample holds each is drawn at once, from the multinomial
+    distribution: the same as drawing images with replacement.
+    """
+    import numpy as np
+
+    levels, counts = np.unique(values, return_counts=True)
+    drawn = np.random.default_rng(0).multinomial(len(values), counts / len(values), size=RESAMPLES)
+    low, high = np.percentile(drawn @ levels / len(values), [2.5, 97.5])
+    return float(high - low) / 2
+
+
+def of_accuracy(answers: Mapping[int, Any]) -> float | None:
+    """Half-width of a variant's accuracy over test images, its seeds as they are; ``answers`` by seed."""
+    right = correctness(list(answers.values()))
+    return None if right is None else half_width(right.mean(0))
+
+
+def of_difference(answers: Mapping[int, Any], base: Mapping[int, Any]) -> float | None:
+    """Half-width of the difference to a baseline over test images, which both have seen, for the seeds of both."""
+    seeds = sorted(answers.keys() & base.keys())
+    right = correctness([answers[s] for s in seeds] + [base[s] for s in seeds])
+    return None if right is None else half_width(right[: len(seeds)].mean(0) - right[len(seeds) :].mean(0))
+
+
+def mcnemar_p(answers: Any, base: Any) -> float | None:
+    """Exact McNemar test of two points: whether one is right more often where they disagree."""
+    right = correctness([answers, base])
+    if right is None:
+        return None
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    only_one, only_other = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    return float(mcnemar([[0, only_one], [only_other, 0]], exact=True).pvalue)

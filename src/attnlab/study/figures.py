@@ -1,0 +1,301 @@
+"""The figures of a study, each as SVG (follows light and dark), PDF and PNG."""
+
+import io
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from attnlab.point import write_bytes
+from attnlab.study.collect import Study
+from attnlab.study.factors import in_order
+from attnlab.study.worth import COSTS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Told = Mapping[str, Any]
+INK = "#1f2021"  # what turns light in dark mode
+GREY = "#7f8285"  # legible on white and on black
+# Okabe and Ito's colours, which people with any colour vision tell apart, without the yellow that white swallows.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+LINES = ["-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1))]
+VERDICTS = {"better": (COLOURS[0], "^"), "worse": (COLOURS[1], "v")}  # by shape too
+MOST = 40  # rows of a figure; a table shows the rest
+STYLE = f"<style>svg{{color:{INK}}}@media(prefers-color-scheme:dark){{svg{{color:#dfe1e3}}}}</style>"
+
+
+def draw_all(told: Told, study: Study, tell: Callable[[str], None] = lambda name: None) -> list[dict[str, str]]:
+    """Draw what the study has the data for into its folder ``figures/``.
+
+    Returns of each its name, title, how to read it, and the SVG for a page, whose inks are the page's own colour.
+    """
+    figures = [
+        ("pareto", "Accuracy against cost", _pareto,
+         "A dot is a variant, the square the baseline, a line its 95 % interval. Those on the dashed line are the "
+         "Pareto front: nothing is as accurate and cheaper."),
+        ("effects", f"Differences to {told['baseline']}", _effects,
+         "Small dots are seeds, marks their means, thick lines 95 % intervals over seeds, thin lines below "
+         "them those over test images. Triangles are decided after correction: up better, down worse."),
+        ("seeds", "Every seed", _seeds,
+         "A dot is the test accuracy of one seed, the ring their mean, the line its 95 % interval."),
+        ("factors", "Each factor, averaged over the rest", _factors,
+         "The mean accuracy of each level as if the other factors' levels counted alike; lines are 95 % intervals of "
+         "its distance from the mean of the levels."),
+        ("heatmap", "Two factors together", _heatmap,
+         "Mean test accuracy in percent for each combination, averaged over seeds and what else differs."),
+        ("curves", "Learning curves", _curves,
+         "Validation accuracy after each epoch: the mean over seeds, and a band from the lowest to the highest seed."),
+    ]  # fmt: skip
+    drawn = []
+    with _styled():
+        for name, title, draw, how in figures:
+            tell(name)
+            figure = draw(told, study)
+            if figure is not None:
+                svg = _save(figure, study.folder / "figures", name)
+                drawn.append({"name": name, "title": title, "how": how, "svg": svg})
+    return drawn
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    import matplotlib
+
+    inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    style: Any = {
+        **dict.fromkeys(inks, INK),
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "grid.color": GREY,
+        "grid.alpha": 0.25,
+        "svg.fonttype": "none",
+        "pdf.fonttype": 42,
+        "legend.frameon": False,
+    }
+    with matplotlib.rc_context(style):
+        yield
+
+
+def _save(figure: "Figure", folder: Path, name: str) -> str:
+    """Write name.svg, .pdf and .png; returns the SVG for a page."""
+    import matplotlib
+
+    matplotlib.rcParams["svg.hashsalt"] = name  # its ids are the same each time, and no other figure's
+    made: dict[str, bytes] = {}
+    for kind in ("svg", "pdf", "png"):
+        file = io.BytesIO()
+        dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+        figure.savefig(file, format=kind, dpi=160, transparent=kind == "svg", metadata=dates)
+        made[kind] = file.getvalue()
+    svg = made["svg"].decode()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    start = svg.index(">") + 1
+    made["svg"] = (svg[:start] + STYLE + svg[start:]).encode()
+    for kind, content in made.items():
+        write_bytes(folder / f"{name}.{kind}", content)
+    return svg
+
+
+def _axes(rows: int, columns: int, width: float, height: float, **settings: Any) -> tuple["Figure", Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **settings)
+
+
+def _pareto(told: Told, study: Study) -> "Figure":
+    units = {"parameters": ("parameters, thousands", 1e3), "macs": ("MACs of one image, millions", 1e6)}
+    figure, (panels,) = _axes(1, 3, 11, 4, sharey=True)
+    rows = told["variants"]
+    for axes, cost in zip(panels, COSTS, strict=True):
+        label, unit = units.get(cost, ("forward pass of one image, ms", 1))
+        front = sorted((r for r in rows if cost in r["front"]), key=lambda r: (r[cost], r["accuracy"]["mean"]))
+        ids = {row["id"] for row in front}
+        for row in rows:
+            told_apart = row["is_baseline"] or row["id"] in ids
+            colour = INK if row["is_baseline"] else COLOURS[0] if told_apart else GREY
+            half_width = row["accuracy"]["half_width"]
+            axes.errorbar(
+                row[cost] / unit,
+                100 * row["accuracy"]["mean"],
+                yerr=None if half_width is None or not told_apart else 100 * half_width,
+                fmt="s" if row["is_baseline"] else "o",
+                color=colour,
+                markersize=3 if len(rows) > MOST else 5,
+                linewidth=0.8,
+                alpha=0.8,
+            )
+        x, y = [r[cost] / unit for r in front], [100 * r["accuracy"]["mean"] for r in front]
+        axes.step(x, y, where="post", color=COLOURS[0], linestyle="--", linewidth=1)
+        for i, row in enumerate(front[-8:]):
+            axes.annotate(
+                row["label"], (row[cost] / unit, 100 * row["accuracy"]["mean"]), fontsize=7,
+                xytext=(5, 6 if i % 2 else -10), textcoords="offset points",
+            )  # fmt: skip
+        axes.set_xlabel(label)
+        axes.ticklabel_format(axis="x", useOffset=False)
+        axes.margins(x=0.12)
+    panels[0].set_ylabel("test accuracy, %")
+    _fit(panels[0].set_ylim, [100 * v for row in rows for v in row["values"].values()])
+    return figure
+
+
+def _effects(told: Told, study: Study) -> "Figure | None":
+    rows = [row for row in told["variants"] if row["difference"]][:MOST]
+    if not rows:
+        return None
+    figure, ((axes,),) = _axes(1, 1, 7.5, 1.1 + 0.3 * len(rows))
+    for y, row in enumerate(reversed(rows)):
+        colour, marker = VERDICTS.get(row["verdict"], (GREY, "o"))
+        seeds = [100 * d for d in row["differences"].values()]
+        axes.plot(seeds, [y + 0.22] * len(seeds), ".", color=colour, markersize=4, alpha=0.6)
+        mean, half_width = 100 * row["difference"]["mean"], row["difference"]["half_width"]
+        if half_width is not None:
+            axes.hlines(y, mean - 100 * half_width, mean + 100 * half_width, color=colour, linewidth=2)
+        if row["difference_test"] is not None:
+            reach = 100 * row["difference_test"]
+            axes.hlines(y - 0.22, mean - reach, mean + reach, color=colour, linewidth=0.8)
+        filled = "white" if marker == "o" else colour
+        axes.plot(mean, y, marker, color=colour, markerfacecolor=filled, markersize=6)
+    axes.axvline(0, color=INK, linewidth=1)
+    _name_rows(axes, rows)
+    _fit(axes.set_xlim, [0.0, *(100 * d for row in rows for d in row["differences"].values())])
+    axes.set_xlabel(f"difference to {told['baseline']}, percentage points{_cut(told, rows)}")
+    return figure
+
+
+def _seeds(told: Told, study: Study) -> "Figure":
+    rows = told["variants"][:MOST]
+    figure, ((axes,),) = _axes(1, 1, 7.5, 1.1 + 0.3 * len(rows))
+    for y, row in enumerate(reversed(rows)):
+        colour = INK if row["is_baseline"] else COLOURS[0]
+        values = [100 * v for v in row["values"].values()]
+        mean, half_width = 100 * row["accuracy"]["mean"], row["accuracy"]["half_width"]
+        if half_width is not None:
+            axes.hlines(y, mean - 100 * half_width, mean + 100 * half_width, color=colour, linewidth=1)
+        axes.plot(mean, y, "o", color=colour, markerfacecolor="white", markersize=6)
+        axes.plot(values, [y] * len(values), ".", color=colour, markersize=5, alpha=0.7)
+    _name_rows(axes, rows)
+    _fit(axes.set_xlim, [100 * v for row in rows for v in row["values"].values()])
+    axes.set_xlabel(f"test accuracy, %{_cut(told, rows)}")
+    return figure
+
+
+def _cut(told: Told, rows: Sequence[Told]) -> str:
+    return f" (the best {MOST} of {len(told['variants'])})" if len(rows) == MOST < len(told["variants"]) else ""
+
+
+def _name_rows(axes: "Axes", rows: Sequence[Told]) -> None:
+    axes.set_yticks(range(len(rows)), [row["label"] for row in reversed(rows)])
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.tick_params(axis="y", length=0)
+
+
+def _factors(told: Told, study: Study) -> "Figure | None":
+    tables = [table for table in told["tables"] if len(table["levels"]) <= MOST][:6]
+    if not tables or len(told["factors"]) < 2:
+        return None
+    ratios = [1 + len(table["levels"]) for table in tables]
+    figure, (panels,) = _axes(1, len(tables), min(12, 2 + 0.55 * sum(ratios)), 3.4, sharey=True, width_ratios=ratios)
+    for axes, table in zip(panels, tables, strict=True):
+        levels = table["levels"]
+        means = [100 * level["mean"] for level in levels]
+        widths = [100 * (level["effect_half_width"] or 0) for level in levels]
+        line = "o-" if all(level["level"].replace(".", "").isdigit() for level in levels) else "o"
+        axes.errorbar(range(len(levels)), means, yerr=widths, fmt=line, color=COLOURS[0], linewidth=1, elinewidth=2)
+        steep = max(len(level["level"]) for level in levels) * len(levels) > 24
+        axes.set_xticks(range(len(levels)), [level["level"] for level in levels], rotation=90 if steep else 0)
+        axes.set_xlim(-0.6, len(levels) - 0.4)
+        p = "" if table["p_holm"] is None else f"\np = {table['p_holm']:.2g}"
+        axes.set_title(f"{table['factor']}{' (' + table['among'] + ')' if table['among'] else ''}{p}")
+    panels[0].set_ylabel("test accuracy, %")
+    return figure
+
+
+def _heatmap(told: Told, study: Study) -> "Figure | None":
+    pair = _pair(told)
+    if pair is None:
+        return None
+    rows = [row for row in told["variants"] if all(name in row["factors"] for name in pair)]
+    several = sorted({row["factors"].get("attention", "") for row in rows}) if "attention" not in pair else [""]
+    several = several if 1 < len(several) <= 4 else [""]
+    across, down = (in_order(told["factors"][name]) for name in pair)
+    down = [level for level in down if any(row["factors"][pair[1]] == level for row in rows)]
+    values = {}
+    for attention in several:
+        cells: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for row in rows:
+            if attention in ("", row["factors"].get("attention")):
+                cells[row["factors"][pair[1]], row["factors"][pair[0]]].append(100 * row["accuracy"]["mean"])
+        values[attention] = [[fmean(cells[y, x]) if cells[y, x] else math.nan for x in across] for y in down]
+    known = [v for grid in values.values() for line in grid for v in line if not math.isnan(v)]
+    size = 0.75 * len(across) + 1
+    figure, (panels,) = _axes(1, len(several), 1.2 + size * len(several), 1.3 + 0.45 * len(down), sharey=True)
+    for axes, (attention, grid) in zip(panels, values.items(), strict=True):
+        axes.imshow(grid, cmap="cividis", vmin=min(known), vmax=max(known), aspect="auto")
+        for y, line in enumerate(grid):
+            for x, value in enumerate(line):
+                bright = max(known) > min(known) and (value - min(known)) / (max(known) - min(known)) > 0.55
+                axes.text(x, y, "" if math.isnan(value) else f"{value:.1f}", ha="center", va="center",
+                          color="#000000" if bright else "#ffffff")  # fmt: skip
+        axes.set_xticks(range(len(across)), across)
+        axes.set_yticks(range(len(down)), down)
+        axes.set_xlabel(pair[0])
+        axes.set_title(attention)
+        axes.grid(False)
+    panels[0].set_ylabel(pair[1])
+    return figure
+
+
+def _pair(told: Told) -> tuple[str, str] | None:
+    """The two factors that were crossed: ratio and sites if they were, else the first two that fit on a page."""
+    fitting = {name for name, levels in told["factors"].items() if len(levels) <= MOST}
+    crossed = [tuple(term["factors"]) for term in told["interactions"] if fitting.issuperset(term["factors"])]
+    for wanted in (("ratio", "sites"), ("order", "sites"), ("ratio", "order")):
+        if wanted in crossed or wanted[::-1] in crossed:
+            return wanted
+    return crossed[0] if crossed else None
+
+
+def _curves(told: Told, study: Study) -> "Figure | None":
+    rows = told["variants"]
+    base = [row for row in rows if row["is_baseline"]][:1]
+    shown = [*base, *(row for row in rows if row not in base)][: len(COLOURS)]
+    by_label = {variant.label: variant for variant in study.variants}
+    figure, ((axes,),) = _axes(1, 1, 7, 4)
+    others = iter(zip(COLOURS, LINES, strict=True))
+    drawn = False
+    for row in shown:
+        curves = [point.curve().get("val/accuracy", []) for point in by_label[row["label"]].points.values()]
+        epochs = min(map(len, curves), default=0)
+        if epochs < 2:
+            continue
+        drawn = True
+        colour, line = (INK, "-") if row["is_baseline"] else next(others)
+        x = range(1, epochs + 1)
+        by_epoch = [[100 * curve[i] for curve in curves] for i in range(epochs)]
+        axes.plot(x, list(map(fmean, by_epoch)), color=colour, linestyle=line, label=row["label"], linewidth=1.5)
+        axes.fill_between(x, list(map(min, by_epoch)), list(map(max, by_epoch)), color=colour, alpha=0.15, linewidth=0)
+    if not drawn:
+        return None
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("validation accuracy, %")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="lower right", fontsize=8)
+    return figure
+
+
+def _fit(set_limits: Callable[..., Any], values: Iterable[float]) -> None:
+    """Axes fit the dots, so that the wide interval of two seeds runs over the edge instead of squeezing them."""
+    found = list(values)
+    room = max(0.5, 0.25 * (max(found) - min(found)))
+    set_limits(min(found) - room, max(found) + room)

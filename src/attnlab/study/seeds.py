@@ -1,0 +1,87 @@
+"""Which seeds the undecided comparisons of a study still need."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from attnlab.study.collect import Study, Variant, baselines
+from attnlab.study.comparisons import family
+
+FIRST = 3  # pairs at least, before anything is said about how many more
+
+
+@dataclass(frozen=True)
+class Need:
+    """An undecided comparison, and the seeds that would decide it."""
+
+    variant: Variant
+    base: Variant
+    seeds: list[int]
+
+    @property
+    def points(self) -> list[tuple[Variant, int]]:
+        """What is not there of these pairs."""
+        return [(v, seed) for seed in self.seeds for v in (self.base, self.variant) if seed not in v.points]
+
+
+def needs(study: Study, wanted: dict[str, str]) -> tuple[list[Need], list[Variant]]:
+    """What each undecided comparison needs to be decided with 80 % power, if the difference is what it looks like now.
+
+    And the variants whose difference is too small for any number of seeds that one would run. Seeds that one of the
+    two has already come first. Raises InputError as ``baselines``.
+    """
+    needed, too_small = [], []
+    for found in filter(None, family(study, baselines(study, wanted))):
+        more = FIRST - found.comparison.pairs if found.comparison.p is None else found.more
+        if more is None:
+            too_small.append(found.variant)
+        elif more > 0:
+            fresh = _fresh(study, found.variant, found.base)
+            needed.append(Need(found.variant, found.base, [next(fresh) for _ in range(more)]))
+    return needed, too_small
+
+
+def _fresh(study: Study, variant: Variant, base: Variant) -> Iterator[int]:
+    """Seeds that are no pair yet: first those that one of the two has, then the study's, then new ones."""
+    either = variant.points.keys() ^ base.points.keys()
+    both = variant.points.keys() & base.points.keys()
+    others = {seed for v in study.variants for seed in v.points} - either - both
+    yield from sorted(either)
+    yield from sorted(others)
+    known = either | both | others
+    yield from (seed for seed in count() if seed not in known)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a comparison gets of the budget."""
+
+    need: Need
+    points: list[tuple[Variant, int]]  # to run, those left out that another comparison needs too
+    is_enough: bool
+
+
+def within(needed: Sequence[Need], budget: int) -> list[Share]:
+    """The points to run of each comparison, the cheapest to decide first, no more than ``budget`` in all.
+
+    One for which the budget is too small may get a part of its pairs.
+    """
+    chosen: set[tuple[int, int]] = set()
+    shares = []
+    left = list(needed)
+
+    def new(need: Need) -> list[tuple[Variant, int]]:
+        return [(v, seed) for v, seed in need.points if (id(v), seed) not in chosen]
+
+    while left:
+        need = min(left, key=lambda n: len(new(n)))
+        left.remove(need)
+        mine: list[tuple[Variant, int]] = []
+        for seed in need.seeds:
+            pair = [(v, s) for v, s in new(need) if s == seed]
+            if len(chosen) + len(pair) > budget:
+                break
+            mine += pair
+            chosen |= {(id(v), s) for v, s in pair}
+        shares.append(Share(need, mine, is_enough=not new(need)))
+    return shares

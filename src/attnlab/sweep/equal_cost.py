@@ -1,0 +1,113 @@
+"""Bare backbones that are made wider until they cost as much as one with attention."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attnlab import point as ledger
+from attnlab import schema
+from attnlab.build import rehearse
+from attnlab.errors import InputError, choices
+from attnlab.study.worth import NEAR
+from attnlab.sweep.plan import Planned
+
+Config = dict[str, Any]
+STEP, WIDEST = 0.001, 4.0  # of the width that the others have
+
+
+def widened(
+    points: Sequence[Planned], wanted: Mapping[str, str], tell: Callable[[str], None]
+) -> tuple[list[Planned], list[str]]:
+    """For each point with attention the bare one whose width makes it cost the same, and a line for each without.
+
+    ``wanted``: the setting that is the width, by cost: ``{"parameters": "backbone.width"}``, or ``macs``. Raises
+    InputError where the backbone has no such setting, or it is no positive number.
+    """
+    widths: dict[str, float | None] = {}  # by what is to be found
+    new: dict[str, Planned] = {}
+    lines = []
+    for point in (point for point in points if point.config["sites"] is not None):
+        for cost, setting in wanted.items():
+            start = _width(point.config, setting)
+            target = _cost_of(point, cost)
+            key = json.dumps([cost, setting, target, _bare(point.config, setting, start, seed=0)], sort_keys=True)
+            if key not in widths:
+                tell(f"{setting} of the bare backbone with {target:,} {cost}")
+                widths[key] = _fit(point.config, setting, start, cost, target)
+                if widths[key] is None:
+                    label = f"attention={point.config['attention']['name']} ({target:,} {cost})"
+                    lines.append(f"{label}: no {setting} costs the same to within {NEAR:.0%} of what attention adds")
+            width = widths[key]
+            if width is None:
+                continue
+            config = schema.check(_bare(point.config, setting, width, point.config["seed"]))
+            folder = ledger.folder(config)
+            overrides = [f"{key}={config[key]}" for key in ("study", "seed")]
+            new[folder.name] = Planned(
+                folder,
+                config,
+                [[*overrides, "attention=none", f"{setting}={width}"]],
+                ledger.state(folder),
+                ledger.attempts(folder),
+                cost=_rehearsed(config),
+            )
+    if new:
+        lines.insert(0, f"of these, {len(new)} are bare backbones widened to the cost of one with attention")
+    return list(new.values()), lines
+
+
+def _width(config: Config, setting: str) -> float:
+    group, _, name = setting.partition(".")
+    found = config.get(group, {}).get(name) if group == "backbone" else None
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or found <= 0:
+        numbers = [f"backbone.{k}" for k, v in config["backbone"].items() if isinstance(v, float)]
+        wrong = f"{setting} is no width of backbone={config['backbone']['name']}"
+        raise InputError(f"sweep.equal_cost: {wrong}; {choices(setting, numbers)}")
+    return float(found)
+
+
+def _bare(config: Config, setting: str, width: float, seed: int) -> Config:
+    backbone = {**config["backbone"], setting.partition(".")[2]: width}
+    return {**config, "backbone": backbone, "attention": {"name": "none"}, "sites": None, "seed": seed}
+
+
+def _rehearsed(config: Config) -> Any:
+    (found,) = rehearse([config])
+    if found.error:
+        raise InputError(f"sweep.equal_cost: {found.error}")
+    return found.cost
+
+
+def _cost_of(point: Planned, cost: str) -> int:
+    if point.cost is not None:
+        return getattr(point.cost, cost)
+    return ledger.read_json(point.folder / "result.json")["cost"][cost]
+
+
+def _fit(config: Config, setting: str, start: float, cost: str, target: int) -> float | None:
+    """The least width with the cost that is nearest to ``target``; None if that is off by more than NEAR."""
+    known: dict[int, int] = {}
+
+    def cost_at(step: int) -> int:
+        if step not in known:
+            width = round(start * (1 + step * STEP), 6)
+            known[step] = getattr(_rehearsed(_bare(config, setting, width, 0)), cost)
+        return known[step]
+
+    def first_with(enough: int) -> int:
+        """The least step that costs at least so much: channels are whole, so several widths are one network."""
+        low, high = 0, round((WIDEST - 1) / STEP)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if cost_at(middle) >= enough else (middle + 1, high)
+        return low
+
+    added = target - cost_at(0)
+    if added <= 0:
+        return None
+    above = first_with(target)
+    nearest = min((above - 1, above), key=lambda step: abs(cost_at(max(0, step)) - target))
+    step = first_with(cost_at(nearest))
+    if step == 0 or abs(cost_at(step) - target) > NEAR * added:
+        return None
+    return round(start * (1 + step * STEP), 6)

@@ -1,0 +1,65 @@
+"""Points' folders as trainings leave them, without the training."""
+
+import numpy as np
+
+from attnlab import point
+
+
+def write_point(
+    root,
+    attention,
+    seed,
+    accuracy,
+    sites="branch",
+    state="done",
+    latency=1.0,
+    counts=None,
+    data=None,
+    loss=None,
+    trainer=None,
+    answers=None,
+    curve=None,
+    backbone=None,
+    code="abc",
+    **settings,
+):
+    """A point's folder as a training leaves it; ``answers``: labels and predicted classes."""
+    bare = attention == "none"
+    config = {
+        "backbone": {"name": "net", "_target_": "x.Net", **(backbone or {})},
+        "attention": {"name": "none"} if bare else {"name": attention, "_target_": f"x.{attention}", **settings},
+        "sites": None if bare else {"name": sites, "role": sites, "stages": "all"},
+        "data": data or {"name": "d", "_target_": "x.D"},
+        "optimizer": {"name": "o", "_target_": "x.O", "lr": 0.1},
+        "scheduler": {"name": "none"},
+        "loss": loss or {},
+        "trainer": trainer or {"max_epochs": 3},
+        "seed": seed,
+        "study": root.name,
+        "output_dir": str(root.parent),
+    }
+    folder = point.folder(config)
+    names = {group: config[group]["name"] for group in ("backbone", "attention", "sites") if config[group]}
+    point.write_json(
+        folder / "point.json", {"identity": point.identity(config), "names": names, "code": [{"source": code}]}
+    )
+    point.set_status(folder, state)
+    if state == "done":
+        cost = {"parameters": 1000 + (not bare) * 10, "macs": 2_000_000 + (not bare) * 500, "latency_ms": latency}
+        cost |= counts or {}
+        point.write_json(folder / "result.json", {"test": {"accuracy": accuracy}, "cost": cost})
+    if answers is not None:
+        point.write_array(folder / "test.npy", np.asarray(answers, dtype=np.uint8))
+    if curve is not None:
+        point.write_rows(folder / "metrics.csv", [{"epoch": i, "val/accuracy": v} for i, v in enumerate(curve)])
+    return folder
+
+
+def write_decided(root):
+    """A study of six seeds in which se is better than bare, cbam worse, eca neither; simam always better by as much."""
+    for seed, jitter in enumerate([0.000, 0.004, -0.004, 0.002, -0.002, 0.001]):
+        write_point(root, "none", seed, 0.80)
+        write_point(root, "se", seed, 0.84 + jitter, ratio=16.0)
+        write_point(root, "cbam", seed, 0.77 + jitter, ratio=16.0)
+        write_point(root, "eca", seed, 0.80 + 2 * jitter, kernel=3)
+        write_point(root, "simam", seed, 0.82)

@@ -1,0 +1,64 @@
+"""sweep.equal_cost: bare backbones as wide as costs the same."""
+
+import pytest
+
+from attnlab.errors import InputError
+from attnlab.sweep import plan
+from attnlab.sweep.equal_cost import STEP
+
+EQUAL = "sweep.equal_cost={parameters:backbone.width}"
+
+
+def widened(planned):
+    return [p for p in planned.points if p.config["sites"] is None and p.config["backbone"]["width"] > 1]
+
+
+def test_widths_are_the_nearest_of_all(tmp_path):
+    planned = plan.make(
+        ["-m", "attention=none,se,cbam", "attention.ratio=4,16", "seed=0,1", EQUAL, f"output_dir={tmp_path}"]
+    )
+    assert len(planned.points) == 10 + 6  # two of the four costs have one network
+    targets = {p.cost.parameters for p in planned.points if p.config["sites"] is not None}
+    found = {p.config["backbone"]["width"]: p.cost.parameters for p in widened(planned)}
+    from attnlab.build import rehearse
+    from attnlab.schema import check
+
+    bare = next(p.config for p in planned.points if p.config["sites"] is None)
+    base = next(p.cost.parameters for p in planned.points if p.config == bare)
+    steps = [round(1 + i * STEP, 6) for i in range(20, 110)]
+    configs = [check({**bare, "backbone": {**bare["backbone"], "width": width}}) for width in steps]
+    costs = dict(zip(steps, [r.cost.parameters for r in rehearse(configs)], strict=True))
+    for target in targets:
+        best = min(abs(cost - target) for cost in costs.values())
+        nearest = [width for width, cost in found.items() if abs(cost - target) == best]
+        assert nearest, (target, found)
+        assert costs[nearest[0]] == found[nearest[0]]
+        assert costs.get(round(nearest[0] - STEP, 6)) != found[nearest[0]]  # the least width with these channels
+        assert best <= 0.25 * (target - base)
+    assert {p.config["seed"] for p in widened(planned)} == {0, 1}
+    assert "of these, 6 are bare backbones widened to the cost of one with attention" in planned.collapsed
+
+
+def test_one_that_costs_nothing_has_none():
+    planned = plan.make(["-m", "attention=none,simam,eca", EQUAL])
+    assert not widened(planned)
+    assert planned.collapsed == [
+        "attention=simam (60,410 parameters): no backbone.width costs the same to within 25% of what attention adds",
+        "attention=eca (60,424 parameters): no backbone.width costs the same to within 25% of what attention adds",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["sweep.equal_cost={parameters:backbone.depth}"],
+            "sweep.equal_cost: backbone.depth is no width of backbone=mini_x",
+        ),
+        (["sweep.equal_cost={time:backbone.width}"], "sweep.equal_cost={.*}: must be 'parameters' or 'macs'"),
+        (["backbone=lenet5", "sites=unit", EQUAL], "sweep.equal_cost: backbone.width is no width of backbone=lenet5"),
+    ],
+)
+def test_bad_input(words, message):
+    with pytest.raises(InputError, match=message):
+        plan.make(["-m", "attention=none,se", *words])
