@@ -28,7 +28,7 @@ FLOORS = [
     {"train"},
     {"worker"},
     {"study", "overview"},
-    {"sweep"},
+    {"sweep", "repro"},
     {"cli"},
 ]
 

@@ -47,7 +47,7 @@ def test_tests_and_intervals_are_those_of_a_formula(lost):
     for names, term in found.items():
         row = ":".join(f"C({name}, Sum)" for name in names)
         assert term.p == pytest.approx(table.loc[row, "PR(>F)"], rel=1e-6)
-        assert term.among == "with attention"
+        assert term.among == "those with attention"
     coefficients, intervals = fitted.params, fitted.conf_int()
     for cell in found["attention",].cells:
         if f"C(attention, Sum)[S.{cell.levels[0]}]" in coefficients:

@@ -72,7 +72,7 @@ def _sets(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
     first = inside if has_settings and len(inside) < len(runs) else list(runs)
     found: dict[tuple[int, ...], tuple[str, list[Run]]] = {}
     if everywhere:
-        found[tuple(map(id, first))] = ("with attention" if first is inside else "", first)
+        found[tuple(map(id, first))] = ("those with attention" if first is inside else "", first)
     for name in _factors(runs):
         chosen = [run for run in runs if name in run[0]]
         if len(chosen) < len(first):

@@ -19,14 +19,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Told = Mapping[str, Any]
-INK = "#1f2021"  # what turns light in dark mode
+INK, PAPER = "#1f2021", "#fdfdfe"  # what trade places in dark mode
 GREY = "#7f8285"  # legible on white and on black
 # Okabe and Ito's colours, which people with any colour vision tell apart, without the yellow that white swallows.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 LINES = ["-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1))]
 VERDICTS = {"better": (COLOURS[0], "^"), "worse": (COLOURS[1], "v")}  # by shape too
+NAMED = 6  # of a Pareto front, the best
 MOST = 40  # rows of a figure; a table shows the rest
-STYLE = f"<style>svg{{color:{INK}}}@media(prefers-color-scheme:dark){{svg{{color:#dfe1e3}}}}</style>"
+STYLE = (
+    f"<style>svg{{color:{INK}}}@media(prefers-color-scheme:dark)"
+    "{svg{color:#dfe1e3;--paper:#0d1117;--figure-blue:#4ba3dc}}</style>"
+)
 
 
 def draw_all(told: Told, study: Study, tell: Callable[[str], None] = lambda name: None) -> list[dict[str, str]]:
@@ -37,7 +41,7 @@ def draw_all(told: Told, study: Study, tell: Callable[[str], None] = lambda name
     figures = [
         ("pareto", "Accuracy against cost", _pareto,
          "A dot is a variant, the square the baseline, a line its 95 % interval. Those on the dashed line are the "
-         "Pareto front: nothing is as accurate and cheaper."),
+         "Pareto front, its best named below: nothing is as accurate and cheaper."),
         ("effects", f"Differences to {told['baseline']}", _effects,
          "Small dots are seeds, marks their means, thick lines 95 % intervals over seeds, thin lines below "
          "them those over test images. Triangles are decided after correction: up better, down worse."),
@@ -97,7 +101,8 @@ def _save(figure: "Figure", folder: Path, name: str) -> str:
         figure.savefig(file, format=kind, dpi=160, transparent=kind == "svg", metadata=dates)
         made[kind] = file.getvalue()
     svg = made["svg"].decode()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace(PAPER, "var(--paper, #ffffff)")
+    svg = svg.replace(COLOURS[0].lower(), f"var(--figure-blue, {COLOURS[0]})")  # too dark on black
     start = svg.index(">") + 1
     made["svg"] = (svg[:start] + STYLE + svg[start:]).encode()
     for kind, content in made.items():
@@ -114,7 +119,7 @@ def _axes(rows: int, columns: int, width: float, height: float, **settings: Any)
 
 def _pareto(told: Told, study: Study) -> "Figure":
     units = {"parameters": ("parameters, thousands", 1e3), "macs": ("MACs of one image, millions", 1e6)}
-    figure, (panels,) = _axes(1, 3, 11, 4, sharey=True)
+    figure, (panels,) = _axes(1, 3, 11, 4.6, sharey=True)
     rows = told["variants"]
     for axes, cost in zip(panels, COSTS, strict=True):
         label, unit = units.get(cost, ("forward pass of one image, ms", 1))
@@ -136,12 +141,11 @@ def _pareto(told: Told, study: Study) -> "Figure":
             )
         x, y = [r[cost] / unit for r in front], [100 * r["accuracy"]["mean"] for r in front]
         axes.step(x, y, where="post", color=COLOURS[0], linestyle="--", linewidth=1)
-        for i, row in enumerate(front[-8:]):
-            axes.annotate(
-                row["label"], (row[cost] / unit, 100 * row["accuracy"]["mean"]), fontsize=7,
-                xytext=(5, 6 if i % 2 else -10), textcoords="offset points",
-            )  # fmt: skip
-        axes.set_xlabel(label)
+        named = front[-NAMED:]
+        for number, row in enumerate(named, start=1):
+            place = (row[cost] / unit, 100 * row["accuracy"]["mean"])
+            axes.annotate(str(number), place, xytext=(4, 3), textcoords="offset points", fontsize=8, weight="bold")
+        axes.set_xlabel("\n".join([label, *(f"{number} {row['label']}" for number, row in enumerate(named, start=1))]))
         axes.ticklabel_format(axis="x", useOffset=False)
         axes.margins(x=0.12)
     panels[0].set_ylabel("test accuracy, %")
@@ -164,7 +168,7 @@ def _effects(told: Told, study: Study) -> "Figure | None":
         if row["difference_test"] is not None:
             reach = 100 * row["difference_test"]
             axes.hlines(y - 0.22, mean - reach, mean + reach, color=colour, linewidth=0.8)
-        filled = "white" if marker == "o" else colour
+        filled = PAPER if marker == "o" else colour
         axes.plot(mean, y, marker, color=colour, markerfacecolor=filled, markersize=6)
     axes.axvline(0, color=INK, linewidth=1)
     _name_rows(axes, rows)
@@ -182,7 +186,7 @@ def _seeds(told: Told, study: Study) -> "Figure":
         mean, half_width = 100 * row["accuracy"]["mean"], row["accuracy"]["half_width"]
         if half_width is not None:
             axes.hlines(y, mean - 100 * half_width, mean + 100 * half_width, color=colour, linewidth=1)
-        axes.plot(mean, y, "o", color=colour, markerfacecolor="white", markersize=6)
+        axes.plot(mean, y, "o", color=colour, markerfacecolor=PAPER, markersize=6)
         axes.plot(values, [y] * len(values), ".", color=colour, markersize=5, alpha=0.7)
     _name_rows(axes, rows)
     _fit(axes.set_xlim, [100 * v for row in rows for v in row["values"].values()])

@@ -851,6 +851,7 @@ function figureOf(figure) {
   const drawing = el("div.scroll", { tabindex: 0, role: "group", "aria-label": figure.title });
   drawing.innerHTML = figure.svg; // attnlab's own drawing
   const size = drawing.querySelector("svg")?.viewBox.baseVal;
+  if (size) drawing.firstElementChild.style.maxWidth = `${1.4 * size.width}px`; // its words as large as the page's
   const links = ["svg", "pdf", "png"].flatMap((kind) => [
     " ",
     el("a", { href: `figures/${encodeURIComponent(figure.name)}.${kind}` }, kind.toUpperCase()),
