@@ -55,15 +55,14 @@ def test_a_budget_is_kept_and_shared_points_run_once(tmp_path):
         write_point(root, name, 0, 0.8)
     study = read_study(root)
     needed, _ = needs(study, BARE)
-    everything = within(needed, 100)
-    runs = [(v.label, seed) for share in everything for v, seed in share.points]
+    everything, beyond = within(needed, 100)
+    runs = [(v.label, seed) for _, points in everything for v, seed in points]
     assert len(runs) == len(set(runs)) == 6  # bare, se and cbam, seeds 1 and 2
-    assert all(share.is_enough for share in everything)
-    for budget in range(1, 7):
-        shares = within(needed, budget)
-        runs = [run for share in shares for run in share.points]
-        assert len(runs) <= budget
-        assert sum(share.is_enough for share in shares) == {4: 1, 5: 1, 6: 2}.get(budget, 0)
+    assert beyond == []
+    for budget, decided in [(1, 0), (3, 0), (4, 1), (5, 1), (6, 2)]:
+        fitting, beyond = within(needed, budget)
+        assert sum(len(points) for _, points in fitting) <= budget
+        assert (len(fitting), len(beyond)) == (decided, 2 - decided)
 
 
 def race(differences, rounds):

@@ -13,10 +13,12 @@ def test_fronts_are_those_of_the_definition():
     for _ in range(50):
         accuracies = random.integers(0, 6, 12).tolist()
         spent = [{cost: int(random.integers(1, 6)) for cost in worth.COSTS} for _ in accuracies]
-        found = worth.fronts(accuracies, spent)
+        data = random.choice(["a", "b"], 12).tolist()
+        found = worth.fronts(accuracies, spent, data)
         for i, cost in itertools.product(range(12), worth.COSTS):
             beaten = any(
-                accuracies[j] >= accuracies[i]
+                data[j] == data[i]
+                and accuracies[j] >= accuracies[i]
                 and spent[j][cost] <= spent[i][cost]
                 and (accuracies[j] > accuracies[i] or spent[j][cost] < spent[i][cost])
                 for j in range(12)

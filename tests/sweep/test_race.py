@@ -27,10 +27,8 @@ def test_a_dry_run_runs_nothing(study):
     done = attnlab("more", "outputs/s", "--dry-run", cwd=study)
     assert done.returncode == 0
     assert done.stdout == "se against none: 2 more pairs, 4 points to run\n4 points: 4 new\n"
-    done = attnlab("more", "outputs/s", "--dry-run", "--budget", "3", cwd=study)
-    assert done.stdout == "se against none: 2 more pairs, 2 points to run: the budget ends here\n2 points: 2 new\n"
-    done = attnlab("more", "outputs/s", "--budget", "1", cwd=study)
-    assert done.stdout.endswith("nothing fits into --budget 1\n")
+    done = attnlab("more", "outputs/s", "--budget", "3", cwd=study)
+    assert done.stdout == "beyond --budget 3:\n  se against none: 2 more pairs, 4 points\n"
     assert seeds(study) == [("none", 0), ("se", 0)]
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import importlib.metadata
+import json
 import shlex
 import time
 from collections import Counter
@@ -72,7 +73,8 @@ def _variants(study: Study, bases: list[Variant | None]) -> list[Told]:
     at_equal_cost = family(study, [None if match is None else match[0] for match in equal])
     spent = [worth.costs(variant) for variant in study.variants]
     means = [estimate(list(variant.values().values())) for variant in study.variants]
-    on_front = worth.fronts([mean.mean for mean in means], spent)
+    data = [json.dumps(variant.settings["data"], sort_keys=True) for variant in study.variants]
+    on_front = worth.fronts([mean.mean for mean in means], spent, data)
     are_baselines = {id(base) for base in bases}
     rows = []
     for i, variant in enumerate(study.variants):

@@ -112,6 +112,7 @@ def remarks(told: Told) -> list[str]:
                 f"at equal cost: {row['label']} is {difference} against {equal['label']} "
                 f"({equal['count']:,} {cost}): {equal['verdict']}"
             )
+    lines += [f"cannot be told: {text}" for text in told["untold"]]
     return [*lines, *told["notes"], *(f"warning: {text}" for text in told["warnings"])]
 
 

@@ -52,36 +52,28 @@ def _fresh(study: Study, variant: Variant, base: Variant) -> Iterator[int]:
     yield from (seed for seed in count() if seed not in known)
 
 
-@dataclass(frozen=True)
-class Share:
-    """What a comparison gets of the budget."""
-
-    need: Need
-    points: list[tuple[Variant, int]]  # to run, those left out that another comparison needs too
-    is_enough: bool
+Runs = list[tuple[Variant, int]]
 
 
-def within(needed: Sequence[Need], budget: int) -> list[Share]:
-    """The points to run of each comparison, the cheapest to decide first, no more than ``budget`` in all.
+def within(needed: Sequence[Need], budget: int) -> tuple[list[tuple[Need, Runs]], list[Need]]:
+    """The comparisons that can be decided with at most ``budget`` points, the cheapest first, and the others.
 
-    One for which the budget is too small may get a part of its pairs.
+    Each with its points that no other before it needs too. None gets a part of its seeds: that would be a look, which
+    has its price, without the power to decide.
     """
     chosen: set[tuple[int, int]] = set()
-    shares = []
-    left = list(needed)
+    fitting, beyond, left = [], [], list(needed)
 
-    def new(need: Need) -> list[tuple[Variant, int]]:
+    def new(need: Need) -> Runs:
         return [(v, seed) for v, seed in need.points if (id(v), seed) not in chosen]
 
     while left:
         need = min(left, key=lambda n: len(new(n)))
         left.remove(need)
-        mine: list[tuple[Variant, int]] = []
-        for seed in need.seeds:
-            pair = [(v, s) for v, s in new(need) if s == seed]
-            if len(chosen) + len(pair) > budget:
-                break
-            mine += pair
-            chosen |= {(id(v), s) for v, s in pair}
-        shares.append(Share(need, mine, is_enough=not new(need)))
-    return shares
+        runs = new(need)
+        if len(chosen) + len(runs) <= budget:
+            chosen |= {(id(v), seed) for v, seed in runs}
+            fitting.append((need, runs))
+        else:
+            beyond.append(need)
+    return fitting, beyond

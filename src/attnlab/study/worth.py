@@ -18,14 +18,16 @@ def costs(variant: Variant) -> dict[str, float]:
     }
 
 
-def fronts(accuracies: Sequence[float], spent: Sequence[Mapping[str, float]]) -> list[list[str]]:
-    """For each variant the costs in which it is on the Pareto front: none is at least as good and cheaper."""
+def fronts(accuracies: Sequence[float], spent: Sequence[Mapping[str, float]], data: Sequence[str]) -> list[list[str]]:
+    """For each variant the costs in which it is on the Pareto front: none on its data is as good and cheaper, or better
+    and as cheap."""
     found: list[list[str]] = [[] for _ in accuracies]
     for cost in COSTS:
-        best, best_cost = float("-inf"), float("-inf")
+        best: dict[str, tuple[float, float]] = {}  # by data: accuracy and cost
         for i in sorted(range(len(accuracies)), key=lambda i: (spent[i][cost], -accuracies[i])):
-            if accuracies[i] > best or (accuracies[i] == best and spent[i][cost] == best_cost):
-                best, best_cost = accuracies[i], spent[i][cost]
+            known = best.get(data[i])
+            if known is None or accuracies[i] > known[0] or (accuracies[i], spent[i][cost]) == known:
+                best[data[i]] = accuracies[i], spent[i][cost]
                 found[i].append(cost)
     return found
 

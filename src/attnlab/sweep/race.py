@@ -8,7 +8,7 @@ from attnlab import point as ledger
 from attnlab import schema
 from attnlab.errors import InputError
 from attnlab.study.collect import Study, Variant, read_study
-from attnlab.study.seeds import needs, within
+from attnlab.study.seeds import Need, needs, within
 from attnlab.sweep import launchers, plan, table
 from attnlab.sweep.plan import Plan
 
@@ -33,14 +33,13 @@ def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides
     if too_small:
         print(f"too small a difference to decide by seeds: {', '.join(variant.label for variant in too_small)}")
     failed = {point.folder.name for point in study.unfinished if point.state == "failed"}
-    for share in within(needed, budget):
-        need, pairs, points = share.need, len(share.need.seeds), len(share.points)
-        configs += [_config(study, variant, seed) for variant, seed in share.points]
-        ends = "" if share.is_enough else ": the budget ends here"
-        print(
-            f"{need.variant.label} against {need.base.label}: {pairs} more pair{'s' * (pairs > 1)}, "
-            f"{points} point{'s' * (points != 1)} to run{ends}"
-        )
+    fitting, beyond = within(needed, budget)
+    for need, points in fitting:
+        print(f"{_words(need)}, {len(points)} point{'s' * (len(points) != 1)} to run")
+        configs += [_config(study, variant, seed) for variant, seed in points]
+    if beyond:
+        words = (f"  {_words(need)}, {len(need.points)} points" for need in beyond)
+        print(f"beyond --budget {budget}:", *words, sep="\n")
     planned = plan.of_points(configs, overrides) if configs else None
     if planned is not None:
         left_out = [point.folder.name for point in planned.points if point.folder.name in failed]
@@ -49,9 +48,12 @@ def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides
         print(*table.summary(planned), sep="\n")
     elif not needed:
         print("nothing to run: every comparison is decided" + (", or too small" if too_small else ""))
-    else:
-        print(f"nothing fits into --budget {budget}")
     return planned
+
+
+def _words(need: Need) -> str:
+    pairs = len(need.seeds)
+    return f"{need.variant.label} against {need.base.label}: {pairs} more pair{'s' * (pairs > 1)}"
 
 
 def run(planned: Plan, argv: Sequence[str]) -> None:
