@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from attnlab import lock, worker
 from attnlab import point as ledger
-from attnlab import worker
 from attnlab.errors import InputError, choices
 from attnlab.study.collect import Point
 
@@ -40,7 +40,10 @@ def again(first: Path) -> Path:
     Raises InputError if it does not come to its end, KeyboardInterrupt after Ctrl-C.
     """
     second = first.parent / "repro" / first.name
-    shutil.rmtree(second, ignore_errors=True)
+    if (holder := lock.holder(second)) is not None:
+        raise InputError(f"{second}: trained by {holder}")
+    if second.exists():
+        shutil.rmtree(second)
     config = {**ledger.read_config(first), "logger": {"name": "csv"}, "study": "repro", "output_dir": str(first.parent)}
     ledger.prepare(second, config)
     threads = ledger.read_json(first / "point.json").get("threads")
@@ -91,7 +94,7 @@ def _made_with(point: Point) -> dict[str, Any]:
 def _differences(first: Point, second: Point) -> Iterator[str]:
     for name, value in first.result["test"].items():
         now = second.result["test"].get(name)
-        if now != value:
+        if repr(now) != repr(value):  # NaN is like itself
             yield f"test {name}: {value:.6g}, now {now:.6g}"
     answers, now_answers = first.answers(), second.answers()
     if answers is not None and now_answers is not None and (answers != now_answers).any():
@@ -105,7 +108,7 @@ def _first_difference(one: Mapping[str, list[float]], other: Mapping[str, list[f
     for epoch in range(epochs):
         for key in one:
             was, now = (curves.get(key, [])[epoch : epoch + 1] for curves in (one, other))
-            if was != now:
+            if repr(was) != repr(now):
                 yield f"metrics.csv: from epoch {epoch + 1} on; {key} was {was}, now {now}"
                 return
 

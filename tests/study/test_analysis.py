@@ -1,5 +1,8 @@
 """What a study says, against scipy on the same numbers."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -55,7 +58,8 @@ def test_bare_is_compared_only_under_equal_settings(tmp_path):
     write_point(tmp_path / "s", "none", 0, 0.9, trainer={"max_epochs": 4})
     told = read_analysis(tmp_path / "s")
     assert all(row["difference"] is None for row in told["variants"])
-    assert "no comparison: no variant with attention=none shares settings and a seed with another" in told["warnings"]
+    why = "none or several with attention=none are otherwise equal"
+    assert any(text.startswith(f"compared with nothing, as {why}: se") for text in told["warnings"])
 
 
 def test_verdicts_are_corrected_for_all_comparisons(study):
@@ -100,7 +104,7 @@ def test_planned_points_that_are_missing_are_named(study):
     }
     point.write_json(study / "plans" / "a.json", plan)
     told = read_analysis(study)
-    assert "not in the tables: 1 not started: net-se-branch-s77-01234567" in told["warnings"]
+    assert any("1 not started: net-se-branch-s77-01234567 (delete" in text for text in told["warnings"])
     assert {u["state"] for u in told["unfinished"]} == {"failed", "killed", "not started"}
 
 
@@ -126,6 +130,51 @@ def test_test_images_are_an_uncertainty_of_their_own(tmp_path):
     assert se["points"][1]["mcnemar_p"] == pytest.approx(stats.binomtest(only_se, only_se + only_bare).pvalue)
 
 
+def test_what_is_damaged_or_doubled_is_told_or_left_out(study):
+    folder = write_point(study, "se", 0, 0.83, ratio=16.0, answers=[[0, 1], [0, 0]])
+    (folder / "test.npy").write_bytes(b"")
+    (folder / "metrics.csv").write_text("epoch,val/accuracy\n0,0.5,0.7,x\n")
+    shutil.copytree(folder, study / f"{folder.name} copy")
+    copied = study / f"{folder.name} copy" / "result.json"
+    copied.write_text(copied.read_text().replace("0.83", "0.1"))
+    nan = write_point(study, "se", 1, float("nan"), ratio=16.0)
+    told = read_analysis(study)
+    assert f"left out, since another folder holds the same point: {folder.name} copy" in told["warnings"]
+    assert any(nan.name in text and "done without a result" in text for text in told["warnings"])
+    se = by_label(told)["se"]
+    assert se["values"] == {0: 0.83, 2: 0.82}
+    assert se["accuracy_test"] is None
+
+
+def test_devices_that_differ_are_told(study):
+    folder = write_point(study, "se", 0, 0.83, ratio=16.0)
+    for path, device in ((folder, "cuda:0"), (next(study.glob("net-none-*")), "cpu")):
+        result = json.loads((path / "result.json").read_text())
+        point.write_json(path / "result.json", {**result, "device": device})
+    assert (
+        "points were timed on different devices (cpu, cuda): do not compare their ms"
+        in read_analysis(study)["warnings"]
+    )
+
+
+def test_comparisons_that_differ_in_more_than_they_say(tmp_path):
+    for seed in range(2):
+        write_point(tmp_path / "s", "se", seed, 0.8, ratio=4.0)
+        write_point(tmp_path / "s", "cbam", seed, 0.9, ratio=16.0)
+    told = read_analysis(tmp_path / "s", {"attention": "se"})
+    assert "cbam and its baseline se differ in more: attention.ratio (16, 4)" in told["warnings"]
+
+
+def test_fronts_are_within_a_data_set(tmp_path):
+    for name, accuracy in (("x.Easy", 0.99), ("x.Hard", 0.5)):
+        for batch in (32, 64):
+            data = {"name": "d", "_target_": name, "batch_size": batch}
+            write_point(tmp_path / "s", "none", 0, accuracy - batch / 1000, data=data)
+    fronts = {row["label"]: bool(row["front"]) for row in read_analysis(tmp_path / "s")["variants"]}
+    assert sum(fronts.values()) == 2
+    assert fronts["none data=Hard data.batch_size=32"]
+
+
 def test_at_equal_cost(tmp_path):
     root = tmp_path / "s"
     for seed, shift in enumerate([0.0, 0.002, -0.002, 0.001]):
@@ -143,8 +192,9 @@ def test_at_equal_cost(tmp_path):
 
 
 def test_seeds_that_were_added_after_a_look_are_told(study):
+    names = [path.name for path in study.glob("net-*-s2-*")]
     for n in (1, 2):
-        plan = {"time": n, "command": "attnlab more", "points": [], "baseline": None, "more": True}
+        plan = {"time": n, "command": "attnlab more", "points": names[n : n + 1], "baseline": None, "more": True}
         point.write_json(study / "plans" / f"{n}.json", plan)
     told = read_analysis(study)
     assert any("seeds were added 2 times after looking" in text for text in told["warnings"])

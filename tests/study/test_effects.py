@@ -1,13 +1,12 @@
 """Main effects and interactions against statsmodels' formulas, and by simulation."""
 
-import gc
 import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
-from statsmodels.formula.api import ols
-from statsmodels.stats.anova import anova_lm
+from scipy import stats
+from statsmodels.stats.anova import AnovaRM
 
 from attnlab.study.effects import effects
 
@@ -32,32 +31,37 @@ def frame(runs):
     return pd.DataFrame([row for row in rows if row["attention"] != "none"])
 
 
-MODEL = "y ~ C(seed, Sum) + (C(attention, Sum) + C(ratio, Sum) + C(sites, Sum))**2"
-
-
-@pytest.mark.parametrize("lost", [0, 5], ids=["all points", "points are missing"])
-def test_tests_and_intervals_are_those_of_a_formula(lost):
-    runs = grid()[lost:]
+def test_tests_are_those_of_repeated_measures():
+    """Seeds are subjects: statsmodels' AnovaRM, and scipy's t-interval of what each seed says."""
+    runs = grid()
     terms, cannot = effects(runs)
     assert not cannot
-    fitted = ols(MODEL, frame(runs)).fit()
-    table = anova_lm(fitted, typ=3)
+    table = AnovaRM(frame(runs), "y", "seed", within=["attention", "ratio", "sites"]).fit().anova_table
     found = {tuple(name.rpartition(".")[2] for name in term.factors): term for term in terms}
     assert len(found) == 6
     for names, term in found.items():
-        row = ":".join(f"C({name}, Sum)" for name in names)
-        assert term.p == pytest.approx(table.loc[row, "PR(>F)"], rel=1e-6)
+        assert term.p == pytest.approx(table.loc[":".join(names), "Pr > F"], rel=1e-6)
         assert term.among == "those with attention"
-    coefficients, intervals = fitted.params, fitted.conf_int()
-    for cell in found["attention",].cells:
-        if f"C(attention, Sum)[S.{cell.levels[0]}]" in coefficients:
-            name = f"C(attention, Sum)[S.{cell.levels[0]}]"
-            assert cell.effect == pytest.approx(coefficients[name])
-            assert 2 * cell.half_width == pytest.approx(intervals.loc[name, 1] - intervals.loc[name, 0])
+    data = frame(runs)
+    by_seed = data.groupby(["seed", "ratio"]).y.mean().unstack()
+    deviations = by_seed.sub(by_seed.mean(axis=1), axis=0)
+    for cell in found["ratio",].cells:
+        mine = deviations[cell.levels[0]]
+        low, high = stats.t.interval(0.95, len(mine) - 1, loc=mine.mean(), scale=stats.sem(mine))
+        assert cell.effect == pytest.approx(mine.mean())
+        assert 2 * cell.half_width == pytest.approx(high - low)
     assert sum(cell.effect for cell in found["ratio",].cells) == pytest.approx(0)
     assert [cell.levels[0] for cell in found["ratio",].cells] == ["4", "8", "16"]
     se, cbam = (cell.mean for cell in found["attention",].cells)
     assert cbam - se == pytest.approx(0.04, abs=0.01)
+
+
+def test_a_seed_that_lacks_a_combination_is_left_out():
+    runs = grid()
+    less, _ = effects([run for run in runs if not (run[1] == 3 and run[0].get("sites") == "block")])
+    without, _ = effects([run for run in runs if run[1] != 3])
+    assert [term.p for term in less] == pytest.approx([term.p for term in without])
+    assert less[0].cells[0].n == 18
 
 
 def test_a_balanced_grids_means_are_plain_means():
@@ -99,30 +103,27 @@ def test_factors_that_go_together_are_not_told_apart():
     assert cannot == ["lr: not every combination was run, or it goes together with another factor"]
 
 
-def test_without_noise_there_is_no_interval():
-    terms, _ = effects([({"attention": a}, 0, v) for a, v in (("se", 0.8), ("cbam", 0.9))])
-    (term,) = terms
+@pytest.mark.parametrize("seeds", [1, 2], ids=["one seed", "no noise"])
+def test_without_noise_there_is_no_interval(seeds):
+    (term,), _ = effects([({"attention": a}, s, v) for a, v in (("se", 0.8), ("cbam", 0.9)) for s in range(seeds)])
     assert term.p is None
-    assert [(cell.mean, cell.half_width) for cell in term.cells] == [
-        (pytest.approx(0.8), None),
-        (pytest.approx(0.9), None),
-    ]
+    assert [(cell.mean, cell.half_width) for cell in term.cells] == [(pytest.approx(v), None) for v in (0.8, 0.9)]
     assert effects([({}, 0, 0.8), ({}, 1, 0.9)]) == ([], [])
 
 
-def test_intervals_cover_and_tests_keep_their_level(monkeypatch):
-    """600 studies without any effect: 95 % intervals hold 0 in 95 %, p < 5 % in 5 %."""
-    monkeypatch.setattr(gc, "collect", lambda: 0)  # statsmodels calls it each time
+def test_intervals_cover_and_tests_keep_their_level_though_seeds_differ_in_their_effects():
+    """1,000 studies in which a ratio does nothing but by chance of the seed."""
     random = np.random.default_rng(1)
     covered = rejected = n = 0
-    for _ in range(600):
+    for _ in range(1000):
+        by_seed = {(r, seed): 0.02 * random.normal() for r in "248" for seed in range(4)}
         runs = [
-            ({"attention": a, "attention.ratio": r}, seed, 0.8 + 0.02 * seed + 0.01 * random.normal())
-            for a in ("se", "cbam") for r in "248" for seed in range(3)
+            ({"attention": a, "attention.ratio": r}, seed, 0.8 + by_seed[r, seed] + 0.01 * random.normal())
+            for a in ("se", "cbam") for r in "248" for seed in range(4)
         ]  # fmt: skip
         ratio = next(term for term in effects(runs)[0] if term.factors == ("attention.ratio",))
         rejected += ratio.p < 0.05
         covered += sum(abs(cell.effect) <= cell.half_width for cell in ratio.cells)
         n += len(ratio.cells)
-    assert 0.93 <= covered / n <= 0.97
-    assert 0.03 <= rejected / 600 <= 0.07
+    assert 0.935 <= covered / n <= 0.965
+    assert 0.035 <= rejected / 1000 <= 0.065

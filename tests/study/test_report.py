@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -29,7 +30,7 @@ def test_report_writes_tables_page_and_figures(study, capsys):
     assert [row["variant"] for row in rows] == ["cbam order=parallel", "se", "cbam order=channel_first", "none"]
     assert float(rows[1]["difference"]) == pytest.approx(0.03)
     page = (study / "report.md").read_text()
-    assert re.search(r"\| se \| 83.0 ± 2.5 \| 3 \|  \| \+3.0 ± 2.5 \| .070 \| undecided \(\d\) \| 1,010 \| ", page)
+    assert re.search(r"\| se \| 83.0 ± 2.5 \| 3 \|  \| \+3.0 ± 2.5 \| .070 \| undecided \(\d+\) \| 1,010 \| ", page)
     assert "![effects](figures/effects.png)" in page
     assert "We trained 4 variants on D with 2 to 3 seeds each" in page
     told = json.loads((study / "report.json").read_text())
@@ -69,6 +70,7 @@ def test_each_format_can_be_piped(tmp_path, capsys):
         write_report(root, form)
         shown[form] = capsys.readouterr().out
     assert shown["md"] == (root / "report.md").read_text()
+    assert shown["csv"] == (root / "report.csv").read_text()
     assert shown["html"].startswith("<!doctype html>")
     rows = list(csv.DictReader(shown["csv"].splitlines()))
     assert {row["variant"]: row["verdict"] for row in rows} == {
@@ -80,7 +82,7 @@ def test_each_format_can_be_piped(tmp_path, capsys):
     assert se["p_holm"] < 0.001
     assert se["more_seeds"] == 0
     lines = shown["latex"].splitlines()
-    assert lines[1] == r"\begin{tabular}{lrrrrr}"
+    assert lines[1] == r"\begin{tabular}{lrrrrrr}"
     assert lines[5].startswith(r"se & \boldmath$84.0 \pm 0.3$ & 6 & $+4.0 \pm 0.3$ & 1\,010 & ")
     assert sum("boldmath" in line for line in lines) == 1
     assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
@@ -104,6 +106,25 @@ def test_latex_compiles(tmp_path):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_labels_may_hold_anything(tmp_path, capsys):
+    root = tmp_path / "a study [b]"
+    for folder in ("/home/$x$", "[/red]", "<b>&amp;", "a|b"):
+        write_point(root, "none", 0, 0.9, data={"name": "d", "_target_": "x.D", "folder": folder})
+    write_report(root)
+    shown = capsys.readouterr().out
+    assert "[/red]" in shown
+    assert "a study [b]" in shown
+    assert "$x$" in (root / "figures" / "seeds.svg").read_text()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_study_is_printed(study, capsys):
+    study.chmod(0o555)
+    write_report(study)
+    study.chmod(0o755)
+    assert f"{study} is read-only: nothing was written" in capsys.readouterr().out
 
 
 def test_another_baseline(study, capsys):

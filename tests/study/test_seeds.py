@@ -35,7 +35,8 @@ def test_pairs_are_what_the_power_asks_for(tmp_path):
         write_point(root, "se", seed, 0.8 + difference)
     write_point(root, "none", 9, 0.8)
     (need,), _ = needs(read_study(root), BARE)
-    wanted = pairs_needed(compare(dict(enumerate(found))).effect, ALPHA / 4)  # what the second look may spend
+    effect = compare(dict(enumerate(found))).effect * (1 - 3 / 7)
+    wanted = pairs_needed(effect, ALPHA / 4)  # what the second look may spend
     assert len(need.seeds) == wanted - 3
     assert need.seeds[:3] == [9, 3, 4]  # what one of the two has comes first
     assert len(need.points) == 2 * len(need.seeds) - 1
@@ -47,6 +48,29 @@ def test_one_pair_gets_two_more(tmp_path):
     write_point(root, "se", 0, 0.9)
     (need,), _ = needs(read_study(root), BARE)
     assert need.seeds == [1, 2]
+
+
+def test_seeds_that_failed_are_not_asked_for_again(tmp_path):
+    root = tmp_path / "s"
+    for seed in range(3):
+        write_point(root, "none", seed, 0.8)
+    write_point(root, "se", 0, 0.9)
+    write_point(root, "se", 1, None, state="failed")
+    (need,), _ = needs(read_study(root), BARE)
+    assert need.seeds == [2, 3]
+
+
+def test_the_comparison_at_equal_cost_gets_seeds_too(tmp_path):
+    root = tmp_path / "s"
+    for seed in range(2):
+        write_point(root, "none", seed, 0.80, backbone={"width": 1.0}, counts={"parameters": 1000})
+        write_point(root, "se", seed, 0.84, backbone={"width": 1.0}, counts={"parameters": 1100})
+    write_point(root, "none", 0, 0.84, backbone={"width": 1.05}, counts={"parameters": 1090})
+    needed, _ = needs(read_study(root), BARE)
+    assert [(need.base.label, need.seeds) for need in needed] == [
+        ("none", [2]),
+        ("none backbone.width=1.05", [1, 2]),
+    ]
 
 
 def test_a_budget_is_kept_and_shared_points_run_once(tmp_path):
@@ -103,3 +127,6 @@ def test_rounds_are_counted_for_those_that_got_seeds(tmp_path):
     found = {c.variant.label: c.comparison for c in family(study, baselines(study, BARE)) if c}
     assert {label: comparison.looks for label, comparison in found.items()} == {"se": 2, "cbam": 1}
     assert found["se"].p_holm == pytest.approx(min(1, 2 * 4 * found["se"].p))
+    again = {**plan, "time": 2, "points": [added, "net-se-branch-s99-never-run"]}  # after Ctrl-C
+    point.write_json(root / "plans" / "b.json", again)
+    assert [len(names) for names in read_study(root).rounds] == [1]

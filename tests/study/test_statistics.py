@@ -70,9 +70,11 @@ def test_pairs_needed_are_the_fewest(effect):
 def test_more_pairs():
     assert pairs_needed(1.0) == 10  # Cohen's tables
     undecided = Comparison(4, 0.1, p=0.2, effect=1.0, p_holm=0.2)
-    assert more_pairs(undecided, family=1) == pairs_needed(1.0, 0.05 / 4) - 4  # a second look has a quarter to spend
-    assert more_pairs(undecided, family=3) == pairs_needed(1.0, 0.05 / 12) - 4
-    assert more_pairs(replace(undecided, looks=2), family=1) == pairs_needed(1.0, 0.05 / 8) - 4
+    unbiased = 1 - 3 / 11  # Hedges, for three degrees of freedom
+    assert more_pairs(undecided, family=1) == pairs_needed(unbiased, 0.05 / 4) - 4  # a second look has a quarter
+    assert more_pairs(undecided, family=3) == pairs_needed(unbiased, 0.05 / 12) - 4
+    assert more_pairs(replace(undecided, looks=2), family=1) == pairs_needed(unbiased, 0.05 / 8) - 4
+    assert more_pairs(replace(undecided, pairs=2), family=1) is None  # two pairs say next to nothing
     assert more_pairs(Comparison(4, 0.1, p=0.01, effect=3.0, p_holm=0.01), family=1) == 0
     assert more_pairs(Comparison(4, 0.1, p=0.9, effect=0.01, p_holm=0.9), family=1) is None
     assert more_pairs(Comparison(1, 0.1), family=1) is None

@@ -2,11 +2,10 @@
 
 import base64
 import importlib.metadata
-import json
 import shlex
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +13,17 @@ from typing import Any
 
 from attnlab import point as ledger
 from attnlab.study import effects, examples, factors, worth
-from attnlab.study.collect import Point, Study, Variant, baselines, log_tail, read_study, several_versions
+from attnlab.study.collect import (
+    Point,
+    Study,
+    Variant,
+    baselines,
+    fits,
+    full_names,
+    log_tail,
+    read_study,
+    several_versions,
+)
 from attnlab.study.comparisons import Compared, family
 from attnlab.study.statistics import Comparison, Estimate, estimate
 
@@ -36,9 +45,11 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
     wanted = dict(baseline or study.baseline)
     bases = baselines(study, wanted)
     rows = _variants(study, bases)
-    resized = {match[0].label for match in worth.same_cost(study.variants, bases) if match}
     runs = [
-        (v.levels, seed, value) for v in study.variants if v.label not in resized for seed, value in v.values().items()
+        (v.levels, seed, value)
+        for v in study.variants
+        if not worth.is_only_wider(v, study.variants)
+        for seed, value in v.values().items()
     ]
     terms, cannot = effects.effects(runs)
     told: Told = {
@@ -46,7 +57,7 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
         "folder": str(study.folder),
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "version": importlib.metadata.version("attnlab"),
-        "baseline": ", ".join(f"{factors.short(name)}={level}" for name, level in wanted.items()),
+        "baseline": _words(wanted),
         "factors": {factors.short(name): levels for name, levels in study.factors.items()},
         "paths": {factors.short(name): name.split(".") for name in study.factors},
         "variants": sorted(rows, key=lambda row: -row["accuracy"]["mean"]),
@@ -58,10 +69,10 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
             for u in study.unfinished
         ],
         "wandb": any("wandb_id" in point.about for v in study.variants for point in v.points.values()),
-        "looks": sum(plan.get("more", False) for plan in study.plans),
-        "warnings": list(several_versions(p for v in study.variants for p in v.points.values())),
+        "looks": len(study.rounds),
+        "more": shlex.join(["attnlab", "more", str(study.folder), *_baseline_words(baseline)]),
     }
-    told["warnings"] += _warnings(told)
+    told["warnings"] = [*_mixed(study), *_warnings(told), *_without_baseline(study, bases, wanted)]
     told["notes"], told["methods"] = _notes(told), _methods(told, study)
     return told
 
@@ -73,7 +84,7 @@ def _variants(study: Study, bases: list[Variant | None]) -> list[Told]:
     at_equal_cost = family(study, [None if match is None else match[0] for match in equal])
     spent = [worth.costs(variant) for variant in study.variants]
     means = [estimate(list(variant.values().values())) for variant in study.variants]
-    data = [json.dumps(variant.settings["data"], sort_keys=True) for variant in study.variants]
+    data = [worth.data_key(variant) for variant in study.variants]
     on_front = worth.fronts([mean.mean for mean in means], spent, data)
     are_baselines = {id(base) for base in bases}
     rows = []
@@ -95,7 +106,7 @@ def _variants(study: Study, bases: list[Variant | None]) -> list[Told]:
                 "accuracy_test": examples.of_accuracy(answers),
                 "values": variant.values(),
                 "differences": pairs,
-                "difference": _estimate(estimate(list(pairs.values()))) if pairs else None,
+                "difference": _difference(comparison) if comparison and pairs else None,
                 "difference_test": examples.of_difference(answers, base_answers) if pairs else None,
                 **_comparison(comparison),
                 "more_seeds": found.more if found else None,
@@ -104,6 +115,7 @@ def _variants(study: Study, bases: list[Variant | None]) -> list[Told]:
                 "gain": worth.gain(fmean(pairs.values()), spent[i], worth.costs(base)) if pairs and base else None,
                 "equal_cost": _at_equal_cost(matched[1], at_equal_cost[i]) if matched else None,
                 "front": on_front[i],
+                "data": data[i],
                 "config": variant.settings,
                 "points": [
                     _point(study, point, examples.mcnemar_p(answers[seed], base_answers.get(seed)))
@@ -118,6 +130,11 @@ def _estimate(value: Estimate) -> Told:
     return {"mean": value.mean, "half_width": value.half_width, "n": value.n}
 
 
+def _difference(comparison: Comparison) -> Told:
+    half_width = None if comparison.high is None else comparison.high - comparison.mean
+    return {"mean": comparison.mean, "half_width": half_width, "n": comparison.pairs}
+
+
 def _comparison(comparison: Comparison | None) -> Told:
     if comparison is None:
         return dict.fromkeys(("p", "p_holm", "effect_size", "verdict"))
@@ -129,10 +146,9 @@ def _at_equal_cost(cost: str, found: Compared | None) -> Told | None:
     if found is None:
         return None
     comparison = found.comparison
-    half_width = None if comparison.high is None else comparison.high - comparison.mean
-    mean = comparison.mean if comparison.pairs else None
-    told = {"label": found.base.label, "cost": cost, "count": found.base.cost[cost], "mean": mean}
-    return {**told, "half_width": half_width, **_comparison(comparison)}
+    told = {"label": found.base.label, "cost": cost, "count": found.base.cost[cost], **_difference(comparison)}
+    more = {"mean": comparison.mean if comparison.pairs else None, "more_seeds": found.more}
+    return {**told, **more, **_comparison(comparison)}
 
 
 def _point(study: Study, point: Point, mcnemar_p: float | None) -> Told:
@@ -183,6 +199,56 @@ def _interaction(term: effects.Term) -> Told:
     }
 
 
+def _baseline_words(baseline: Mapping[str, str] | None) -> list[str]:
+    return [word for name, level in (baseline or {}).items() for word in ("--baseline", f"{name}={level}")]
+
+
+def _mixed(study: Study) -> Iterator[str]:
+    """What should be one and is several: code, PyTorch, devices, folders of a point."""
+    points = [point for variant in study.variants for point in variant.points.values()]
+    yield from several_versions(points)
+    torch = {point.about.get("libraries", {}).get("torch") for point in points} - {None}
+    if len(torch) > 1:
+        yield f"finished points are of several versions of PyTorch: {', '.join(sorted(torch))}"
+    devices = {str(point.result.get("device", "")).partition(":")[0] for point in points} - {""}
+    if len(devices) > 1:
+        yield f"points were timed on different devices ({', '.join(sorted(devices))}): do not compare their ms"
+    if study.twice:
+        names = ", ".join(folder.name for folder in study.twice[:3])
+        yield f"left out, since another folder holds the same point: {names}"
+
+
+def _without_baseline(study: Study, bases: list[Variant | None], wanted: Mapping[str, str]) -> Iterator[str]:
+    """Variants that nothing was compared with, and comparisons that differ in more than they say."""
+    full = full_names(study, wanted)
+    alone = [v.label for v, base in zip(study.variants, bases, strict=True) if base is None and not fits(v, full)]
+    if alone and len(study.variants) > 1:
+        more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+        why = f"none or several with {_words(wanted)} are otherwise equal"
+        yield f"compared with nothing, as {why}: {', '.join(alone[:3])}{more}"
+    for variant, base in zip(study.variants, bases, strict=True):
+        if base is not None and (also := _also(variant, base, full)):
+            yield f"{variant.label} and its baseline {base.label} differ in more: {', '.join(also)}"
+
+
+def _also(variant: Variant, base: Variant, wanted: Mapping[str, str]) -> list[str]:
+    """Settings of attention and sites that both have, that differ, and that neither the baseline nor a label names."""
+    one, other = factors.flatten(variant.settings), factors.flatten(base.settings)
+    named = {*wanted, *variant.levels, "sites.role"}
+    return [
+        f"{'.'.join(path)} ({factors.written(one[path])}, {factors.written(other[path])})"
+        for path in one.keys() & other.keys()
+        if path[0] in ("attention", "sites")
+        and path[-1] != "_target_"
+        and one[path] != other[path]
+        and ".".join(path) not in named
+    ]
+
+
+def _words(levels: Mapping[str, str]) -> str:
+    return ", ".join(f"{factors.short(name)}={level}" for name, level in levels.items())
+
+
 def _warnings(told: Told) -> list[str]:
     """What is missing or doubtful, each named."""
     text = []
@@ -190,9 +256,8 @@ def _warnings(told: Told) -> list[str]:
     for state, n in states.items():
         names = [point["name"] for point in told["unfinished"] if point["state"] == state]
         more = f" and {n - 3} more" if n > 3 else ""
-        text.append(f"not in the tables: {n} {state}: {', '.join(names[:3])}{more}")
-    if not any(row["difference"] for row in told["variants"]) and len(told["variants"]) > 1:
-        text.append(f"no comparison: no variant with {told['baseline']} shares settings and a seed with another")
+        hint = f" (delete {told['folder']}/plans to forget what was planned)" if state == "not started" else ""
+        text.append(f"not in the tables: {n} {state}: {', '.join(names[:3])}{more}{hint}")
     seeds = {tuple(row["values"]) for row in told["variants"]}
     if len(seeds) > 1:
         text.append("the variants have different seeds; comparisons take those that both have")
@@ -213,7 +278,7 @@ def _notes(told: Told) -> list[str]:
         "points, paired by seed.",
         "p: paired t-test, with Holm's correction for all comparisons of the table; better and worse are p ≤ 0.05.",
         "undecided (n): n more seeds decide it with 80 % power, if the difference is what it looks like now; "
-        f"attnlab more {told['folder']} runs them.",
+        f"{told['more']} runs them.",
     ]
     if any(row["accuracy_test"] is not None for row in rows):
         text.append("test ±: 95 % bootstrap over test images, seeds as they are: what another test set might change.")
@@ -233,7 +298,8 @@ def _methods(told: Told, study: Study) -> str:
     seeds = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     compared = sum(row["p"] is not None for row in rows)
     points = [point for variant in study.variants for point in variant.points.values()]
-    images = next((a.shape[1] for a in (point.answers() for point in points[:1]) if a is not None), None)
+    first = {worth.data_key(v): next(iter(v.points.values())).answers() for v in study.variants}
+    images = " or ".join(f"{n:,}" for n in sorted({a.shape[1] for a in first.values() if a is not None}))
     data = ", ".join(dict.fromkeys(v.settings["data"]["_target_"].rpartition(".")[2] for v in study.variants))
     libraries = points[0].about.get("libraries", {})
     software = ", ".join(f"{name} {libraries[name]}" for name in ("torch", "lightning") if name in libraries)
@@ -248,24 +314,30 @@ def _methods(told: Told, study: Study) -> str:
         text.append("Intervals are 95 % t-intervals of the mean over seeds.")
     if compared:
         text.append(
-            f"Variants were compared with {told['baseline']}, paired by seed, which fixes the backbone's first weights "
-            f"and the order of the data, by two-sided paired t-tests with Holm's correction for {compared} "
+            f"Variants were compared with {told['baseline']}, paired by seed, which fixes the order of the data and "
+            f"equal backbones' first weights, by two-sided paired t-tests with Holm's correction for {compared} "
             f"comparison{'s' * (compared > 1)} at the 5 % level."
         )
     if told["looks"]:
         text.append(
-            f"Seeds were added in {told['looks']} round(s) where comparisons were undecided; at its k-th look a "
-            "comparison was tested at the level of 5 % / 2^k."
+            f"Seeds were added in {told['looks']} round(s) where comparisons were undecided; from its second look on "
+            "a comparison was tested at 5 % / 2^k at the k-th, so that all its looks together err in at most 7.5 %."
+        )
+    equal = sum(row["equal_cost"] is not None and row["equal_cost"]["p"] is not None for row in rows)
+    if equal:
+        text.append(
+            "Variants were also compared with a bare backbone that was widened to the same cost, paired by seed (the "
+            f"order of the data), by the same test with Holm's correction for {equal} comparison{'s' * (equal > 1)}."
         )
     if images:
         text.append(
-            f"The uncertainty due to the {images:,} test images was estimated by bootstrap over images "
+            f"The uncertainty due to the {images} test images was estimated by bootstrap over images "
             f"({examples.RESAMPLES:,} resamples)."
         )
     if any(table["p"] is not None for table in told["tables"]):
         text.append(
-            "Main effects and two-way interactions of the factors were estimated by least squares with sum contrasts "
-            "and seeds as blocks, and tested by F tests with Holm's correction."
+            "Main effects and two-way interactions of the factors were estimated within each seed by least squares "
+            "with sum contrasts, and tested over seeds by repeated-measures F tests with Holm's correction."
         )
     made_with = f" (attnlab {told['version']}{', ' + software if software else ''})"
     where = f"; training and latency: {devices}" if devices else ""

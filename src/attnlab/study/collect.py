@@ -7,7 +7,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import log10
+from math import isnan, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +43,8 @@ class Point:
         return _array(self.folder / "test.npy")
 
     def curve(self) -> dict[str, list[float]]:
-        """metrics.csv by column."""
-        with contextlib.suppress(FileNotFoundError), (self.folder / "metrics.csv").open() as file:
+        """metrics.csv by column; {} for a file that is not there, or damaged."""
+        with contextlib.suppress(OSError, ValueError, TypeError), (self.folder / "metrics.csv").open() as file:
             columns: dict[str, list[float]] = defaultdict(list)
             for row in csv.DictReader(file):
                 for key, value in row.items():
@@ -61,6 +61,7 @@ class Variant:
     settings: Mapping[str, Any]  # the identity without the seed
     levels: Levels = field(default_factory=dict)
     points: dict[int, Point] = field(default_factory=dict)  # by seed
+    failed: set[int] = field(default_factory=set)  # seeds that were tried in vain
 
     @property
     def cost(self) -> Mapping[str, Any]:
@@ -91,6 +92,7 @@ class Study:
     variants: list[Variant]
     unfinished: list[Unfinished]
     plans: Sequence[Mapping[str, Any]]  # the commands that made it, as plans/*.json tell
+    twice: list[Path]  # folders of points that another folder holds too
 
     @functools.cached_property
     def factors(self) -> dict[str, list[str]]:
@@ -102,14 +104,20 @@ class Study:
         }
 
     @functools.cached_property
-    def rounds(self) -> list[frozenset[str]]:
-        """The folders' names of each round of seeds that were added after a look."""
-        return [frozenset(plan["points"]) for plan in self.plans if plan.get("more")]
+    def rounds(self) -> list[set[str]]:
+        """Of each round of seeds that were added after a look, the names of the points that it has made."""
+        left = {point.folder.name for variant in self.variants for point in variant.points.values()}
+        found = []
+        for plan in self.plans:
+            if plan.get("more") and not left.isdisjoint(plan["points"]):
+                found.append(left.intersection(plan["points"]))
+                left -= found[-1]  # the same points, planned once more after Ctrl-C, are no other round
+        return found
 
     @functools.cached_property
     def baseline(self) -> dict[str, str]:
         """What the last command said, or the bare backbone."""
-        said = [plan["baseline"] for plan in self.plans if plan.get("baseline")]
+        said = [plan["baseline"] for plan in self.plans if plan.get("baseline") and not plan.get("more")]
         return {key: factors.written(value) for key, value in said[-1].items()} if said else dict(BARE)
 
 
@@ -119,7 +127,7 @@ def _array(path: Path) -> "np.ndarray | None":
 
     try:
         return np.load(path)
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError, EOFError):  # not there, or damaged
         return None
 
 
@@ -134,17 +142,29 @@ def read_study(folder: Path) -> Study:
     groups: dict[str, dict[int, Point]] = defaultdict(dict)
     settings: dict[str, dict[str, Any]] = {}
     names: dict[str, dict[str, str]] = {}
-    unfinished, seen = [], set()
+    unfinished, twice, seen = [], [], set()
+    failed: dict[str, set[int]] = defaultdict(set)
     for path in sorted(folder.glob("*/point.json")):
         about, status = ledger.read_json(path), ledger.read_json(path.with_name("status.json"))
         result = ledger.read_json(path.with_name("result.json")) if status.get("state") == "done" else {}
         seen.add(path.parent.name)
-        if not result:
-            unfinished.append(Unfinished(path.parent, ledger.state(path.parent), status.get("error") or ""))
-            continue
         identity = about.pop("identity")
         rest = ledger.without_seed(identity)
         key = json.dumps(rest, sort_keys=True)
+        if not result:
+            state = ledger.state(path.parent)
+            unfinished.append(Unfinished(path.parent, state, status.get("error") or ""))
+            if state == "failed":
+                failed[key].add(identity["seed"])
+            continue
+        if isnan(result["test"]["accuracy"]):
+            unfinished.append(Unfinished(path.parent, "done without a result", "its test accuracy is NaN"))
+            continue
+        if known := groups[key].get(identity["seed"]):  # somebody has copied a folder
+            is_copy = known.folder.name.endswith(ledger.digest(identity)[:8])
+            twice.append(path.parent if is_copy else known.folder)
+            if is_copy:
+                continue
         settings.setdefault(key, rest)
         names[key] = about["names"]
         groups[key][identity["seed"]] = Point(path.parent, identity["seed"], result, about, status)
@@ -152,15 +172,17 @@ def read_study(folder: Path) -> Study:
     for name in dict.fromkeys(name for plan in plans for name in plan["points"]):
         if name not in seen:
             unfinished.append(Unfinished(folder / name, "not started", ""))
-    if not groups:
+    if not any(groups.values()):
         states = Counter(point.state for point in unfinished)
         found = ", ".join(f"{n} {state}" for state, n in states.items()) or "no points"
         below = sorted({str(path.parents[1]) for path in folder.glob("*/*/point.json")})
         hint = f"studies below it: {', '.join(below)}" if below else "attnlab train makes them"
         raise InputError(f"{folder}: no finished points ({found}); {hint}")
     texts, levels = factors.labels(settings, names), factors.levels(settings, names)
-    variants = [Variant(texts[key], settings[key], levels[key], groups[key]) for key in groups]
-    return Study(folder, variants, unfinished, plans)
+    variants = [
+        Variant(texts[key], settings[key], levels[key], points, failed[key]) for key, points in groups.items() if points
+    ]
+    return Study(folder, variants, unfinished, plans, twice)
 
 
 def baselines(study: Study, wanted: Mapping[str, str]) -> list[Variant | None]:
@@ -169,13 +191,12 @@ def baselines(study: Study, wanted: Mapping[str, str]) -> list[Variant | None]:
     That is equal in every factor that both have. None for the baselines themselves, and where there is no such
     variant or several. Raises InputError for what is no factor or level of the study.
     """
-    wanted = {f"attention.{name}" if f"attention.{name}" in study.factors else name: v for name, v in wanted.items()}
+    wanted = full_names(study, wanted)
     for name, level in wanted.items():
         if wanted != BARE and level not in (known := study.factors.get(name, [])):
             valid = choices(level, known) if known else choices(name, study.factors)
             raise InputError(f"baseline {name}={level}: no such {'level' if known else 'factor'} here; {valid}")
-    # Where attention is the same everywhere it is no factor, and all are bare or none is.
-    among = [v for v in study.variants if wanted.items() <= {"attention": _attention(v), **v.levels}.items()]
+    among = [variant for variant in study.variants if fits(variant, wanted)]
     of_shape: dict[frozenset[str], list[Variant]] = defaultdict(list)
     for base in among:
         of_shape[frozenset(base.levels)].append(base)
@@ -195,6 +216,18 @@ def baselines(study: Study, wanted: Mapping[str, str]) -> list[Variant | None]:
     return found
 
 
+def fits(variant: Variant, wanted: Mapping[str, str]) -> bool:
+    """Whether a variant has these levels."""
+    # Where attention is the same everywhere it is no factor, and all are bare or none is.
+    attention = "none" if variant.settings["sites"] is None else "some"
+    return wanted.items() <= {"attention": attention, **variant.levels}.items()
+
+
+def full_names(study: Study, wanted: Mapping[str, str]) -> dict[str, str]:
+    """``{"attention.ratio": "16"}`` for ``{"ratio": "16"}``."""
+    return {f"attention.{name}" if f"attention.{name}" in study.factors else name: v for name, v in wanted.items()}
+
+
 def looks(study: Study, variant: Variant, base: Variant) -> int:
     """How often a comparison was looked at: once, and once more for each round of seeds that it got (attnlab more)."""
     if not study.rounds:
@@ -202,10 +235,6 @@ def looks(study: Study, variant: Variant, base: Variant) -> int:
     pairs = variant.points.keys() & base.points.keys()
     mine = {v.points[seed].folder.name for v in (variant, base) for seed in pairs}
     return 1 + sum(not mine.isdisjoint(names) for names in study.rounds)
-
-
-def _attention(variant: Variant) -> str:
-    return "none" if variant.settings["sites"] is None else "some"
 
 
 def log_tail(folder: Path) -> str:

@@ -37,5 +37,5 @@ def family(study: Study, bases: Sequence[Variant | None]) -> list[Compared | Non
         None if base is None or pairs is None else (variant, base, pairs, next(comparisons))
         for variant, base, pairs in zip(study.variants, bases, found, strict=True)
     ]
-    tested = sum(entry is not None and entry[3].p is not None for entry in compared)
-    return [None if entry is None else Compared(*entry, more_pairs(entry[3], tested)) for entry in compared]
+    size = sum(entry is not None for entry in compared)
+    return [None if entry is None else Compared(*entry, more_pairs(entry[3], size)) for entry in compared]

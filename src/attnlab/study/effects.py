@@ -1,10 +1,10 @@
-"""Main effects of the factors and their interactions: least squares over all points, seeds as blocks."""
+"""Main effects of the factors and their interactions: least squares within seeds, tested over seeds."""
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from attnlab.study.factors import Levels, in_order
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 Run = tuple[Levels, int, float]  # levels, seed and accuracy of a point
 OUTSIDE = ("attention", "sites")  # groups that a bare network has not
-SPARE = 4  # degrees of freedom that must be left for the noise
 
 
 class Coded(NamedTuple):
@@ -32,7 +31,7 @@ class Cell:
     n: int  # points
     mean: float  # of a level: as if all levels of the other factors counted alike; of a combination: of its points
     effect: float  # of a level: to the mean of all levels; of a combination: to the sum of its levels' effects
-    half_width: float | None  # of the effect's 95 % interval; None where nothing is left to tell noise from effect
+    half_width: float | None  # of the effect's 95 % interval over seeds; None with one seed
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Term:
     factors: tuple[str, ...]
     among: str  # which variants, if not all
     cells: list[Cell]
-    p: float | None  # F test: no effect of any level
+    p: float | None  # of no effect of any level
     p_holm: float | None = None
 
 
@@ -98,49 +97,59 @@ def _factors(runs: Iterable[Run]) -> list[str]:
 def _fit(
     runs: Sequence[Run], names: Sequence[str], among: str, known: set[tuple[str, ...]]
 ) -> tuple[list[Term], list[str]]:
-    """Sum coding: an effect is a deviation from the mean of the levels, each of which counts alike."""
+    """Least squares within each seed, in sum coding; what seeds disagree about is the noise.
+
+    An effect is a deviation from the mean of the levels, each of which counts alike. A factor may do more under one
+    seed than under another, so that the points of one seed are no independent evidence: seeds are.
+    """
     import numpy as np
 
-    y = np.array([value for _, _, value in runs])
     coded = {name: _sum_coded([levels[name] for levels, _, _ in runs]) for name in names}
-    X = np.column_stack([np.ones(len(y)), _sum_coded([str(seed) for _, seed, _ in runs]).columns])
+    X, columns, cannot = _design(coded, names)
+    if not columns:
+        return [], cannot
+    y = np.array([value for _, _, value in runs])
+    seed = np.array([seed for _, seed, _ in runs])
+    whole = [s for s in np.unique(seed) if np.linalg.matrix_rank(X[seed == s]) == X.shape[1]]
+    used = np.isin(seed, whole) if whole else np.ones(len(y), bool)
+    if not whole:
+        cannot.append(f"{', '.join(names)}: no seed has every combination, so there are no intervals")
+    parts = [used & (seed == s) for s in whole] or [used]
+    fits = np.stack([np.linalg.lstsq(X[part], y[part], rcond=None)[0] for part in parts])
+    terms = []
+    for term, where in columns.items():
+        if term not in known:
+            cells, p = _cells([coded[name] for name in term], where, fits, used, y)
+            terms.append(Term(term, among, cells, p))
+    return terms, cannot
+
+
+def _design(
+    coded: Mapping[str, Coded], names: Sequence[str]
+) -> tuple["np.ndarray", dict[tuple[str, ...], slice], list[str]]:
+    """The columns of all effects that the points can tell, which are whose, and what cannot be told."""
+    import numpy as np
+
+    X = np.ones((len(coded[names[0]].number) if names else 0, 1))
     columns: dict[tuple[str, ...], slice] = {}
     cannot = []
-    rank, moments = np.linalg.matrix_rank(X), X.T @ X
+    rank, moments = 1, X.T @ X
     candidates: list[tuple[str, ...]] = [*((name,) for name in names), *itertools.combinations(names, 2)]
     for term in candidates:
-        if len(term) == 1:
-            more = coded[term[0]].columns
-        elif all((name,) in columns for name in term):
-            a, b = (coded[name].columns for name in term)
-            more = (a[:, :, None] * b[:, None, :]).reshape(len(y), -1)
-        else:
+        if not all((name,) in columns for name in term if len(term) > 1):
             continue
-        if len(term) > 1 and len(y) - rank - more.shape[1] < SPARE:
-            continue  # the noise could not be told from the interaction
-        wider = np.column_stack([X, more])
+        more = coded[term[0]].columns
+        if len(term) > 1:
+            more = (more[:, :, None] * coded[term[1]].columns[:, None, :]).reshape(len(X), -1)
         crossed = X.T @ more
         grown = np.block([[moments, crossed], [crossed.T, more.T @ more]])
         new_rank = np.linalg.matrix_rank(grown, hermitian=True)
         if new_rank < rank + more.shape[1]:
             cannot.append(f"{' × '.join(term)}: not every combination was run, or it goes together with another factor")
             continue
-        columns[term] = slice(X.shape[1], wider.shape[1])
-        X, rank, moments = wider, new_rank, grown
-    if not columns:
-        return [], cannot
-
-    from statsmodels.regression.linear_model import OLS
-
-    result = OLS(y, X).fit()
-    noisy = result.df_resid >= 1 and result.mse_resid > 1e-20
-    terms = []
-    for term, where in columns.items():
-        if term not in known:
-            p = float(result.f_test(np.eye(X.shape[1])[where]).pvalue) if noisy else None
-            cells = _cells([coded[name] for name in term], where, result, noisy, y)
-            terms.append(Term(term, among, cells, p))
-    return terms, cannot
+        columns[term] = slice(X.shape[1], X.shape[1] + more.shape[1])
+        X, rank, moments = np.column_stack([X, more]), new_rank, grown
+    return X, columns, cannot
 
 
 def _sum_coded(levels: Sequence[str]) -> Coded:
@@ -155,26 +164,39 @@ def _sum_coded(levels: Sequence[str]) -> Coded:
     return Coded(names, number, columns)
 
 
-def _cells(factors: Sequence[Coded], where: slice, result: Any, noisy: bool, y: "np.ndarray") -> list[Cell]:
-    """The effects of all levels, the last one's too: minus the sum of the others."""
+def _cells(
+    factors: Sequence[Coded], where: slice, fits: "np.ndarray", used: "np.ndarray", y: "np.ndarray"
+) -> tuple[list[Cell], float | None]:
+    """The effects of all levels, the last one's too (minus the sum of the others), and the p of their being none.
+
+    ``fits`` (seeds, columns). Intervals are Student's over seeds; p is of the repeated-measures F test, whose error is
+    seed × effect (statsmodels' AnovaRM, which wants complete grids). Both None with one seed.
+    """
     import numpy as np
+    from scipy import stats
 
     shapes = [np.vstack([np.eye(len(f.levels) - 1), -np.ones(len(f.levels) - 1)]) for f in factors]
     weights = shapes[0] if len(factors) == 1 else np.kron(*shapes)
-    contrasts = np.zeros((len(weights), len(result.params)))
-    contrasts[:, where] = weights
-    half_widths = np.ptp(result.t_test(contrasts).conf_int(), axis=1) / 2 if noisy else [None] * len(weights)
+    by_seed = fits[:, where] @ weights.T  # (seeds, cells)
+    seeds, free = len(fits), weights.shape[1]
+    effects = by_seed.mean(0)
+    noise = ((by_seed - effects) ** 2).sum(0)
+    half_widths: list[float | None] = [None] * len(weights)
+    p = None
+    if seeds > 1 and noise.sum() > 1e-18:
+        half_widths = list(stats.t.ppf(0.975, seeds - 1) * np.sqrt(noise / (seeds - 1) / seeds))
+        F = seeds * (effects**2).sum() / (noise.sum() / (seeds - 1))
+        p = float(stats.f.sf(F, free, free * (seeds - 1)))
     cells = []
     for numbers, effect, half_width in zip(
-        np.ndindex(*(len(f.levels) for f in factors)), contrasts @ result.params, half_widths, strict=True
+        np.ndindex(*(len(f.levels) for f in factors)), effects, half_widths, strict=True
     ):
-        mine = np.logical_and.reduce([f.number == i for f, i in zip(factors, numbers, strict=True)])
-        mean = result.params[0] + effect if len(factors) == 1 else y[mine].mean()
+        mine = used & np.logical_and.reduce([f.number == i for f, i in zip(factors, numbers, strict=True)])
+        mean = fits[:, 0].mean() + effect if len(factors) == 1 else y[mine].mean() if mine.any() else np.nan
         levels = tuple(f.levels[i] for f, i in zip(factors, numbers, strict=True))
-        cells.append(
-            Cell(levels, int(mine.sum()), float(mean), float(effect), None if half_width is None else float(half_width))
-        )
-    return cells
+        wide = None if half_width is None else float(half_width)
+        cells.append(Cell(levels, int(mine.sum()), float(mean), float(effect), wide))
+    return cells, p
 
 
 def _corrected(terms: list[Term]) -> list[Term]:

@@ -33,8 +33,8 @@ STYLE = (
 )
 
 
-def draw_all(told: Told, study: Study, tell: Callable[[str], None] = lambda name: None) -> list[dict[str, str]]:
-    """Draw what the study has the data for into its folder ``figures/``.
+def draw_all(told: Told, study: Study, tell: Callable[[str], None], write: bool) -> list[dict[str, str]]:
+    """Draw what the study has the data for; ``write``: into its folder ``figures/`` too.
 
     Returns of each its name, title, how to read it, and the SVG for a page, whose inks are the page's own colour.
     """
@@ -60,8 +60,11 @@ def draw_all(told: Told, study: Study, tell: Callable[[str], None] = lambda name
         for name, title, draw, how in figures:
             tell(name)
             figure = draw(told, study)
+            if write:
+                for kind in ("svg", "pdf", "png"):
+                    (study.folder / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
             if figure is not None:
-                svg = _save(figure, study.folder / "figures", name)
+                svg = _save(figure, study.folder / "figures" if write else None, name)
                 drawn.append({"name": name, "title": title, "how": how, "svg": svg})
     return drawn
 
@@ -84,18 +87,19 @@ def _styled() -> Iterator[None]:
         "svg.fonttype": "none",
         "pdf.fonttype": 42,
         "legend.frameon": False,
+        "text.parse_math": False,
     }
     with matplotlib.rc_context(style):
         yield
 
 
-def _save(figure: "Figure", folder: Path, name: str) -> str:
-    """Write name.svg, .pdf and .png; returns the SVG for a page."""
+def _save(figure: "Figure", folder: Path | None, name: str) -> str:
+    """Write name.svg, .pdf and .png into a folder; returns the SVG for a page."""
     import matplotlib
 
     matplotlib.rcParams["svg.hashsalt"] = name  # its ids are the same each time, and no other figure's
     made: dict[str, bytes] = {}
-    for kind in ("svg", "pdf", "png"):
+    for kind in ("svg", "pdf", "png") if folder else ("svg",):
         file = io.BytesIO()
         dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
         figure.savefig(file, format=kind, dpi=160, transparent=kind == "svg", metadata=dates)
@@ -105,7 +109,8 @@ def _save(figure: "Figure", folder: Path, name: str) -> str:
     svg = svg.replace(COLOURS[0].lower(), f"var(--figure-blue, {COLOURS[0]})")  # too dark on black
     start = svg.index(">") + 1
     made["svg"] = (svg[:start] + STYLE + svg[start:]).encode()
-    for kind, content in made.items():
+    for kind, content in made.items() if folder else ():
+        assert folder
         write_bytes(folder / f"{name}.{kind}", content)
     return svg
 
@@ -139,8 +144,11 @@ def _pareto(told: Told, study: Study) -> "Figure":
                 linewidth=0.8,
                 alpha=0.8,
             )
-        x, y = [r[cost] / unit for r in front], [100 * r["accuracy"]["mean"] for r in front]
-        axes.step(x, y, where="post", color=COLOURS[0], linestyle="--", linewidth=1)
+        for data in dict.fromkeys(row["data"] for row in front):
+            x, y = zip(
+                *((r[cost] / unit, 100 * r["accuracy"]["mean"]) for r in front if r["data"] == data), strict=True
+            )
+            axes.step(x, y, where="post", color=COLOURS[0], linestyle="--", linewidth=1)
         named = front[-NAMED:]
         for number, row in enumerate(named, start=1):
             place = (row[cost] / unit, 100 * row["accuracy"]["mean"])

@@ -65,7 +65,10 @@ function list(items, most = Infinity) {
 }
 function verdictWords(variant) {
   if (variant.is_baseline) return "baseline";
-  if (variant.verdict === "undecided") return `undecided (${variant.more_seeds ?? "many"})`;
+  if (variant.verdict === "undecided") {
+    if (variant.difference.n < 3) return "undecided"; // too few to say how many more
+    return `undecided (${variant.more_seeds ?? "many"})`;
+  }
   return variant.verdict ?? "";
 }
 function verdictMark(variant) {

@@ -3,20 +3,24 @@
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from attnlab.point import write_rows, write_text
+from attnlab.point import write_text
 from attnlab.study.analysis import Told, analyse, detailed
 from attnlab.study.collect import read_study, si
 from attnlab.study.figures import draw_all
 from attnlab.study.page import page
+from attnlab.study.statistics import FIRST
 
 COLUMNS = ["variant", "accuracy %", "seeds", "test ±", "difference", "p", "verdict", "parameters", "MACs", "ms"]
 FORMATS = ("md", "csv", "json", "latex", "html")
@@ -30,29 +34,30 @@ def write_report(folder: str | Path, form: str | None = None, baseline: Mapping[
     """
     study = read_study(Path(folder))
     told = analyse(study, baseline)
+    write = os.access(study.folder, os.W_OK)
     with Console(stderr=True).status("Drawing") as status:
-        figures = draw_all(told, study, lambda text: status.update(f"Drawing {text}"))
+        figures = draw_all(told, study, lambda text: status.update(f"Drawing {text}"), write)
+    rows = [_flat(row) for row in told["variants"]]
     texts = {
         "md": markdown(told, [figure["name"] for figure in figures]),
-        "json": json.dumps(told, indent=1, ensure_ascii=False),
+        "csv": _csv(rows),
+        "json": json.dumps(_finite(told), indent=1, ensure_ascii=False, allow_nan=False),
         "latex": latex(told),
         "html": page({**detailed(told, study), "figures": figures}),
     }
-    write_rows(study.folder / "report.csv", rows := [_flat(row) for row in told["variants"]])
-    for name, kind in (("md", "md"), ("json", "json"), ("latex", "tex"), ("html", "html")):
-        write_text(study.folder / f"report.{kind}", texts[name] + "\n")
+    for name, text in texts.items() if write else ():
+        write_text(study.folder / f"report.{'tex' if name == 'latex' else name}", text + "\n")
     if form is not None:
-        print(texts[form] if form in texts else _csv(rows))
+        print(texts[form])
         return told
     console = Console()
     if not console.is_terminal:
         console.width = 130
     for part in in_terminal(told):
-        console.print(part, highlight=False)
-    console.print(
-        f"written: {study.folder}/report.html (open it in a browser), report.md, .csv, .json, .tex, figures/",
-        highlight=False,
-    )
+        console.print(part, highlight=False, markup=False)
+    files = "report.html (open it in a browser), report.md, .csv, .json, .tex, figures/"
+    done = f"written: {study.folder}/{files}" if write else f"{study.folder} is read-only: nothing was written"
+    console.print(done, highlight=False, markup=False)
     return told
 
 
@@ -64,12 +69,12 @@ def in_terminal(told: Told) -> list[Any]:
 def _leaderboard(told: Told) -> Table:
     table = _table(f"{told['folder']}: test accuracy, best first", COLUMNS)
     for row in told["variants"]:
-        table.add_row(*_cells(row), style="bold" if row["is_baseline"] else None)
+        table.add_row(*map(escape, _cells(row)), style="bold" if row["is_baseline"] else None)
     return table
 
 
 def _table(title: str, columns: list[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
     for i, column in enumerate(columns):
         table.add_column(
             column, justify="right" if i else "left", no_wrap=bool(i), overflow="fold", min_width=0 if i else 16
@@ -78,7 +83,7 @@ def _table(title: str, columns: list[str]) -> Table:
 
 
 def _effect_tables(told: Told) -> list[Table]:
-    """What each factor does, averaged over the rest; the interactions that are decided."""
+    """What each factor does, averaged over the rest, and the interactions."""
     tables = []
     if told["tables"] and len(told["factors"]) > 1:
         table = _table("factors: each level averaged over the rest", ["factor", "accuracy %", "to the mean", "p"])
@@ -87,7 +92,7 @@ def _effect_tables(told: Told) -> list[Table]:
             for i, level in enumerate(term["levels"]):
                 name = f"{term['factor']}={level['level']}{'' if i else among}"
                 effect = percent(level["effect"], level["effect_half_width"], "+")
-                table.add_row(name, percent(level["mean"]), effect, "" if i else _p_value(term["p_holm"]))
+                table.add_row(escape(name), percent(level["mean"]), effect, "" if i else _p_value(term["p_holm"]))
             table.add_section()
         tables.append(table)
     if told["interactions"]:
@@ -108,9 +113,10 @@ def remarks(told: Told) -> list[str]:
         if (equal := row["equal_cost"]) and equal["mean"] is not None:
             difference = percent(equal["mean"], equal["half_width"], "+")
             cost = "parameters" if equal["cost"] == "parameters" else "MACs"
+            p = f", p {_p_value(equal['p_holm'])}" if equal["p"] is not None else ""
             lines.append(
                 f"at equal cost: {row['label']} is {difference} against {equal['label']} "
-                f"({equal['count']:,} {cost}): {equal['verdict']}"
+                f"({equal['count']:,} {cost}; n={equal['n']}{p}): {equal['verdict']}"
             )
     lines += [f"cannot be told: {text}" for text in told["untold"]]
     return [*lines, *told["notes"], *(f"warning: {text}" for text in told["warnings"])]
@@ -164,9 +170,11 @@ def _p_value(p: float | None) -> str:
 
 
 def _verdict(row: Told) -> str:
-    """``better``, or ``undecided (7)``: so many more seeds; ``(many)``: more than anyone would run"""
+    """``better``; ``undecided (7)``: so many more seeds; ``(many)``: more than anyone would run; without: who knows"""
     if row["verdict"] != "undecided":
         return row["verdict"] or ""
+    if row["difference"]["n"] < FIRST:
+        return "undecided"
     return f"undecided ({row['more_seeds'] or 'many'})"
 
 
@@ -174,9 +182,9 @@ def latex(told: Told) -> str:
     """A table for a paper, with booktabs; the best mean is bold if its verdict is ``better``."""
     lines = [
         r"% \usepackage{booktabs}",
-        r"\begin{tabular}{lrrrrr}",
+        r"\begin{tabular}{lrrrrrr}",
         r"\toprule",
-        rf"Variant & Accuracy (\%) & Seeds & vs.\ {_escaped(told['baseline'])} & Parameters & MACs \\",
+        rf"Variant & Accuracy (\%) & Seeds & vs.\ {_escaped(told['baseline'])} & Parameters & MACs & ms \\",
         r"\midrule",
     ]
     for i, row in enumerate(told["variants"]):
@@ -190,6 +198,7 @@ def latex(told: Told) -> str:
             _in_math(row["difference"], "+") if row["difference"] else "--",
             f"{row['parameters']:,}".replace(",", r"\,"),
             si(row["macs"]).replace(" ", r"\,"),
+            f"{row['latency_ms']:.2f}",
         ]
         lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
@@ -210,6 +219,15 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().rstrip()
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _finite(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_finite(child) for child in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _flat(row: Told) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 
 from attnlab.study.collect import Study, Variant, baselines
 from attnlab.study.comparisons import family
-
-FIRST = 3  # pairs at least, before anything is said about how many more
+from attnlab.study.statistics import FIRST
+from attnlab.study.worth import same_cost
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,18 @@ class Need:
 def needs(study: Study, wanted: dict[str, str]) -> tuple[list[Need], list[Variant]]:
     """What each undecided comparison needs to be decided with 80 % power, if the difference is what it looks like now.
 
+    Those with the baseline, and those with the baseline of equal cost; with fewer than three pairs, three.
+
     And the variants whose difference is too small for any number of seeds that one would run. Seeds that one of the
     two has already come first. Raises InputError as ``baselines``.
     """
     needed, too_small = [], []
-    for found in filter(None, family(study, baselines(study, wanted))):
-        more = FIRST - found.comparison.pairs if found.comparison.p is None else found.more
+    bases = baselines(study, wanted)
+    at_equal_cost = [match and match[0] for match in same_cost(study.variants, bases)]
+    for found in filter(None, [*family(study, bases), *family(study, at_equal_cost)]):
+        more = found.more
+        if found.comparison.pairs < FIRST:
+            more = FIRST - found.comparison.pairs
         if more is None:
             too_small.append(found.variant)
         elif more > 0:
@@ -46,10 +52,10 @@ def _fresh(study: Study, variant: Variant, base: Variant) -> Iterator[int]:
     either = variant.points.keys() ^ base.points.keys()
     both = variant.points.keys() & base.points.keys()
     others = {seed for v in study.variants for seed in v.points} - either - both
-    yield from sorted(either)
-    yield from sorted(others)
     known = either | both | others
-    yield from (seed for seed in count() if seed not in known)
+    new = (seed for seed in count() if seed not in known)
+    in_vain = variant.failed | base.failed
+    yield from (seed for seed in chain(sorted(either), sorted(others), new) if seed not in in_vain)
 
 
 Runs = list[tuple[Variant, int]]
@@ -62,18 +68,17 @@ def within(needed: Sequence[Need], budget: int) -> tuple[list[tuple[Need, Runs]]
     has its price, without the power to decide.
     """
     chosen: set[tuple[int, int]] = set()
-    fitting, beyond, left = [], [], list(needed)
+    fitting, left = [], list(needed)
 
     def new(need: Need) -> Runs:
         return [(v, seed) for v, seed in need.points if (id(v), seed) not in chosen]
 
     while left:
         need = min(left, key=lambda n: len(new(n)))
-        left.remove(need)
         runs = new(need)
-        if len(chosen) + len(runs) <= budget:
-            chosen |= {(id(v), seed) for v, seed in runs}
-            fitting.append((need, runs))
-        else:
-            beyond.append(need)
-    return fitting, beyond
+        if len(chosen) + len(runs) > budget:
+            break
+        left.remove(need)
+        chosen |= {(id(v), seed) for v, seed in runs}
+        fitting.append((need, runs))
+    return fitting, left

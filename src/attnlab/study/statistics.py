@@ -54,7 +54,8 @@ class Comparison:
         return "better" if self.mean > 0 else "worse"
 
 
-ALPHA, POWER, MOST = 0.05, 0.8, 1000  # MOST: as many pairs are not worth asking for
+ALPHA, POWER = 0.05, 0.8
+FIRST, MOST = 3, 1000  # pairs: with fewer nothing is said about how many more; with as many nobody would ask
 
 
 def compare(pairs: Mapping[int, float]) -> Comparison:
@@ -103,14 +104,15 @@ def more_pairs(comparison: Comparison, family: int) -> int | None:
     """How many pairs more decide an undecided one of a family of so many with 80 % power, if what was seen is true.
 
     At its next look, which has less of the 5 % to spend: see ``corrected``. 0 for what is decided; None if more than
-    MOST pairs are needed, or nothing can be said.
+    MOST pairs are needed, or with fewer than FIRST pairs, which say next to nothing about it.
     """
     if comparison.verdict in ("better", "worse"):
         return 0
-    if comparison.effect is None:
+    if comparison.effect is None or comparison.pairs < FIRST:
         return None
     alpha = ALPHA / family / _price(comparison.looks + 1)  # as Holm asks of the smallest p
-    needed = 1 + ceil(-log2(alpha)) if isinf(comparison.effect) else pairs_needed(comparison.effect, alpha)
+    unbiased = comparison.effect * (1 - 3 / (4 * comparison.pairs - 5))  # few pairs flatter it (Hedges' correction)
+    needed = 1 + ceil(-log2(alpha)) if isinf(comparison.effect) else pairs_needed(unbiased, alpha)
     return None if needed is None else max(1, needed - comparison.pairs)
 
 

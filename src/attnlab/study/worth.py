@@ -1,5 +1,6 @@
 """Is it worth its cost: Pareto fronts, gain per cost, and the widened baseline of the same cost."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,21 @@ def gain(difference: float, spent: Mapping[str, float], base: Mapping[str, float
     """Accuracy per 1 % more of each cost than the baseline's; None where it costs no more."""
     more = {cost: 100 * (spent[cost] / base[cost] - 1) for cost in COSTS}
     return {cost: difference / percent if percent > 0 else None for cost, percent in more.items()}
+
+
+def data_key(variant: Variant) -> str:
+    """Equal for variants that were tested on the same images."""
+    settings = {k: v for k, v in variant.settings["data"].items() if k not in ("batch_size", "pad", "flip")}
+    return json.dumps(settings, sort_keys=True)
+
+
+def is_only_wider(variant: Variant, variants: Sequence[Variant]) -> bool:
+    """Whether it is a bare network with a level of a setting of the backbone that none with attention has."""
+    if variant.settings["sites"] is not None:
+        return False
+    attended = [v.levels for v in variants if v.settings["sites"] is not None]
+    mine = {name: level for name, level in variant.levels.items() if name.startswith("backbone.")}
+    return bool(attended) and any(all(v.get(name) != level for v in attended) for name, level in mine.items())
 
 
 def same_cost(variants: Sequence[Variant], bases: Sequence[Variant | None]) -> list[tuple[Variant, str] | None]:

@@ -32,7 +32,6 @@ def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides
     configs: list[dict[str, Any]] = []
     if too_small:
         print(f"too small a difference to decide by seeds: {', '.join(variant.label for variant in too_small)}")
-    failed = {point.folder.name for point in study.unfinished if point.state == "failed"}
     fitting, beyond = within(needed, budget)
     for need, points in fitting:
         print(f"{_words(need)}, {len(points)} point{'s' * (len(points) != 1)} to run")
@@ -42,9 +41,6 @@ def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides
         print(f"beyond --budget {budget}:", *words, sep="\n")
     planned = plan.of_points(configs, overrides) if configs else None
     if planned is not None:
-        left_out = [point.folder.name for point in planned.points if point.folder.name in failed]
-        if left_out:
-            print(f"failed before, not tried again: {', '.join(left_out)}")
         print(*table.summary(planned), sep="\n")
     elif not needed:
         print("nothing to run: every comparison is decided" + (", or too small" if too_small else ""))
