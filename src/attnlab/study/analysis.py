@@ -25,7 +25,7 @@ from attnlab.study.collect import (
     several_versions,
 )
 from attnlab.study.comparisons import Compared, family
-from attnlab.study.statistics import Comparison, Estimate, estimate
+from attnlab.study.statistics import FIRST, Comparison, Estimate, estimate
 
 Told = dict[str, Any]
 CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
@@ -160,7 +160,7 @@ def _point(study: Study, point: Point, mcnemar_p: float | None) -> Told:
         "accuracy": result["test"]["accuracy"],
         "test": result["test"],
         "val_accuracy": result.get("val", {}).get("accuracy"),
-        "best_epoch": result.get("best_epoch"),
+        "best_epoch": None if (best := result.get("best_epoch")) is None else best + 1,  # the first is 1
         "epochs": result.get("epochs"),
         "minutes": times["total_s"] / 60 if "total_s" in times else None,
         "device": result.get("device"),
@@ -278,7 +278,7 @@ def _notes(told: Told) -> list[str]:
         "points, paired by seed.",
         "p: paired t-test, with Holm's correction for all comparisons of the table; better and worse are p ≤ 0.05.",
         "undecided (n): n more seeds decide it with 80 % power, if the difference is what it looks like now; "
-        f"{told['more']} runs them.",
+        f"{told['more']} runs them. Without n: with fewer than {FIRST} pairs nobody can say.",
     ]
     if any(row["accuracy_test"] is not None for row in rows):
         text.append("test ±: 95 % bootstrap over test images, seeds as they are: what another test set might change.")
