@@ -1,56 +1,53 @@
 """Bare backbones that are made wider until they cost as much as one with attention."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
-from attnlab import point as ledger
 from attnlab import schema
 from attnlab.build import rehearse
+from attnlab.costs import Cost
 from attnlab.errors import InputError, choices
 from attnlab.study.worth import NEAR
-from attnlab.sweep.plan import Planned
 
 Config = dict[str, Any]
 STEP, WIDEST = 0.001, 4.0  # of the width that the others have
 
 
-def widened(
-    points: Sequence[Planned], wanted: Mapping[str, str], tell: Callable[[str], None]
-) -> tuple[list[Planned], list[str]]:
-    """For each point with attention the bare one whose width makes it cost the same, and a line for each without.
+class Widened(NamedTuple):
+    """A bare network of a greater width."""
 
-    ``wanted``: the setting that is the width, by cost: ``{"parameters": "backbone.width"}``, or ``macs``. Raises
-    InputError where the backbone has no such setting, or it is no positive number.
+    config: Config
+    overrides: list[str]
+    cost: Cost
+
+
+def widened(
+    priced: Iterable[tuple[Config, Mapping[str, int]]], wanted: Mapping[str, str], tell: Callable[[str], None]
+) -> tuple[list[Widened], list[str]]:
+    """For each point with attention the bare one whose width makes it cost the same, and what there is to say.
+
+    ``priced``: configs of points with their costs. ``wanted``: the setting that is the width, by cost:
+    ``{"parameters": "backbone.width"}``, or ``macs``. Raises InputError where the backbone has no such setting, or it
+    is no positive number.
     """
     widths: dict[str, float | None] = {}  # by what is to be found
-    new: dict[str, Planned] = {}
+    new: dict[str, Widened] = {}
     lines = []
-    for point in (point for point in points if point.config["sites"] is not None):
-        for cost, setting in wanted.items():
-            start = _width(point.config, setting)
-            target = _cost_of(point, cost)
-            key = json.dumps([cost, setting, target, _bare(point.config, setting, start, seed=0)], sort_keys=True)
+    for config, costs in priced:
+        for cost, setting in wanted.items() if config["sites"] is not None else ():
+            start, target = _width(config, setting), costs[cost]
+            key = json.dumps([cost, setting, target, _bare(config, setting, start, seed=0)], sort_keys=True)
             if key not in widths:
                 tell(f"{setting} of the bare backbone with {target:,} {cost}")
-                widths[key] = _fit(point.config, setting, start, cost, target)
+                widths[key] = _fit(config, setting, start, cost, target)
                 if widths[key] is None:
-                    label = f"attention={point.config['attention']['name']} ({target:,} {cost})"
+                    label = f"attention={config['attention']['name']} ({target:,} {cost})"
                     lines.append(f"{label}: no {setting} costs the same to within {NEAR:.0%} of what attention adds")
-            width = widths[key]
-            if width is None:
-                continue
-            config = schema.check(_bare(point.config, setting, width, point.config["seed"]))
-            folder = ledger.folder(config)
-            overrides = [f"{key}={config[key]}" for key in ("study", "seed")]
-            new[folder.name] = Planned(
-                folder,
-                config,
-                [[*overrides, "attention=none", f"{setting}={width}"]],
-                ledger.state(folder),
-                ledger.attempts(folder),
-                cost=_rehearsed(config),
-            )
+            if (width := widths[key]) is not None:
+                bare = schema.check(_bare(config, setting, width, config["seed"]))
+                overrides = [f"study={bare['study']}", f"seed={bare['seed']}", "attention=none", f"{setting}={width}"]
+                new[json.dumps(bare, sort_keys=True)] = Widened(bare, overrides, _rehearsed(bare))
     if new:
         lines.insert(0, f"of these, {len(new)} are bare backbones widened to the cost of one with attention")
     return list(new.values()), lines
@@ -76,12 +73,6 @@ def _rehearsed(config: Config) -> Any:
     if found.error:
         raise InputError(f"sweep.equal_cost: {found.error}")
     return found.cost
-
-
-def _cost_of(point: Planned, cost: str) -> int:
-    if point.cost is not None:
-        return getattr(point.cost, cost)
-    return ledger.read_json(point.folder / "result.json")["cost"][cost]
 
 
 def _fit(config: Config, setting: str, start: float, cost: str, target: int) -> float | None:

@@ -86,9 +86,13 @@ def make(argv: Sequence[str], tell: Told = lambda text: None, *, without_data: b
     if equal := settings.get("equal_cost"):
         from attnlab.sweep.equal_cost import widened
 
-        more, lines = widened(plan.points, equal, tell)
+        more, lines = widened(((point.config, _priced(point)) for point in plan.points), equal, tell)
         known = {point.folder for point in plan.points}
-        plan.points += [point for point in more if point.folder not in known]
+        plan.points += [
+            Planned(folder, w.config, [w.overrides], ledger.state(folder), ledger.attempts(folder), cost=w.cost)
+            for w in more
+            if (folder := ledger.folder(w.config)) not in known
+        ]
         plan.combinations += len(plan.points) - len(known)
         plan.collapsed += lines
         _entitle(plan.points)
@@ -96,6 +100,12 @@ def make(argv: Sequence[str], tell: Told = lambda text: None, *, without_data: b
     if plan.errors and (settings.get("on_error") != "skip" or not plan.points):
         raise InputError("\n".join(plan.errors))
     return plan
+
+
+def _priced(point: Planned) -> dict[str, int]:
+    if point.cost is not None:
+        return {"parameters": point.cost.parameters, "macs": point.cost.macs}
+    return ledger.read_json(point.folder / "result.json")["cost"]
 
 
 def of_points(configs: Sequence[dict[str, Any]], overrides: Sequence[str], tell: Told = lambda text: None) -> Plan:
