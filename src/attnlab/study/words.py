@@ -84,7 +84,7 @@ def _also(variant: Variant, base: Variant, wanted: Mapping[str, str]) -> list[st
         f"{'.'.join(path)} ({factors.written(one[path])}, {factors.written(other[path])})"
         for path in one.keys() & other.keys()
         if path[0] in ("attention", "sites")
-        and path[-1] != "_target_"
+        and path[-1] not in ("_target_", "parts")
         and one[path] != other[path]
         and ".".join(path) not in named
     ]
