@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -239,7 +240,8 @@ def report(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="attnlab report",
         description="What a study says, from its points' folders alone: what is better, by how much, how sure, at what "
-        "cost. Writes report.html (a page of its own), report.md, .csv, .json, .tex and figures/ into the folder.",
+        "cost. Writes report.html (a page of its own), report.md, .csv, .json, .tex and figures/ into the folder, but "
+        "with --format or --baseline, which only print.",
         epilog="example: attnlab report outputs/demo --format latex > table.tex",
     )
     parser.add_argument("study", help="the study's folder, such as outputs/demo")
@@ -250,7 +252,7 @@ def report(argv: list[str]) -> int:
     from attnlab.study import write_report
 
     told = write_report(args.study, args.format, _levels(args.baseline))
-    if told["wandb"]:
+    if told["wandb"] and told["written"]:
         from attnlab.tracking.mirror import mirror
 
         study = Path(args.study)
@@ -271,17 +273,18 @@ def _add_baseline(parser: argparse.ArgumentParser) -> None:
 
 
 def _levels(words: list[str]) -> dict[str, str]:
-    for word in words:
-        if "=" not in word:
-            raise InputError(f"--baseline {word}: must be KEY=VALUE, such as attention=se")
-    return dict(word.split("=", 1) for word in words)
+    settings = [setting for word in words for setting in re.split(r",(?=[\w.]+=)", word)]
+    for setting in settings:
+        if "=" not in setting:
+            raise InputError(f"--baseline {setting}: must be KEY=VALUE, such as attention=se")
+    return dict(setting.split("=", 1) for setting in settings)
 
 
 def more(argv: list[str]) -> int:
     """Run the seeds that undecided comparisons need."""
     parser = argparse.ArgumentParser(
         prog="attnlab more",
-        description="Runs the seeds that the undecided comparisons of a study need to be decided with 80 %% power, if "
+        description="Runs the seeds that the undecided comparisons of a study need to be decided with 80 % power, if "
         "their differences are what they look like now; what is decided gets none. The cheapest to decide come first.",
         epilog="example: attnlab more outputs/demo --budget 12 hydra.launcher.cpu_slots=1",
     )

@@ -66,6 +66,8 @@ def test_each_format_can_be_piped(tmp_path, capsys):
     root = tmp_path / "a_study"
     write_decided(root)
     shown = {}
+    write_report(root)
+    capsys.readouterr()
     for form in ("md", "csv", "json", "latex", "html"):
         write_report(root, form)
         shown[form] = capsys.readouterr().out
@@ -124,11 +126,14 @@ def test_a_read_only_study_is_printed(study, capsys):
     study.chmod(0o555)
     write_report(study)
     study.chmod(0o755)
-    assert f"{study} is read-only: nothing was written" in capsys.readouterr().out
+    assert f"nothing was written: {study} is read-only" in capsys.readouterr().out
 
 
 def test_another_baseline(study, capsys):
+    write_report(study)
+    before = (study / "report.md").read_text()
     told = write_report(study, baseline={"attention": "se"})
+    assert (study / "report.md").read_text() == before
     rows = {row["label"]: row for row in told["variants"]}
     assert rows["se"]["is_baseline"]
     assert rows["none"]["difference"]["mean"] == pytest.approx(-0.03)

@@ -68,6 +68,7 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
         "looks": len(study.rounds),
         "more": shlex.join(["attnlab", "more", str(study.folder), *words.options(baseline)]),
     }
+    told["at_equal_cost"] = words.at_equal_cost(told)
     told["warnings"] = words.warnings(told, study, bases, wanted)
     told["notes"], told["methods"] = words.notes(told), words.methods(told, study)
     return told

@@ -157,7 +157,7 @@ function atWhichCost() {
   const same = better[0].equal_cost;
   if (same)
     out.push(
-      `Against ${same.label}, a baseline of the same cost, ${better[0].label} is at `,
+      `Against ${same.label}, which has as many ${same.cost === "macs" ? "MACs" : same.cost}, ${better[0].label} is at `,
       el("span.nobr", `${estimate(same, true)} points`),
       ` (${same.verdict}). `,
     );
@@ -188,6 +188,7 @@ function showHead() {
   byId("summary").append(
     el("p.lead", { id: "verdict" }, conclusion()),
     atWhichCost() ?? "",
+    told.at_equal_cost ? el("p", told.at_equal_cost) : "",
     el("p", { id: "scope" }, scope()),
     varies.length ? el("dl", { "aria-label": "what varies" }, varies.flat()) : "",
     ...told.warnings.map((text) => el("p.warning", el("b", "Warning: "), text)),

@@ -29,12 +29,14 @@ FORMATS = ("md", "csv", "json", "latex", "html")
 def write_report(folder: str | Path, form: str | None = None, baseline: Mapping[str, str] | None = None) -> Told:
     """Print the report of the study in ``folder``; write report.html, .md, .csv, .json, .tex and figures/ there.
 
-    ``form``, one of FORMATS: print it as that, to be piped. ``baseline``: what the others are compared with. Returns
-    what was found. Raises InputError if the folder holds no finished point, or nothing fits the baseline.
+    ``form``, one of FORMATS: only print it as that, to be piped. ``baseline``: only print what a comparison with this
+    says. Returns what was found; it holds "written". Raises InputError if the folder holds no finished point, or
+    nothing fits the baseline.
     """
     study = read_study(Path(folder))
     told = analyse(study, baseline)
-    write = os.access(study.folder, os.W_OK)
+    write = form is None and not baseline and os.access(study.folder, os.W_OK)
+    told["written"] = write
     with Console(stderr=True).status("Drawing") as status:
         figures = draw_all(told, study, lambda text: status.update(f"Drawing {text}"), write)
     rows = [_flat(row) for row in told["variants"]]
@@ -56,7 +58,9 @@ def write_report(folder: str | Path, form: str | None = None, baseline: Mapping[
     for part in in_terminal(told):
         console.print(part, highlight=False, markup=False)
     files = "report.html (open it in a browser), report.md, .csv, .json, .tex, figures/"
-    done = f"written: {study.folder}/{files}" if write else f"{study.folder} is read-only: nothing was written"
+    why = "the report of the study's own baseline stays (--format html > page.html keeps this one)"
+    why = why if baseline else f"{study.folder} is read-only"
+    done = f"written: {study.folder}/{files}" if write else f"nothing was written: {why}"
     console.print(done, highlight=False, markup=False)
     return told
 
@@ -118,6 +122,8 @@ def remarks(told: Told) -> list[str]:
                 f"at equal cost: {row['label']} is {difference} against {equal['label']} "
                 f"({equal['count']:,} {cost}; n={equal['n']}{p}): {equal['verdict']}"
             )
+    if told["at_equal_cost"]:
+        lines.append(told["at_equal_cost"])
     lines += [f"cannot be told: {text}" for text in told["untold"]]
     return [*lines, *told["notes"], *(f"warning: {text}" for text in told["warnings"])]
 
@@ -139,7 +145,7 @@ def percent(value: float | None, half_width: float | None = None, sign: str = ""
     """``84.3 ± 1.2``, in percent or percentage points."""
     if value is None:
         return ""
-    mean = f"{100 * value:{sign}.1f}"
+    mean = f"{round(100 * value, 1) + 0.0:{sign}.1f}"  # no -0.0
     return mean if half_width is None else f"{mean} ± {100 * half_width:.1f}"
 
 

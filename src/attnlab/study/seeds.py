@@ -24,12 +24,12 @@ class Need:
         return [(v, seed) for seed in self.seeds for v in (self.base, self.variant) if seed not in v.points]
 
 
-def needs(study: Study, wanted: dict[str, str]) -> tuple[list[Need], list[Variant]]:
+def needs(study: Study, wanted: dict[str, str]) -> tuple[list[Need], list[str]]:
     """What each undecided comparison needs to be decided with 80 % power, if the difference is what it looks like now.
 
     Those with the baseline, and those with the baseline of equal cost; with fewer than three pairs, three.
 
-    And the variants whose difference is too small for any number of seeds that one would run. Seeds that one of the
+    And, in words, those whose difference is too small for any number of seeds that one would run. Seeds that one of the
     two has already come first. Raises InputError as ``baselines``.
     """
     needed, too_small = [], []
@@ -40,7 +40,7 @@ def needs(study: Study, wanted: dict[str, str]) -> tuple[list[Need], list[Varian
         if found.comparison.pairs < FIRST:
             more = FIRST - found.comparison.pairs
         if more is None:
-            too_small.append(found.variant)
+            too_small.append(f"{found.variant.label} against {found.base.label}")
         elif more > 0:
             fresh = _fresh(study, found.variant, found.base)
             needed.append(Need(found.variant, found.base, [next(fresh) for _ in range(more)]))

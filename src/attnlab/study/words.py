@@ -27,6 +27,24 @@ def warnings(told: Told, study: Study, bases: Bases, wanted: Mapping[str, str]) 
     return [*_mixed(study), *_missing(told), *_without_baseline(study, bases, wanted)]
 
 
+def at_equal_cost(told: Told) -> str:
+    """``... of 8 variants 0 are better, 1 is worse (cbam block), 7 are undecided.``; empty without such comparisons"""
+    labels: dict[str, list[str]] = {"better": [], "worse": [], "undecided": []}
+    for row in told["variants"]:
+        if row["equal_cost"] and row["equal_cost"]["verdict"] in labels:
+            labels[row["equal_cost"]["verdict"]].append(row["label"])
+    total = sum(map(len, labels.values()))
+    if not total:
+        return ""
+    parts = []
+    for verdict, names in labels.items():
+        which = (
+            f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names and verdict != "undecided" else ""
+        )
+        parts.append(f"{len(names)} {'is' if len(names) == 1 else 'are'} {verdict}{which}")
+    return f"Against bare networks widened to the same cost, of {total} variants {', '.join(parts)}."
+
+
 def _missing(told: Told) -> list[str]:
     """What is missing or doubtful, each named."""
     text = []
@@ -97,9 +115,14 @@ def notes(told: Told) -> list[str]:
         f"± is the half-width of a 95 % t-interval over seeds. Differences are to {told['baseline']}, in percentage "
         "points, paired by seed.",
         "p: paired t-test, with Holm's correction for all comparisons of the table; better and worse are p ≤ 0.05.",
-        "undecided (n): n more seeds decide it with 80 % power, if the difference is what it looks like now; "
+        "undecided (n): n more seeds decide it with 80 % power, if the difference is what it looks like now, less what "
+        "few pairs flatter it (Hedges), at the stricter level of a second look; "
         f"{told['more']} runs them. Without n: with fewer than {FIRST} pairs nobody can say.",
     ]
+    if any(row["equal_cost"] for row in rows):
+        text.append(
+            "At equal cost: against a bare network widened to as many parameters, or MACs; a family of its own."
+        )
     if any(row["accuracy_test"] is not None for row in rows):
         text.append("test ±: 95 % bootstrap over test images, seeds as they are: what another test set might change.")
     text.append("MACs and ms are of one image's forward pass; ms: median where it trained, of the quietest seed.")

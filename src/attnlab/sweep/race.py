@@ -31,14 +31,17 @@ def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides
     needed, too_small = needs(study, wanted)
     configs: list[dict[str, Any]] = []
     if too_small:
-        print(f"too small a difference to decide by seeds: {', '.join(variant.label for variant in too_small)}")
+        print("too small a difference to decide by seeds:", *(f"  {words}" for words in too_small), sep="\n")
     fitting, beyond = within(needed, budget)
     for need, points in fitting:
         print(f"{_words(need)}, {len(points)} point{'s' * (len(points) != 1)} to run")
         configs += [_config(study, variant, seed) for variant, seed in points]
     if beyond:
+        beyond.sort(key=lambda need: len(need.points))
         words = (f"  {_words(need)}, {len(need.points)} points" for need in beyond)
         print(f"beyond --budget {budget}:", *words, sep="\n")
+    if beyond and not fitting:
+        print(f"nothing to run within the budget: the cheapest needs --budget {len(beyond[0].points)}")
     planned = plan.of_points(configs, overrides) if configs else None
     if planned is not None:
         print(*table.summary(planned), sep="\n")
