@@ -92,8 +92,8 @@ def train(argv: list[str]) -> int:
             single.launch(planned.points[0])
         elif planned.is_grid and launchers.ours(launcher):
             launchers.prepared(launcher)
-            plan.record(planned, ["train", *argv])
-            launchers.launch(planned, launcher)
+            with plan.recorded(planned, ["train", *argv]):
+                launchers.launch(planned, launcher)
         else:
             titles = {point.folder: point.title for point in planned.points} if planned.is_grid else {}
             official.run(compose.for_hydra(argv), compose.CONF, titles, planned.retry)

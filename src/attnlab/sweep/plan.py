@@ -1,9 +1,10 @@
 """The plan: every point of a command is composed, checked and compared with the ledger before the first one starts."""
 
+import contextlib
 import shlex
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,13 @@ def _hydra(overrides: Sequence[str]) -> dict[str, Any]:
         return OmegaConf.to_container(steering(overrides, compose_one).hydra)  # type: ignore[return-value]
 
 
-def record(plan: Plan, argv: Sequence[str], **more: Any) -> None:
-    """Write ``<study>/plans/<hash>.json``, so that what was planned and never started is known to be missing."""
+@contextlib.contextmanager
+def recorded(plan: Plan, argv: Sequence[str], **more: Any) -> Iterator[None]:
+    """While and after the points run, ``<study>/plans/<hash>.json`` tells what was planned, and so what is missing.
+
+    Nothing of it stays if the launcher refuses (InputError).
+    """
+    written = []
     by_study: dict[Path, list[Planned]] = defaultdict(list)
     for point in plan.points:
         by_study[point.folder.parent].append(point)
@@ -144,7 +150,17 @@ def record(plan: Plan, argv: Sequence[str], **more: Any) -> None:
             "points": sorted(point.folder.name for point in points),
             **more,
         }
-        ledger.write_json(study / "plans" / f"{ledger.digest(told)[:8]}.json", {"time": time.time(), **told})
+        written.append(study / "plans" / f"{ledger.digest(told)[:8]}.json")
+        ledger.write_json(written[-1], {"time": time.time(), **told})
+    try:
+        yield
+    except InputError:
+        for path in written:
+            path.unlink(missing_ok=True)
+            for folder in (path.parent, path.parents[1], path.parents[2]):
+                with contextlib.suppress(OSError):  # something else is in it
+                    folder.rmdir()
+        raise
 
 
 def check(

@@ -58,8 +58,8 @@ def _words(need: Need) -> str:
 def run(planned: Plan, argv: Sequence[str]) -> None:
     """Launch the round, and write down that the study was looked at before."""
     launchers.prepared(planned.hydra["launcher"])
-    plan.record(planned, argv, more=True)
-    launchers.launch(planned, planned.hydra["launcher"])
+    with plan.recorded(planned, argv, more=True):
+        launchers.launch(planned, planned.hydra["launcher"])
 
 
 def _config(study: Study, variant: Variant, seed: int) -> dict[str, Any]:

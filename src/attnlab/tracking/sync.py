@@ -16,7 +16,7 @@ from attnlab import point as ledger
 from attnlab.tracking import runs
 
 # What W&B says of a file whose writer was killed. It has uploaded all before that, but would try again for ever.
-CUT = re.compile(r"ends with an incomplete record|Failed to read \S*\.wandb\b.*: EOF")
+CUT = re.compile(r"ends with an incomplete record|transactionlog: error getting next record: EOF")
 RETRIES = "4"  # of a request; W&B's own 20 are hours without a word
 
 
