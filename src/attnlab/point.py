@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from attnlab import lock
+from attnlab.errors import InputError
 
 if TYPE_CHECKING:
     import numpy
@@ -124,6 +125,13 @@ def read_config(point: Path) -> dict[str, Any]:
     """The config that ``prepare`` wrote."""
     written = yaml.safe_load((point / "config.yaml").read_text())
     return {key: value for key, value in written.items() if key not in STANDALONE}
+
+
+def points(study: Path) -> list[Path]:
+    """The folders of all points of a study. Raises InputError if there is no such folder."""
+    if not study.is_dir():
+        raise InputError(f"{study}: no such folder; a study is a folder of points, such as outputs/demo")
+    return sorted(path.parent for path in study.glob("*/point.json"))
 
 
 def plans(study: Path) -> list[dict[str, Any]]:

@@ -18,9 +18,7 @@ def find(study: Path, name: str) -> Path:
 
     Raises InputError if there is none, or several.
     """
-    if not study.is_dir():
-        raise InputError(f"{study}: no such folder; a study is a folder of points, such as outputs/demo")
-    points = sorted(path.parent.name for path in study.glob("*/point.json"))
+    points = [folder.name for folder in ledger.points(study)]
     name = Path(name).name  # a path to the folder does as well
     found = [point for point in points if point == name] or [point for point in points if name in point]
     if not found:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 BARE = {"attention": "none"}  # the baseline, unless a config says otherwise
-LOG_LINES = 12
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Point:
     @property
     def code(self) -> str:
         """The versions of the code that have trained it."""
-        return " then ".join(version["source"] for version in self.about.get("code") or [])
+        return code_of(self.about)
 
     def answers(self) -> "np.ndarray | None":
         """``(2, N)``: labels and predicted classes of the test images; None for a point that has not kept them."""
@@ -137,37 +136,35 @@ def _by_levels(variant: Variant) -> tuple[Any, ...]:
 
 def read_study(folder: Path) -> Study:
     """Read all points below ``folder``. Raises InputError if there is no finished one."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; a study is a folder of points, such as outputs/demo")
     groups: dict[str, dict[int, Point]] = defaultdict(dict)
     settings: dict[str, dict[str, Any]] = {}
     names: dict[str, dict[str, str]] = {}
     unfinished, twice, seen = [], [], set()
     failed: dict[str, set[int]] = defaultdict(set)
-    for path in sorted(folder.glob("*/point.json")):
-        about, status = ledger.read_json(path), ledger.read_json(path.with_name("status.json"))
-        result = ledger.read_json(path.with_name("result.json")) if status.get("state") == "done" else {}
-        seen.add(path.parent.name)
+    for path in ledger.points(folder):
+        about, status = ledger.read_json(path / "point.json"), ledger.read_json(path / "status.json")
+        result = ledger.read_json(path / "result.json") if status.get("state") == "done" else {}
+        seen.add(path.name)
         identity = about.pop("identity")
         rest = ledger.without_seed(identity)
         key = json.dumps(rest, sort_keys=True)
         if not result:
-            state = ledger.state(path.parent)
-            unfinished.append(Unfinished(path.parent, state, status.get("error") or ""))
+            state = ledger.state(path)
+            unfinished.append(Unfinished(path, state, status.get("error") or ""))
             if state == "failed":
                 failed[key].add(identity["seed"])
             continue
         if isnan(result["test"]["accuracy"]):
-            unfinished.append(Unfinished(path.parent, "done without a result", "its test accuracy is NaN"))
+            unfinished.append(Unfinished(path, "done without a result", "its test accuracy is NaN"))
             continue
         if known := groups[key].get(identity["seed"]):  # somebody has copied a folder
             is_copy = known.folder.name.endswith(ledger.digest(identity)[:8])
-            twice.append(path.parent if is_copy else known.folder)
+            twice.append(path if is_copy else known.folder)
             if is_copy:
                 continue
         settings.setdefault(key, rest)
         names[key] = about["names"]
-        groups[key][identity["seed"]] = Point(path.parent, identity["seed"], result, about, status)
+        groups[key][identity["seed"]] = Point(path, identity["seed"], result, about, status)
     plans = ledger.plans(folder)
     for name in dict.fromkeys(name for plan in plans for name in plan["points"]):
         if name not in seen:
@@ -237,24 +234,29 @@ def looks(study: Study, variant: Variant, base: Variant) -> int:
     return 1 + sum(not mine.isdisjoint(names) for names in study.rounds)
 
 
-def log_tail(folder: Path) -> str:
+def log_tail(folder: Path, lines: int = 12) -> str:
     """The last lines of a point's log.txt."""
     try:
         with (folder / "log.txt").open("rb") as file:
             file.seek(max(0, (folder / "log.txt").stat().st_size - 4000))
-            return "\n".join(file.read().decode(errors="replace").strip().splitlines()[-LOG_LINES:])
+            return "\n".join(file.read().decode(errors="replace").strip().splitlines()[-lines:])
     except OSError:
         return ""
 
 
 def mixed_code(folders: Iterable[Path]) -> Iterator[str]:
     """A warning if the finished points were made by several versions of the code."""
-    abouts = (ledger.read_json(folder / "point.json") for folder in folders if ledger.is_done(folder))
-    yield from several_versions(Point(Path(), 0, {}, about, {}) for about in abouts)
+    done = (folder for folder in folders if ledger.is_done(folder))
+    yield from several_versions(code_of(ledger.read_json(folder / "point.json")) for folder in done)
 
 
-def several_versions(points: Iterable[Point]) -> Iterator[str]:
-    versions = Counter(point.code for point in points if point.code)
+def code_of(about: Mapping[str, Any]) -> str:
+    """Of point.json: ``664b3b56 then 77aa0c1e``, as attempts were made with several versions."""
+    return " then ".join(version["source"] for version in about.get("code") or [])
+
+
+def several_versions(codes: Iterable[str]) -> Iterator[str]:
+    versions = Counter(filter(None, codes))
     if len(versions) > 1:
         parts = ", ".join(f"{version} ({n})" for version, n in versions.most_common())
         yield f"finished points are of several versions of the code: {parts}; delete folders to train them anew"

@@ -20,22 +20,14 @@ class Compared:
 
 def family(study: Study, bases: Sequence[Variant | None]) -> list[Compared | None]:
     """Each variant of the study against its entry of ``bases``, corrected; None where there is none."""
-    found = [
-        None if base is None else differences(variant.values(), base.values())
+    pairs = [
+        (variant, base, differences(variant.values(), base.values()))
         for variant, base in zip(study.variants, bases, strict=True)
+        if base is not None
     ]
-    comparisons = iter(
-        corrected(
-            [
-                replace(compare(pairs), looks=looks(study, variant, base))
-                for variant, base, pairs in zip(study.variants, bases, found, strict=True)
-                if base is not None and pairs is not None
-            ]
-        )
-    )
-    compared = [
-        None if base is None or pairs is None else (variant, base, pairs, next(comparisons))
-        for variant, base, pairs in zip(study.variants, bases, found, strict=True)
-    ]
-    size = sum(entry is not None for entry in compared)
-    return [None if entry is None else Compared(*entry, more_pairs(entry[3], size)) for entry in compared]
+    comparisons = corrected([replace(compare(found), looks=looks(study, v, base)) for v, base, found in pairs])
+    compared = {
+        id(variant): Compared(variant, base, found, comparison, more_pairs(comparison, len(pairs)))
+        for (variant, base, found), comparison in zip(pairs, comparisons, strict=True)
+    }
+    return [compared.get(id(variant)) for variant in study.variants]

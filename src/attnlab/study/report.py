@@ -37,20 +37,21 @@ def write_report(folder: str | Path, form: str | None = None, baseline: Mapping[
     told = analyse(study, baseline)
     write = form is None and not baseline and os.access(study.folder, os.W_OK)
     told["written"] = write
-    with Console(stderr=True).status("Drawing") as status:
-        figures = draw_all(told, study, lambda text: status.update(f"Drawing {text}"), write)
-    rows = [_flat(row) for row in told["variants"]]
-    texts = {
-        "md": markdown(told, [figure["name"] for figure in figures]),
-        "csv": _csv(rows),
-        "json": json.dumps(_finite(told), indent=1, ensure_ascii=False, allow_nan=False),
-        "latex": latex(told),
-        "html": page({**detailed(told, study), "figures": figures}),
+    figures: list[dict[str, str]] = []
+    if write or form in ("md", "html"):
+        with Console(stderr=True).status("Drawing") as status:
+            figures = draw_all(told, study, lambda text: status.update(f"Drawing {text}"), write)
+    make = {
+        "md": lambda: markdown(told, [figure["name"] for figure in figures]),
+        "csv": lambda: _csv([_flat(row) for row in told["variants"]]),
+        "json": lambda: json.dumps(_finite(told), indent=1, ensure_ascii=False, allow_nan=False),
+        "latex": lambda: latex(told),
+        "html": lambda: page({**detailed(told, study), "figures": figures}),
     }
-    for name, text in texts.items() if write else ():
-        write_text(study.folder / f"report.{'tex' if name == 'latex' else name}", text + "\n")
+    for name in FORMATS if write else ():
+        write_text(study.folder / f"report.{'tex' if name == 'latex' else name}", make[name]() + "\n")
     if form is not None:
-        print(texts[form])
+        print(make[form]())
         return told
     console = Console()
     if not console.is_terminal:

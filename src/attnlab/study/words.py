@@ -69,7 +69,7 @@ def _missing(told: Told) -> list[str]:
 def _mixed(study: Study) -> Iterator[str]:
     """What should be one and is several: code, PyTorch, devices, folders of a point."""
     points = [point for variant in study.variants for point in variant.points.values()]
-    yield from several_versions(points)
+    yield from several_versions(point.code for point in points)
     torch = {point.about.get("libraries", {}).get("torch") for point in points} - {None}
     if len(torch) > 1:
         yield f"finished points are of several versions of PyTorch: {', '.join(sorted(torch))}"

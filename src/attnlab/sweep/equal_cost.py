@@ -97,7 +97,7 @@ def _fit(config: Config, setting: str, start: float, cost: str, target: int) -> 
     if added <= 0:
         return None
     above = first_with(target)
-    nearest = min((above - 1, above), key=lambda step: abs(cost_at(max(0, step)) - target))
+    nearest = min((above - 1, above), key=lambda step: abs(cost_at(step) - target))
     step = first_with(cost_at(nearest))
     if step == 0 or abs(cost_at(step) - target) > NEAR * added:
         return None

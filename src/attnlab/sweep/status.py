@@ -15,6 +15,7 @@ from rich.text import Text
 
 from attnlab import point as ledger
 from attnlab.errors import InputError
+from attnlab.study.collect import log_tail
 from attnlab.sweep import slurm
 
 STATES = ("done", "running", "pending", "preempted", "killed", "failed", "new", "not started")
@@ -34,9 +35,7 @@ class Standing:
 
 def read(study: Path) -> list[Standing]:
     """Every point below ``study``. Raises InputError if there is none."""
-    if not study.is_dir():
-        raise InputError(f"{study}: no such folder; a study is a folder of points, such as outputs/demo")
-    folders = sorted(path.parent for path in study.glob("*/point.json"))
+    folders = ledger.points(study)
     if not folders:
         below = sorted({str(path.parents[1]) for path in study.glob("*/*/point.json")})
         hint = f"studies below it: {', '.join(below)}" if below else "attnlab train makes them"
@@ -82,10 +81,9 @@ def page(study: Path, points: Sequence[Standing]) -> RenderableType:
     for point in points:
         if point.state == "failed":
             lines.append(_line(point))
-            log = point.folder / "log.txt"
-            tail = log.read_text(errors="replace").strip().splitlines()[-LOG_LINES:] if log.exists() else []
-            lines += [Text(f"      {line}", style="dim") for line in tail]
-            lines.append(Text(f"      all of it: {log}", style="dim"))
+            tail = log_tail(point.folder, LOG_LINES)
+            lines += [Text(f"      {line}", style="dim") for line in tail.splitlines()]
+            lines.append(Text(f"      all of it: {point.folder / 'log.txt'}", style="dim"))
     waits = counts["not started"] and not counts["running"] and not counts["pending"]
     if counts["preempted"] or counts["killed"] or waits:
         lines.append(Text("the command that made the study goes on with what was preempted, killed or not started"))

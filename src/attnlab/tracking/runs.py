@@ -14,9 +14,7 @@ OWN = "wandb.json"  # in the study's folder: what W&B knows of the study itself
 
 def points(study: Path) -> list[Path]:
     """Folders of the points that log to W&B. Raises InputError if there are none."""
-    if not study.is_dir():
-        raise InputError(f"{study}: no such folder; a study is a folder of points, such as outputs/demo")
-    found = [path.parent for path in sorted(study.glob("*/point.json")) if "wandb_id" in ledger.read_json(path)]
+    found = [folder for folder in ledger.points(study) if "wandb_id" in ledger.read_json(folder / "point.json")]
     if not found:
         raise InputError(f"{study}: no W&B runs; points that are trained with logger=wandb make them")
     return found
