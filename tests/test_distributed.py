@@ -60,7 +60,7 @@ def test_synchronised_batch_norm_is_that_of_the_whole_batch(tmp_path):
 def test_attention_attached_to_a_batch_norm_stays():
     import torchvision
 
-    from attnlab.surgery import attach, attached
+    from attnlab.insertion import attach, attached
 
     net = torchvision.models.resnet18()
     attach(net, "cbam", at="branch")  # its hosts are batch norms

@@ -9,7 +9,7 @@ from torch import nn
 
 import attnlab
 from attnlab.gates import attention_maps, gate_numbers, picture
-from attnlab.surgery import attached
+from attnlab.insertion import attached
 from tests.own_net import OwnAttention
 
 

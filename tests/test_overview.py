@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import attnlab
+from attnlab.insertion import find_sites, select_sites
 from attnlab.overview import draw
-from attnlab.sites import find_sites, select_sites
 
 DRAWN = {
     ("mini_xception", "unit", "all"): """

@@ -14,21 +14,31 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from attnlab.backbones import create
-    from attnlab.costs import cost
     from attnlab.errors import InputError
-    from attnlab.sites import find_sites
-    from attnlab.surgery import attach, detach
-
-__all__ = ["InputError", "attach", "cost", "create", "detach", "find_sites"]
+    from attnlab.insertion import attach, attached, check, cost, detach, find_sites, split_parameters
 
 _homes = {
     "InputError": "attnlab.errors",
-    "attach": "attnlab.surgery",
-    "cost": "attnlab.costs",
+    "attach": "attnlab.insertion",
+    "attached": "attnlab.insertion",
+    "check": "attnlab.insertion",
+    "cost": "attnlab.insertion",
     "create": "attnlab.backbones",
-    "detach": "attnlab.surgery",
-    "find_sites": "attnlab.sites",
+    "detach": "attnlab.insertion",
+    "find_sites": "attnlab.insertion",
+    "split_parameters": "attnlab.insertion",
 }
+__all__ = [
+    "InputError",
+    "attach",
+    "attached",
+    "check",
+    "cost",
+    "create",
+    "detach",
+    "find_sites",
+    "split_parameters",
+]
 
 
 def __dir__() -> list[str]:

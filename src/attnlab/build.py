@@ -15,12 +15,10 @@ from torch import nn
 from attnlab import point as ledger
 from attnlab import schema
 from attnlab.classifier import Classifier
-from attnlab.costs import Cost, count
 from attnlab.data import ImageData
 from attnlab.distributed import synchronise
 from attnlab.errors import InputError, MissingData, first_line
-from attnlab.sites import Site, trace
-from attnlab.surgery import attach
+from attnlab.insertion import Cost, Site, attach, count, trace
 
 Config = Mapping[str, Any]
 

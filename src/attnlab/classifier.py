@@ -50,9 +50,11 @@ class Classifier(lightning.LightningModule):
         self.tested: list[Tensor] = []  # of each test batch (2, N): labels, predicted classes
 
     def _regularised(self, l2: Mapping[str, float]) -> list[tuple[nn.Parameter, float]]:
-        chosen = []
+        chosen, names = [], dict[int, str]()
+        for name, parameter in self.net.state_dict(keep_vars=True).items():  # keys, the same with and without attention
+            names.setdefault(id(parameter), name)
         for glob, strength in l2.items():
-            matching = [p for name, p in self.net.named_parameters() if fnmatchcase(name, glob)]
+            matching = [p for p in self.net.parameters() if fnmatchcase(names[id(p)], glob)]
             if not matching:
                 raise InputError(f"loss.l2: no parameter of the network matches {glob!r}")
             chosen += [(parameter, strength) for parameter in matching]

@@ -78,7 +78,7 @@ def from_all_ranks(parts: list[Tensor]) -> Tensor:
 def synchronise(net: nn.Module) -> None:
     """Let the batch norms of ``net`` see the batches of all ranks.
 
-    In place: nn.SyncBatchNorm's own conversion makes new modules, without the hooks that call attached attention.
+    In place, as instances of a class that runs on CPUs too, where nn.SyncBatchNorm does not.
     Raises InputError for a batch norm of a class of its own.
     """
     for name, module in net.named_modules():

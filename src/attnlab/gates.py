@@ -10,11 +10,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from attnlab.backbones.places import MARK
 from attnlab.errors import surviving
+from attnlab.insertion import in_mode, places_with_attention
 from attnlab.point import write_bytes
-from attnlab.sites import in_mode
-from attnlab.surgery import Add, Concat, attached
 
 IMAGES = 64  # the first of the validation images
 NEAR = 0.1
@@ -78,10 +76,10 @@ def attention_maps(net: nn.Module, run: Callable[[], Any]) -> dict[str, Tensor]:
 def _watching(net: nn.Module, see: Callable[[str, nn.Module, Tensor], None]) -> Iterator[None]:
     """Within the body ``see(site, attention, x)`` is told what each attached attention is given."""
     with contextlib.ExitStack() as stack:
-        for module in attached(net).values():
-            site = getattr(module, MARK)
-            inner = module.attention if isinstance(module, Add | Concat) else module
-            hook = inner.register_forward_pre_hook(lambda inner, args, site=site: see(site, inner, args[0]))
+        for place in places_with_attention(net).values():
+            hook = place.attention.register_forward_pre_hook(
+                lambda attention, args, site=place.site: see(site, attention, args[0])
+            )
             stack.callback(hook.remove)
         yield
 

@@ -16,10 +16,9 @@ from torch import nn
 
 from attnlab import schema
 from attnlab.build import build_data, build_network
-from attnlab.costs import Cost, Latency, cost, count_by_site, time_together
 from attnlab.data import ImageData
 from attnlab.errors import InputError, first_line
-from attnlab.sites import Site, find_sites, select_sites, trace
+from attnlab.insertion import Cost, Latency, Site, cost, count_by_site, find_sites, select_sites, time_together, trace
 
 # The order in which an image meets the places of a block.
 FLOW = ("pre", "unit", "depthwise", "branch", "shortcut", "block", "stage")

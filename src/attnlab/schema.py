@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from attnlab.attention import Order, register
 from attnlab.attention.hybrid import COMMON, name_of, require_identity
 from attnlab.errors import InputError, choices
-from attnlab.surgery import attach
+from attnlab.insertion import attach
 from attnlab.targets import find, parameters
 
 Settings = dict[str, Any]

@@ -87,12 +87,11 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
 
     from attnlab.build import build_classifier, build_data, build_network
     from attnlab.checkpoints import Checkpoints, InPlace, latest
-    from attnlab.costs import count, time_forward
     from attnlab.distributed import from_all_ranks, synchronise
     from attnlab.gates import GateCurves
+    from attnlab.insertion import count, time_forward, trace
     from attnlab.loggers import open_loggers
     from attnlab.progress import PointProgress, ProgressFile
-    from attnlab.sites import trace
 
     first, ranks = rank() == 0, ledger.devices(config)
     _set_threads(max(1, ledger.read_json(folder / "point.json")["threads"] // ranks))

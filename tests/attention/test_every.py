@@ -102,13 +102,14 @@ def test_channels_last_stays(case):
 
 
 @every
-def test_bfloat16_autocast(case):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(case, dtype):
     module = awake(make(case)).eval()
-    x = (10 + 5 * torch.randn(2, C, 14, 14)).bfloat16()  # far from 0: a variance of bfloat16 numbers would be lost
-    with torch.autocast("cpu", torch.bfloat16):
+    x = (10 + 5 * torch.randn(2, C, 14, 14)).to(dtype)  # far from 0: a variance of bfloat16 numbers would be lost
+    with torch.autocast("cpu", dtype):
         y = module(x)
     expected = module(x.float())
-    assert y.dtype == torch.bfloat16
+    assert y.dtype == dtype
     assert torch.isfinite(y).all()
     assert float(((y.float() - expected).norm() / expected.norm()).detach()) < 0.05
 
@@ -124,12 +125,40 @@ def test_half_precision_statistics_do_not_overflow(case):
 
 
 @every
-def test_exports_for_any_batch(case):
+def test_exports_for_any_batch_height_and_width(case):
     module = awake(make(case)).eval()
-    batch = torch.export.Dim("batch", min=2, max=64)
-    exported = torch.export.export(module, (torch.randn(3, C, 6, 5),), dynamic_shapes=({0: batch},)).module()
-    x = torch.randn(5, C, 6, 5)
-    torch.testing.assert_close(exported(x), module(x))
+    least = 5  # more than gather_excite's extent: export makes a case of its own of maps that it gathers to 1×1
+    sizes = {2: torch.export.Dim("height", min=least, max=64), 3: torch.export.Dim("width", min=least, max=64)}
+    sizes[0] = torch.export.Dim("batch", min=2, max=64)
+    exported = torch.export.export(module, (torch.randn(3, C, 8, 7),), dynamic_shapes=(sizes,)).module()
+    for shape in ((5, C, 8, 7), (2, C, 9, 12)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(exported(x), module(x))
+
+
+SCRIPTED = {  # further settings that have code of their own
+    **{f"cbam {order}": {"order": order} for order in ("spatial_first", "parallel", "channel_only", "spatial_only")},
+    **{f"bam {order}": {"order": order} for order in ("channel_first", "channel_only", "spatial_only")},
+    **{f"se {gate}": {"gate": gate} for gate in ("hardsigmoid", "hardsigmoid_keras2", "tanh", "relu")},
+    **{f"se {gate} identity": {"gate": gate, "init": "identity"} for gate in ("sigmoid", "tanh", "relu")},
+    **{f"channel {squeeze}": {"squeeze": squeeze} for squeeze in ("avg", "max")},
+    "bam identity": {"init": "identity"},
+    "gc average": {"ratio": 4, "pool": "average"},
+    "triplet two": {"spatial": False},
+    "gather_excite all": {"theta": True, "map_size": (6, 5)},
+    "parallel nested": {"parts": [{"name": "sequence", "parts": ["eca", "spatial"]}, "se"], "combine": "sum"},
+}
+
+
+@pytest.mark.parametrize("case", EVERY | SCRIPTED)
+def test_scripts_and_is_saved(case, tmp_path):
+    module = awake(create(case.partition(" ")[0], C, **(EVERY | SCRIPTED)[case]))
+    for training in (True, False):
+        scripted = torch.jit.script(copy.deepcopy(module).train(training))
+        x = torch.randn(3, C, 6, 5)
+        torch.testing.assert_close(scripted(x), copy.deepcopy(module).train(training)(x))
+    torch.jit.save(scripted, tmp_path / "module.pt")
+    torch.testing.assert_close(torch.jit.load(tmp_path / "module.pt")(x), module.eval()(x))
 
 
 @every

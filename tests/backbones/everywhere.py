@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 import attnlab
-from attnlab.sites import find_sites
-from attnlab.surgery import attached
+from attnlab.insertion import attached, find_sites
 
 
 def check(net: nn.Module, size: Sequence[int], classes: int, export: bool) -> list[str]:

@@ -7,7 +7,7 @@ import torch
 
 import attnlab
 from attnlab.backbones.cifar_resnet import PadShortcut
-from attnlab.sites import find_sites
+from attnlab.insertion import find_sites
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_attention_stands_on_identities():
     changed = attnlab.attach(net, "se", at="shortcut", input_size=(3, 32, 32), init="identity")
     assert len(changed) == 9
     assert torch.equal(net(x), before)
-    gate = net.stages.stage1.block1.shortcut.attention_out
-    gate.forward = lambda x: 2 * x  # the identity runs it
+    gate = net.stages.stage1.block1.shortcut.attention
+    gate.forward = lambda x: 2 * x
     assert not torch.equal(net(x), before)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import attnlab
-from attnlab.sites import find_sites
+from attnlab.insertion import find_sites
 
 
 def test_counts_of_the_textbook():

@@ -8,7 +8,7 @@ import torchvision
 import attnlab
 from attnlab.backbones import inception_net, resnet, shufflenet_v2, timm_net, torchvision_net
 from attnlab.errors import InputError
-from attnlab.sites import find_sites
+from attnlab.insertion import find_sites
 
 
 def test_untouched_they_are_the_librarys():

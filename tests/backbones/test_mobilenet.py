@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import attnlab
-from attnlab.sites import find_sites
+from attnlab.insertion import find_sites, places_with_attention
 
 
 def test_counts_of_the_paper():
@@ -52,8 +52,9 @@ def test_places():
 def test_attention_stands_behind_each_relu():
     net = attnlab.create("mobilenet_v1", num_classes=2, width=0.1).eval()
     attnlab.attach(net, "se", at="unit", input_size=(3, 32, 32))
-    assert [name.rpartition(".")[2] for name, m in net.named_modules() if hasattr(m, "attention_out")] == ["relu"] * 27
-    assert all(isinstance(m, nn.ReLU) for m in net.modules() if hasattr(m, "attention_out"))
+    places = places_with_attention(net)
+    assert [path.rpartition(".")[2] for path in places] == ["relu"] * 27
+    assert all(isinstance(place.host, nn.ReLU) for place in places.values())
 
 
 def test_wrong_width_is_named():

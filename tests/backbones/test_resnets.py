@@ -11,7 +11,7 @@ import attnlab
 from attnlab import point, schema
 from attnlab.backbones.resnets import RESNETS
 from attnlab.build import build_data, build_network
-from attnlab.sites import find_sites
+from attnlab.insertion import find_sites
 from attnlab.sweep.compose import composing
 
 

@@ -11,7 +11,7 @@ from torch import nn
 import attnlab
 from attnlab.backbones import places_of
 from attnlab.backbones.structure import structural_places
-from attnlab.sites import find_sites, select_sites, trace
+from attnlab.insertion import find_sites, select_sites, trace
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_structure_alone_agrees_with_the_places_written_down(name):
     written = {(p.role, p.module, p.stage, p.block, p.side) for p in places_of(net) if p.role != "unit"}
     units = sum(p.role == "unit" for p in places_of(net))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("attnlab.sites.places_of", lambda net: [])  # so that the run is recorded
+        patch.setattr("attnlab.insertion.tracing.places_of", lambda net: [])  # so that the run is recorded
         found = structural_places(net, trace(net, (3, 64, 64)).larger)
     assert {
         (p.role, p.module, p.stage, p.block, p.side) for p in found if p.role not in ("unit", "depthwise")
@@ -47,7 +47,7 @@ def test_mini_xception_too():
     net = attnlab.create("mini_xception", num_classes=7, in_channels=1)
     written = {(p.role, p.module, p.stage, p.block, p.side) for p in places_of(net) if p.role != "unit"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("attnlab.sites.places_of", lambda net: [])
+        patch.setattr("attnlab.insertion.tracing.places_of", lambda net: [])
         found = structural_places(net, trace(net, (1, 64, 64)).larger)
     assert {(p.role, p.module, p.stage, p.block, p.side) for p in found if p.role != "unit"} == written
 
@@ -225,7 +225,7 @@ def test_identity_shortcuts_are_places(tmp_path):
             assert torch.equal(net(x), expected)
             net.load_state_dict({key: net.state_dict()[key] for key in keys}, strict=False)
             for name, parameter in net.named_parameters():
-                if name.endswith("attention_out.mlp.2.bias"):
+                if name.endswith("attention.mlp.2.bias"):
                     parameter.data.fill_(-2.0)
             assert not torch.allclose(net(x), expected)
             torch.save(net.state_dict(), tmp_path / "weights.pt")

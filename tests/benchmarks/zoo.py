@@ -16,7 +16,7 @@ import torch
 
 import attnlab
 from attnlab.errors import first_line
-from attnlab.sites import trace
+from attnlab.insertion import trace
 
 
 def look(name: str) -> tuple[str, str, str]:

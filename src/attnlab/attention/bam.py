@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnlab.attention.base import Attention, Gate, GateName, Start, hidden_width, register, require
-from attnlab.attention.order import COMBINE, Combine, InOrder, Order
+from attnlab.attention.order import Combine, InOrder, Order, combine
 from attnlab.errors import InputError
 
 
@@ -46,9 +46,9 @@ class BAM(InOrder):
         hidden = hidden_width(channels, ratio, min_hidden)
         self.factor = _Factor(gate, identity=init == "identity")
         if self.has_channel:
-            self.channel: _Channel = _Channel(channels, hidden, self.factor)
+            self.channel = _Channel(channels, hidden, self.factor)
         if self.has_spatial:
-            self.spatial: _Spatial = _Spatial(channels, hidden, dilation, self.factor)
+            self.spatial = _Spatial(channels, hidden, dilation, self.factor)
         if init == "identity":
             # A product of two zeros would leave neither a gradient: there the channel part starts as it is.
             both = self.has_channel and self.has_spatial and order == "parallel"
@@ -63,12 +63,18 @@ class BAM(InOrder):
 
     def together(self, x: Tensor) -> Tensor:
         channel, spatial = self.channel.logits(x), self.spatial.logits(x)
-        return self.factor(COMBINE[self.combine](channel, spatial))
+        return self.factor(combine(channel, spatial, self.combine))
 
 
-class _Factor(Gate):
+class _Factor(nn.Module):
+    """1 + the gate, or with ``identity`` Gate's own."""
+
+    def __init__(self, gate: GateName, identity: bool) -> None:
+        super().__init__()
+        self.gate = Gate(gate, identity)
+
     def forward(self, z: Tensor) -> Tensor:
-        return super().forward(z) if self.identity else 1 + super().forward(z)
+        return self.gate(z) if self.gate.identity else 1 + self.gate(z)
 
 
 class _Channel(Attention):

@@ -1,8 +1,12 @@
-"""What every attention module shares: the gate apart from the forward pass, gate functions, the hidden width."""
+"""What every attention module shares: the gate apart from the forward pass, gate functions, the hidden width.
+
+``forward`` and ``gate`` of all modules are written so that torch.jit.script compiles them: names are compared, not
+looked up, a part that is absent is None, and nothing is called by ``super()``.
+"""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -52,28 +56,23 @@ class Gate(nn.Module):
     With ``identity`` the sigmoids are doubled, tanh becomes 1 + tanh(x) and relu becomes relu(1 + x).
     """
 
-    functions: ClassVar[dict[str, Callable[[Tensor], Tensor]]] = {
-        "sigmoid": torch.sigmoid,
-        "hardsigmoid": F.hardsigmoid,
-        "hardsigmoid_keras2": lambda z: torch.clamp(0.2 * z + 0.5, 0.0, 1.0),
-        "tanh": torch.tanh,
-        "relu": torch.relu,
-    }
-
     def __init__(self, name: GateName = "sigmoid", identity: bool = False) -> None:
         super().__init__()
         require("gate", name, GateName)
         self.name, self.identity = name, identity
 
     def forward(self, z: Tensor) -> Tensor:
-        gate = self.functions[self.name]
-        if not self.identity:
-            return gate(z)
-        if self.name == "tanh":
-            return 1 + gate(z)
         if self.name == "relu":
-            return gate(1 + z)
-        return 2 * gate(z)
+            return torch.relu(1 + z if self.identity else z)
+        if self.name == "tanh":
+            return 1 + torch.tanh(z) if self.identity else torch.tanh(z)
+        if self.name == "hardsigmoid":
+            gate = F.hardsigmoid(z)
+        elif self.name == "hardsigmoid_keras2":
+            gate = torch.clamp(0.2 * z + 0.5, 0.0, 1.0)
+        else:
+            gate = torch.sigmoid(z)
+        return 2 * gate if self.identity else gate
 
     def extra_repr(self) -> str:
         return self.name + (", identity" if self.identity else "")
@@ -87,7 +86,7 @@ def require(setting: str, value: Any, literal: Any) -> None:
 
 def in_float32(x: Tensor) -> Tensor:
     """Half precision as float32, for variances, norms and softmax; other dtypes as they are."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
 
 
 def hidden_width(channels: int, ratio: float, min_hidden: int = 1) -> int:

@@ -63,7 +63,7 @@ class CBAM(InOrder):
 
     def together(self, x: Tensor) -> Tensor:
         if self.combine == "product":
-            return super().together(x)
+            return self.channel.gate(x) * self.spatial.gate(x)
         return self.sum_scale * (self.channel.gate(x) + self.spatial.gate(x))
 
 

@@ -70,15 +70,16 @@ class ChannelAttention(Attention):
         if self.squeeze == "both":
             z = self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3)))
         else:
-            z = self.mlp(_POOLS[self.squeeze](x))
+            z = self.mlp(_pooled(x, self.squeeze))
         return self.activation(z)[:, :, None, None]
 
 
-def _deviation(x: Tensor) -> Tensor:
+def _pooled(x: Tensor, squeeze: str) -> Tensor:
+    if squeeze == "avg":
+        return x.mean((2, 3))
+    if squeeze == "max":
+        return x.amax((2, 3))
     return (torch.var(in_float32(x), (2, 3), correction=0) + 1e-5).sqrt().to(x.dtype)
-
-
-_POOLS = {"avg": lambda x: x.mean((2, 3)), "max": lambda x: x.amax((2, 3)), "std": _deviation}
 
 
 @register("se")

@@ -67,8 +67,9 @@ class GC(Attention):
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, 1, 1)"""
         if self.activation is None:
-            return super().gate(x)
-        return self.activation(self._transformed(x))
+            raise TypeError("GC with fusion=add has no gate")
+        else:  # noqa: RET506 (what scripting must not compile where there is none)
+            return self.activation(self._transformed(x))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(x) if self.is_gate else x + self._transformed(x)
@@ -82,13 +83,17 @@ class GC(Attention):
         return self.expand(F.relu(self.norm(self.squash(context))))[:, :, None, None]
 
     def _shares(self, x: Tensor) -> Tensor:
-        assert self.mask is not None
-        logits = in_float32(self.mask(x))
+        logits = in_float32(self.mask(x))  # type: ignore[misc]
         return logits.flatten(2).softmax(2).view_as(logits)
 
     @classmethod
     def without_effect(cls, settings: Mapping[str, Any]) -> set[str]:
         return {"gate", "init"} if settings.get("fusion", "add") == "add" else set()
+
+
+def _as_one_head(z: Tensor) -> Tensor:
+    """(N, h, H, W) -> (N, 1, H·W, h)"""
+    return z.flatten(2).transpose(1, 2)[:, None].contiguous()
 
 
 @register("non_local")
@@ -115,10 +120,8 @@ class NonLocal(Attention):
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        # As one head, (N, 1, H·W, hidden). The logits are never all in memory, and in float32 where they are.
-        query, key, value = (
-            layer(x).flatten(2).transpose(1, 2)[:, None].contiguous() for layer in (self.theta, self.phi, self.g)
-        )
+        # The logits are never all in memory, and in float32 where they are.
+        query, key, value = _as_one_head(self.theta(x)), _as_one_head(self.phi(x)), _as_one_head(self.g(x))
         mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         return x + self.out(mixed[:, 0].transpose(1, 2).unflatten(2, x.shape[2:]))
 

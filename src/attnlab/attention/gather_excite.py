@@ -40,7 +40,7 @@ class GatherExcite(Attention):
             raise InputError("theta=true over the whole map (extent=0) needs its map_size=(H, W)")
         if init == "identity" and not theta:
             raise InputError("init=identity: GE-θ⁻ has no parameters that could start it; theta=true has")
-        self.extent, self.map_size = extent, map_size
+        self.extent, self.theta, self.map_size = extent, theta, map_size
         kernels = [map_size] if not extent else [3] * (extent.bit_length() - 1)
         self.gather = nn.ModuleList(_Depthwise(channels, kernel, bool(extent)) for kernel in kernels if theta)
         if init == "identity":
@@ -49,16 +49,18 @@ class GatherExcite(Attention):
 
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, 1, 1) where all is gathered, else (N, C, H, W)"""
-        if not len(self.gather):
-            gathered = _mean_around(x, self.extent) if self.extent else x.mean((2, 3), keepdim=True)
-        else:
-            gathered = x
+        gathered = x
+        if self.theta:
             for i, layer in enumerate(self.gather):
-                gathered = layer(F.relu(gathered) if i else gathered)
-        if not self.extent and gathered.shape[2:] != (1, 1):
-            raise InputError(f"GE-θ over maps of {self.map_size} gets one of {tuple(x.shape[2:])}")
+                gathered = layer(F.relu(gathered) if i > 0 else gathered)
+        elif self.extent > 0:
+            gathered = _mean_around(x, self.extent)
+        else:
+            gathered = x.mean((2, 3), keepdim=True)
+        if self.extent == 0 and gathered.shape[2] * gathered.shape[3] != 1:
+            raise InputError(f"GE-θ over maps of {self.map_size} gets one of ({x.shape[2]}, {x.shape[3]})")
         gate = self.activation(gathered)
-        return F.interpolate(gate, x.shape[2:], mode="nearest") if self.extent else gate
+        return F.interpolate(gate, x.shape[2:], mode="nearest") if self.extent > 0 else gate
 
 
 class _Depthwise(nn.Module):

@@ -29,7 +29,7 @@ class SGE(Attention):
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """groups (N, G, H, W)"""
-        grouped = in_float32(x).unflatten(1, (self.groups, -1))  # (N, G, C / G, H, W)
+        grouped = in_float32(x).unflatten(1, [self.groups, -1])  # (N, G, C / G, H, W)
         similarity = (grouped * grouped.mean((3, 4), keepdim=True)).sum(2)
         variance, mean = torch.var_mean(similarity, (2, 3), correction=0, keepdim=True)
         s = (similarity - mean) / ((variance + 1e-12).sqrt() + 1e-5)  # a root of 0 has no gradient
@@ -42,7 +42,7 @@ class SGE(Attention):
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.gates(x)["groups"][:, :, None]
-        return (x.unflatten(1, (self.groups, -1)) * gate).flatten(1, 2)
+        return (x.unflatten(1, [self.groups, -1]) * gate).flatten(1, 2)
 
 
 @register("shuffle")
@@ -69,7 +69,7 @@ class ShuffleAttention(Attention):
 
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W), before the shuffle"""
-        first, second = x.unflatten(1, (self.groups, 2, -1)).unbind(2)  # (N, G, C / 2G, H, W) each
+        first, second = x.unflatten(1, [self.groups, 2, -1]).unbind(2)  # (N, G, C / 2G, H, W) each
         channel = first.mean((3, 4), keepdim=True) * _of_map(self.channel_weight) + _of_map(self.channel_bias)
         wide = in_float32(second)
         variance, mean = torch.var_mean(wide, (3, 4), correction=0, keepdim=True)

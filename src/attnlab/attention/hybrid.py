@@ -1,13 +1,11 @@
 """New attention from registered ones: one after the other, or side by side."""
 
-from functools import reduce
-from operator import mul
 from typing import Any
 
 from torch import Tensor, nn
 
 from attnlab.attention.base import Attention, Init, register, require
-from attnlab.attention.order import COMBINE, Combine
+from attnlab.attention.order import Combine, combine
 from attnlab.errors import InputError, choices
 from attnlab.targets import parameters
 
@@ -55,8 +53,13 @@ class InSequence(Attention):
     def gate(self, x: Tensor) -> Tensor:
         """The product of the parts' gates, where all are gates"""
         if not self.is_gate:
-            return super().gate(x)
-        return reduce(mul, self.gates(x).values())
+            raise TypeError("InSequence has no gate: one of its parts has none")
+        whole = x
+        for i, part in enumerate(self.parts):
+            gate = part.gate(x)  # type: ignore[operator]
+            x = x * gate
+            whole = gate if i == 0 else whole * gate
+        return whole
 
     def forward(self, x: Tensor) -> Tensor:
         for part in self.parts:
@@ -99,7 +102,10 @@ class InParallel(Attention):
 
     def gate(self, x: Tensor) -> Tensor:
         """The gates of all parts combined"""
-        combined = reduce(COMBINE[self.combine], self.gates(x).values())
+        combined = x
+        for i, part in enumerate(self.parts):
+            gate = part.gate(x)  # type: ignore[operator]
+            combined = gate if i == 0 else combine(combined, gate, self.combine)
         return combined if self.scale == 1 else self.scale * combined
 
 

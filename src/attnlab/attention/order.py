@@ -1,7 +1,7 @@
 """A channel part and a spatial part, in an order: what CBAM and BAM share."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,11 +10,13 @@ from attnlab.attention.base import Attention, require
 
 Order = Literal["channel_first", "spatial_first", "parallel", "channel_only", "spatial_only"]
 Combine = Literal["product", "sum", "max"]
-COMBINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "product": torch.mul,
-    "sum": torch.add,
-    "max": torch.maximum,
-}
+
+
+def combine(a: Tensor, b: Tensor, how: str) -> Tensor:
+    """Two gates or logits as one: their product, sum or maximum."""
+    if how == "product":
+        return torch.mul(a, b)
+    return torch.add(a, b) if how == "sum" else torch.maximum(a, b)
 
 
 class InOrder(Attention):
@@ -24,8 +26,9 @@ class InOrder(Attention):
     Subclasses make ``channel`` and ``spatial``, as far as ``has`` says, and may say what ``together`` is.
     """
 
-    channel: Attention  # gate (N, C, 1, 1)
-    spatial: Attention  # gate (N, 1, H, W)
+    if TYPE_CHECKING:
+        channel: Any  # an Attention whose gate is (N, C, 1, 1), or None
+        spatial: Any  # an Attention whose gate is (N, 1, H, W), or None
     of_parallel: tuple[str, ...] = ("combine",)  # settings that matter to one order or part alone
     of_channel: tuple[str, ...] = ()
     of_spatial: tuple[str, ...] = ()
@@ -34,7 +37,15 @@ class InOrder(Attention):
         super().__init__()
         require("order", order, Order)
         self.order = order
-        self.has_channel, self.has_spatial = order != "spatial_only", order != "channel_only"
+        self.channel = self.spatial = None
+
+    @property
+    def has_channel(self) -> bool:
+        return self.order != "spatial_only"
+
+    @property
+    def has_spatial(self) -> bool:
+        return self.order != "channel_only"
 
     def together(self, x: Tensor) -> Tensor:
         """The factor of both parts where both look at ``x``: by default the product of their gates."""
@@ -48,23 +59,35 @@ class InOrder(Attention):
         if self.order == "spatial_first":
             spatial = self.spatial.gate(x)
             return {"channel": self.channel.gate(x * spatial), "spatial": spatial}
-        channel_gate = {"channel": self.channel.gate(x)} if self.has_channel else {}
-        return channel_gate | ({"spatial": self.spatial.gate(x)} if self.has_spatial else {})
+        parts = {"channel": self.channel, "spatial": self.spatial}
+        return {name: part.gate(x) for name, part in parts.items() if part is not None}
 
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the whole factor: (N, C, H, W), (N, C, 1, 1) or (N, 1, H, W)"""
-        if self.order == "parallel":
-            return self.together(x)
-        first, *others = self.gates(x).values()
-        return first * others[0] if others else first
+        if self.channel is None:
+            gate = self.spatial.gate(x)
+        elif self.spatial is None:
+            gate = self.channel.gate(x)
+        elif self.order == "parallel":
+            gate = self.together(x)
+        elif self.order == "channel_first":
+            channel = self.channel.gate(x)
+            gate = channel * self.spatial.gate(x * channel)
+        else:
+            spatial = self.spatial.gate(x)
+            gate = self.channel.gate(x * spatial) * spatial
+        return gate
 
     def forward(self, x: Tensor) -> Tensor:
-        # One after the other: the same as x * gate(x) without building a full-size gate.
-        if self.order == "channel_first":
-            return self.spatial(self.channel(x))
-        if self.order == "spatial_first":
-            return self.channel(self.spatial(x))
-        return x * self.gate(x)
+        if self.channel is None or self.spatial is None:
+            y = x * self.gate(x)
+        elif self.order == "channel_first":  # the same as x * gate(x), without building a full-size gate
+            y = self.spatial(self.channel(x))
+        elif self.order == "spatial_first":
+            y = self.channel(self.spatial(x))
+        else:
+            y = x * self.gate(x)
+        return y
 
     @classmethod
     def without_effect(cls, settings: Mapping[str, Any]) -> set[str]:

@@ -41,7 +41,7 @@ class SelectiveKernel(Attention):
     def _selected(self, features: list[Tensor]) -> Tensor:
         """(N, 2, C, 1, 1)"""
         z = self.norm(self.squash((features[0] + features[1]).mean((2, 3)))).relu()
-        shares = in_float32(self.select(z)).unflatten(1, (2, -1)).softmax(1).to(features[0].dtype)
+        shares = in_float32(self.select(z)).unflatten(1, [2, -1]).softmax(1).to(features[0].dtype)
         return shares[:, :, :, None, None]
 
 

@@ -38,18 +38,21 @@ class TripletAttention(Attention):
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """channel_width (N, C, 1, W), height_channel (N, C, H, 1), and spatial (N, 1, H, W)"""
-        gates = {
-            "channel_width": self.activation(self.cw(x, 2)).transpose(1, 2),
-            "height_channel": self.activation(self.hc(x.transpose(1, 2), 3)).permute(0, 3, 2, 1),
-        }
+        gates = {"channel_width": self._channel_width(x), "height_channel": self._height_channel(x)}
         if self.hw is not None:
             gates["spatial"] = self.activation(self.hw(x, 1))
         return gates
 
+    def _channel_width(self, x: Tensor) -> Tensor:
+        return self.activation(self.cw(x, 2)).transpose(1, 2)
+
+    def _height_channel(self, x: Tensor) -> Tensor:
+        return self.activation(self.hc(x.transpose(1, 2), 3)).permute(0, 3, 2, 1)
+
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)"""
-        gates = list(self.gates(x).values())
-        return sum(gates[1:], start=gates[0]) / len(gates)
+        two = self._channel_width(x) + self._height_channel(x)
+        return two / 2 if self.hw is None else (two + self.activation(self.hw(x, 1))) / 3
 
 
 class _Branch(nn.Module):

@@ -6,9 +6,10 @@ from attnlab.backbones.lenet import LeNet5
 from attnlab.backbones.library import inception_net, shufflenet_v2, timm_net, torchvision_net
 from attnlab.backbones.mini_xception import MiniXception
 from attnlab.backbones.mobilenet import MobileNetV1
-from attnlab.backbones.places import Place, names_places, places_of
+from attnlab.backbones.places import Place, Side, names_places, places_of
 from attnlab.backbones.registry import create, register
 from attnlab.backbones.resnets import resnet
+from attnlab.backbones.structure import structural_places
 
 __all__ = [
     "CifarResNet",
@@ -16,6 +17,7 @@ __all__ = [
     "MiniXception",
     "MobileNetV1",
     "Place",
+    "Side",
     "create",
     "from_keras",
     "inception_net",
@@ -24,6 +26,7 @@ __all__ = [
     "register",
     "resnet",
     "shufflenet_v2",
+    "structural_places",
     "timm_net",
     "torchvision_net",
 ]

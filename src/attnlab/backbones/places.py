@@ -7,7 +7,6 @@ from typing import Literal
 from torch import nn
 
 Side = Literal["output", "input"]
-MARK = "attnlab_site"  # an attribute of what attach put in; a user's module may have any name
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Run(dict[str, list[Call]]):
         self.larger: Run | None = None  # a pass at a larger size, where small maps are not yet 1×1
         self.joins: list[Join] = []
         self.depth: dict[int, int] = {}  # convolutions between the input and a tensor, at most
-        self.scaled: dict[int, int] = {}  # tensor -> what it was before a multiplication by a constant, or attention
+        self.scaled: dict[int, int] = {}  # tensor -> what it was before a multiplication by a constant
 
 
 class Recorder(TorchDispatchMode):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from attnlab.backbones.places import MARK, Place, Side, identity_places
+from attnlab.backbones.places import Place, Side, identity_places
 from attnlab.backbones.recording import Call, Join, Run, Shape
 
 HEADS = ("classifier", "head", "fc")  # behind the features, where no map is left to attend to
@@ -34,16 +34,7 @@ def structural_places(net: nn.Module, run: Run) -> list[Place]:
     """
     if getattr(net, "output_fmt", "NCHW") != "NCHW":  # timm's word for (N, H, W, C) inside
         return []
-    attention = [path for path, module in net.named_modules() if hasattr(module, MARK)]
-    for call in [call for path in attention for call in run.get(path, ())]:
-        if call.entered is not None and call.returned is not None:
-            run.scaled[call.returned] = call.entered
-    once = {
-        path: calls[0]
-        for path, calls in run.items()
-        if len(calls) == 1 and path.partition(".")[0] not in HEADS
-        if not any(_inside(path, other) for other in attention)
-    }
+    once = {path: calls[0] for path, calls in run.items() if len(calls) == 1 and path.partition(".")[0] not in HEADS}
     blocks = _blocks(net, run, once)
     units = _units(net, run, once)
     stages = _stages([b.call for b in blocks] or [once[path] for path, _ in units])
@@ -200,7 +191,7 @@ def _alone(shortcut: str | None, once: dict[str, Call]) -> str | None:
 
 
 def _origins(number: int, run: Run) -> set[int]:
-    """The tensor, and what it was before modules that do nothing, scaling and attention."""
+    """The tensor, and what it was before modules that do nothing, and scaling."""
     found = {number}
     while number in run.scaled:
         number = run.scaled[number]
@@ -284,19 +275,11 @@ def _units(net: nn.Module, run: Run, once: dict[str, Call]) -> list[tuple[str, b
 
 
 def _is_weighty(module: nn.Module) -> bool:
-    return any(isinstance(m, WEIGHTY) for m in _parts(module))
+    return any(isinstance(m, WEIGHTY) for m in module.modules())
 
 
 def _convs(module: nn.Module) -> int:
-    return sum(isinstance(m, CONVS) for m in _parts(module))
-
-
-def _parts(module: nn.Module) -> Iterator[nn.Module]:
-    """The module and all in it, but for attention that was attached."""
-    yield module
-    for child in module.children():
-        if not hasattr(child, MARK):
-            yield from _parts(child)
+    return sum(isinstance(m, CONVS) for m in module.modules())
 
 
 def _stages(calls: list[Call]) -> list[tuple[int, int, int, int]]:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from attnlab import schema
 from attnlab.build import rehearse
-from attnlab.costs import Cost
 from attnlab.errors import InputError, choices
+from attnlab.insertion import Cost
 from attnlab.study.worth import NEAR
 
 Config = dict[str, Any]

@@ -13,8 +13,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from attnlab import point as ledger
-from attnlab.costs import Cost
 from attnlab.errors import InputError
+from attnlab.insertion import Cost
 from attnlab.sweep.compose import composing, parse
 from attnlab.sweep.grid import jobs, steering
 from attnlab.sweep.quick import compose_all

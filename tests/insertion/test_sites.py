@@ -7,7 +7,7 @@ from torch import nn
 
 import attnlab
 from attnlab.errors import InputError
-from attnlab.sites import find_sites, select_sites, trace
+from attnlab.insertion import find_sites, select_sites, trace
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,8 @@ import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
 import attnlab
-from attnlab.costs import count, count_by_site, time_together
 from attnlab.errors import InputError
-from attnlab.sites import trace
+from attnlab.insertion import count, count_by_site, time_together, trace
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,42 @@
+"""Attention in any ``nn.Module``: the sites of a network, what stands at them, and what it costs.
+
+Plain PyTorch. May import ``attention``, ``backbones`` and the ground.
+"""
+
+from attnlab.insertion.attaching import attach
+from attnlab.insertion.attended import (
+    Attended,
+    attached,
+    detach,
+    places_with_attention,
+    split_parameters,
+    without_attention,
+)
+from attnlab.insertion.checking import check
+from attnlab.insertion.costs import Cost, cost, count, count_by_site
+from attnlab.insertion.latency import Latency, time_forward, time_together
+from attnlab.insertion.sites import Site, find_sites, select_sites
+from attnlab.insertion.tracing import in_mode, trace
+
+__all__ = [
+    "Attended",
+    "Cost",
+    "Latency",
+    "Site",
+    "attach",
+    "attached",
+    "check",
+    "cost",
+    "count",
+    "count_by_site",
+    "detach",
+    "find_sites",
+    "in_mode",
+    "places_with_attention",
+    "select_sites",
+    "split_parameters",
+    "time_forward",
+    "time_together",
+    "trace",
+    "without_attention",
+]

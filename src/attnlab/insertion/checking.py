@@ -1,0 +1,37 @@
+"""Is all attention that was attached still there, and does it run?"""
+
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from attnlab.errors import InputError
+from attnlab.insertion.attended import MEMORY, places_with_attention
+from attnlab.insertion.tracing import trace
+
+
+def check(net: nn.Module, input_size: Sequence[int] | None = None) -> None:
+    """Raise InputError, naming the sites, if attention that ``attach`` put into ``net`` is gone.
+
+    The network, and each copy and pickle of it, remembers what was attached; a tool that builds a new network of
+    another class (``torch.fx``, ``torch.jit``, ``torch.export``) makes one that does not. With ``input_size``
+    (C, H, W) the network also runs once without memory, in eval mode: attention that stands there and is passed by,
+    because a forward pass was rewritten, is named too.
+    """
+    places = places_with_attention(net)
+    remembered = {tuple(site) for module in net.modules() for site in vars(module).get(MEMORY, ())}
+    gone = remembered - {(place.site, place.side) for place in places.values()}
+    if gone:
+        raise InputError(
+            f"attention is gone from {_listed(gone)}: a module that held it was replaced since it was attached; "
+            "attach after such changes, or detach first"
+        )
+    if input_size is not None and places:
+        calls = trace(net, input_size)
+        passed = {(place.site, place.side) for path, place in places.items() if not calls.get(f"{path}.attention")}
+        if passed:
+            raise InputError(f"attention does not run at {_listed(passed)}: the network's forward pass goes past it")
+
+
+def _listed(sites: Iterable[tuple[str, str]]) -> str:
+    names = [f"{site} ({side})" for site, side in sorted(sites)]
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more sites" if len(names) > 6 else "")
