@@ -319,3 +319,90 @@ def test_fresh_modules_at_each_site():
     attnlab.attach(net, CBAM, at="branch", ratio=4)
     channels = [m.channel.mlp[2].out_features for m in attached(net).values()]
     assert channels == [16, 32, 64, 128]
+
+
+class Listed(nn.Module):
+    """Its forward runs the modules of a list of its own, not those that stand in their places."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 8, 1), nn.ReLU()
+        self.order = [self.conv, self.relu]
+
+    def forward(self, x):
+        for module in self.order:
+            x = module(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("net", "attention", "message"),
+    [
+        (Listed(), "se", r"conv: attention would not run there: Listed does not call this module by its place"),
+        (
+            nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()),
+            lambda channels: nn.AdaptiveAvgPool2d(1),
+            r"0: AdaptiveAvgPool2d makes \(1, 8, 1, 1\) of \(1, 8, 9, 9\); attention keeps the shape",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()),
+            lambda channels: nn.Conv2d(1, 1, 1),
+            r"with Conv2d at 0: Sequential does not run on an input of 3×9×9 .*channels",
+        ),
+    ],
+)
+def test_attention_that_would_not_run_or_fit_is_refused(net, attention, message):
+    children = list(net.named_modules())
+    with pytest.raises(InputError, match=message):
+        attnlab.attach(net, attention, at="module", names=["0", "conv"], input_size=(3, 9, 9))
+    assert list(net.named_modules()) == children
+    attnlab.check(net)
+
+
+def test_what_was_made_of_a_network(tmp_path):
+    """Attention goes into the network in it, or must go there first."""
+    x = torch.randn(1, 3, 64, 64)
+    for wrap in (nn.DataParallel, lambda net: torch.compile(net, backend="eager")):
+        net = torchvision.models.resnet18(num_classes=3).eval()
+        attnlab.attach(wrap(net), "se", input_size=(3, 64, 64))
+        assert len(attached(net)) == 8
+        assert net(x).shape == (1, 3)
+    net = torchvision.models.resnet18(num_classes=3)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = {
+            "DistributedDataParallel would not synchronise": nn.parallel.DistributedDataParallel(net),
+            "AveragedModel would not average": torch.optim.swa_utils.AveragedModel(net),
+            "ScriptModule is compiled": torch.jit.script(net),
+            "FSDPModule would not shard": torch.distributed.fsdp.fully_shard(
+                copy.deepcopy(net), mesh=torch.distributed.init_device_mesh("cpu", (1,))
+            ),
+        }
+        for message, wrapper in wrapped.items():
+            with pytest.raises(InputError, match=f"{message}.*: attach to the network first, then wrap it"):
+                attnlab.attach(wrapper, "se", input_size=(3, 64, 64))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_detector_gets_attention_in_its_backbone():
+    net = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, num_classes=3
+    )
+    with torch.device("meta"):
+        whole = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    with pytest.raises(
+        InputError, match=r"FasterRCNN does not run .*; attnlab takes .*: try its part \.backbone\.body"
+    ):
+        attnlab.attach(whole, "se")
+    sites = attnlab.attach(net.backbone.body, "cbam", at="branch", blocks="last", input_size=(3, 320, 320))
+    assert sites
+    net.eval()
+    images, targets = (
+        [torch.rand(3, 320, 320)],
+        [{"boxes": torch.tensor([[9.0, 9, 60, 60]]), "labels": torch.tensor([1])}],
+    )
+    assert set(net(images)[0]) == {"boxes", "labels", "scores"}
+    sum(net.train()(images, targets).values()).backward()
+    assert all(p.grad is not None for module in attached(net).values() for p in module.parameters())
+    attnlab.check(net)

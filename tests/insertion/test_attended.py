@@ -67,11 +67,9 @@ def test_keys_of_the_state_dict(merge, added):
 def test_keys_with_attention_at_both_sides_and_inside_and_around(first, merge):
     net = torchvision.models.resnet18(num_classes=3)
     bare = list(net.state_dict())
-    roles = ["pre", "branch", "block", "shortcut", "stem", "unit"]
+    roles = ["pre", "branch", "block", "shortcut", "stem"]
     for role in [first, *(role for role in roles if role != first)]:
-        where = {"names": ["*bn1"]} if role == "unit" else {}  # others stand at branches already
-        where |= {"exclude": ["relu"]} if role == "unit" else {}
-        attnlab.attach(net, "se", at=role, input_size=(3, 64, 64), merge=merge, **where) if role != "unit" else None
+        attnlab.attach(net, "se", at=role, input_size=(3, 64, 64), merge=merge)
     keys = list(net.state_dict())
     assert [key for key in keys if ".attention_" not in key] == bare
     assert not any(".host." in key for key in keys)
@@ -202,7 +200,7 @@ def test_sites_are_those_of_the_bare_network():
 def test_a_network_in_a_network():
     net = nn.ModuleDict({"student": torchvision.models.resnet18(num_classes=3), "teacher": nn.Conv2d(3, 3, 1)})
     attnlab.attach(net["student"], "se", input_size=(3, 64, 64))
-    assert list(attnlab.attached(net))[0] == "student.layer1.0.bn2.attention"
+    assert next(iter(attnlab.attached(net))) == "student.layer1.0.bn2.attention"
     attnlab.check(net)
     net["student"].layer1 = nn.Identity()
     with pytest.raises(attnlab.InputError, match=r"gone from layer1\.0\.bn2 \(output\), layer1\.1\.bn2"):

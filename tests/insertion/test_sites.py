@@ -144,3 +144,42 @@ def test_a_subclass_is_of_its_family():
 def test_a_size_that_does_not_run_is_named(size, message):
     with pytest.raises(InputError, match=message):
         find_sites(Odd(), size)
+
+
+class Tied(nn.Module):
+    """A module in two places, and a weight in two modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.other = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.second = self.first
+        self.other.weight = self.first.weight
+
+    def forward(self, x):
+        return self.other(self.second(x))
+
+
+def test_shared_modules_and_tied_weights_keep_their_tensors():
+    net = Tied()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert [site.name for site in find_sites(net, (3, 8, 8), every_module=True)] == ["first", "other"]
+    attnlab.cost(net, (3, 8, 8))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert net.other.weight is net.first.weight
+    assert net.second is net.first
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU()), r"network of sequences \(N, C, L\): it begins with a Conv1d"),
+        (
+            nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU()),
+            r"network of volumes \(N, C, D, H, W\): .* of images, \(N, C, H, W",
+        ),
+    ],
+)
+def test_networks_of_something_else_are_named(net, message):
+    for size in (None, (1, 64, 64)):
+        with pytest.raises(InputError, match=message):
+            attnlab.attach(net, "se", input_size=size)

@@ -3,10 +3,10 @@
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from attnlab.backbones import places_of
@@ -70,16 +70,31 @@ def _two_passes(net: nn.Module, size: Shape) -> Run:
     return run
 
 
+def tensors_of(net: nn.Module) -> dict[str, Tensor]:
+    """Name -> parameter or buffer of each module, for ``functional_call`` without its ``tie_weights``.
+
+    With that, it leaves other tensors behind in a module that stands in two places.
+    """
+    found = ((path, module._parameters | module._buffers) for path, module in net.named_modules())
+    return {f"{path}.{name}".lstrip("."): t for path, own in found for name, t in own.items() if t is not None}
+
+
+def changed(tensors: Mapping[str, Tensor], make: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """``make`` of each tensor; tensors that are tied stay so."""
+    made = {id(tensor): make(tensor) for tensor in {id(t): t for t in tensors.values()}.values()}
+    return {name: made[id(tensor)] for name, tensor in tensors.items()}
+
+
 def _one_pass(net: nn.Module, size: Shape, *, joins: bool = False, may_compute: bool = True) -> Run:
-    tensors = dict(net.named_parameters()) | dict(net.named_buffers())
+    tensors = tensors_of(net)
     dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
     device = next((t.device for t in tensors.values()), torch.device("cpu"))
     try:
-        on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+        on_meta = changed(tensors, lambda tensor: torch.empty_like(tensor, device="meta"))
         x = torch.empty((1, *size), device="meta", dtype=dtype)
         with _quick_batchnorm(net), recording(net, joins) as (run, recorder):
             recorder.add(x, depth=0)
-            functional_call(net, on_meta, (x,))
+            functional_call(net, on_meta, (x,), tie_weights=False)
         return run
     except Exception:
         if device.type == "meta" or not may_compute:

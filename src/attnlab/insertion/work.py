@@ -16,7 +16,7 @@ from torch.utils.flop_counter import flop_registry
 from attnlab.backbones.recording import Call, Shape
 from attnlab.errors import InputError, first_line
 from attnlab.insertion.attended import Attended, places_with_attention
-from attnlab.insertion.tracing import in_mode
+from attnlab.insertion.tracing import changed, in_mode, tensors_of
 
 Tensors = dict[str, Tensor]
 Measured = TypeVar("Measured")
@@ -95,7 +95,7 @@ def _work_on(module: nn.Module, shapes: Sequence[Shape], tensors: Tensors, like:
     inputs = [like.new_zeros(shape) for shape in shapes]
     with Work() as work, _FusedAttention(work):
         for x in inputs:
-            functional_call(module, tensors, (x,))
+            functional_call(module, tensors, (x,), tie_weights=False)
     return work
 
 
@@ -113,7 +113,7 @@ def activation_bytes(net: nn.Module, size: Sequence[int]) -> int | None:
             return tensor
 
         with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
-            functional_call(net, tensors, (like.new_zeros((batch, *size)),))
+            functional_call(net, tensors, (like.new_zeros((batch, *size)),), tie_weights=False)
         own = {_storage(tensor) for tensor in tensors.values()}
         return sum(storage.nbytes() for key, storage in storages.items() if key not in own)
 
@@ -131,19 +131,17 @@ def _without_memory(net: nn.Module, measure: Callable[[Tensors, Tensor], Measure
 
     A network that looks at values there is measured where it is, without changing its buffers.
     """
-    own = dict(net.named_parameters()) | dict(net.named_buffers())
+    own = tensors_of(net)
     like = next((t for t in own.values() if t.is_floating_point()), torch.empty(0))
     with in_mode(net, training):
         try:
             try:
-                on_meta = {
-                    k: torch.empty_like(t, device="meta").requires_grad_(t.requires_grad) for k, t in own.items()
-                }
+                on_meta = changed(own, lambda t: torch.empty_like(t, device="meta").requires_grad_(t.requires_grad))
                 return measure(on_meta, torch.empty(0, device="meta", dtype=like.dtype))
             except Exception:
                 if like.is_meta:
                     raise
-                copies = {k: t if isinstance(t, nn.Parameter) else t.clone() for k, t in own.items()}
+                copies = changed(own, lambda t: t if isinstance(t, nn.Parameter) else t.clone())
                 with torch.random.fork_rng([like.device] if like.is_cuda else []):
                     return measure(copies, like)
         except Exception as error:
