@@ -68,7 +68,11 @@ def test_keys_are_the_targets_signature(compose, path, monkeypatch):
     if node["_target_"] is None:
         return
     takes, _ = schema.parameters(schema.locate(node["_target_"], group))
-    listed = node.keys() - {"name", "_target_", "target"} - ({*schema.CROSSED} if group == "attention" else set())
+    listed = (
+        schema.settings_of_target(node, group).keys()
+        - {"target"}
+        - ({*schema.CROSSED} if group == "attention" else set())
+    )
     wanted = takes.keys() - set(schema.GROUPS[group].given) - ({*schema.CROSSED} if group == "attention" else set())
     assert listed <= wanted
     if group != "optimizer":  # torch's have more settings than anyone wants to see

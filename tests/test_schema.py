@@ -31,6 +31,9 @@ def hash_of(config):
         ("attention=spatial", "attention.ratio=2"),
         ("attention=cbam", "attention.combine=sum"),
         ("attention=cbam", "attention.ratio=16.0"),
+        ("attention=none", "optimizer.attention_lr_scale=4"),
+        ("attention=se", "optimizer.attention_lr_scale=1", "backbone.freeze=false"),
+        ("attention=se", "backbone.freeze=0"),
         ("study=other", "tags=[a]", "logger=wandb", "trainer.accelerator=cpu"),
     ],
 )
@@ -176,3 +179,50 @@ class Mine(CBAM):
 def test_missing_values_are_named(compose):
     with pytest.raises(InputError, match=r"study: "):
         schema.check(compose("study=???"))
+
+
+def test_frozen_for_all_epochs_is_frozen(compose):
+    frozen = hash_of(compose("backbone.freeze=true", "trainer.max_epochs=3"))
+    assert frozen == hash_of(compose("backbone.freeze=3", "trainer.max_epochs=3"))
+    assert frozen == hash_of(compose("backbone.freeze=5", "trainer.max_epochs=3"))
+    others = [hash_of(compose(f"backbone.freeze={value}", "trainer.max_epochs=3")) for value in ("false", 1, 2)]
+    assert len({frozen, *others}) == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("backbone.freeze=-1", "backbone.freeze=-1: must be .*at least 0"),
+        ("backbone.freeze=yes please", "backbone.freeze=yes please: must be a valid boolean or a valid integer"),
+        ("optimizer.attention_lr_scale=-1", "optimizer.attention_lr_scale=-1: must be at least 0"),
+        ("optimizer.attention_lr_scale=.inf", r"optimizer.attention_lr_scale=\.inf: must be a valid number"),
+    ],
+)
+def test_bad_settings_of_freezing_and_rates(compose, override, message):
+    with pytest.raises(InputError, match=message):
+        schema.check(compose(override))
+
+
+# Of points that were trained before attention was a module of its own, and before settings were added.
+@pytest.mark.parametrize(
+    ("words", "hash8"),
+    [
+        ("experiment=demo attention=cbam attention.order=parallel seed=1", "3ca0d1db"),
+        ("experiment=worth attention=cbam attention.ratio=4 sites=block seed=1", "a9fa588e"),
+        ("experiment=zoo attention=bam seed=1", "ace43185"),
+        ("experiment=zoo attention=non_local seed=0", "d01f6d34"),
+        ("experiment=article trainer.max_epochs=3", "7f534ebf"),
+        (
+            "backbone=resnet18 backbone.stem=cifar attention=cbam sites=shortcut sites.merge=concat data=digits "
+            "trainer.max_epochs=1",
+            "62c5a1c7",
+        ),
+        (
+            "backbone=googlenet backbone.aux=true backbone.stem=cifar attention=se sites=unit data=digits "
+            "trainer.max_epochs=1 trainer.precision=bf16-mixed",
+            "d045b18e",
+        ),
+    ],
+)
+def test_identities_stay(compose, words, hash8):
+    assert hash_of(compose(*words.split()))[:8] == hash8

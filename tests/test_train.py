@@ -78,7 +78,7 @@ def test_the_reported_test_accuracy_is_that_of_the_best_checkpoint(sweep):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     data = build_data(config)
     net, _ = build_network(config, data)
-    classifier = build_classifier(config, net, data.num_classes).eval()
+    classifier = build_classifier(config, net, data).eval()
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     classifier.load_state_dict(best["state_dict"])
     right = total = 0

@@ -18,7 +18,7 @@ from attnlab.classifier import Classifier
 from attnlab.data import ImageData
 from attnlab.distributed import synchronise
 from attnlab.errors import InputError, MissingData, first_line
-from attnlab.insertion import Cost, Site, attach, count, trace
+from attnlab.insertion import Cost, Site, attach, count, head_of, trace
 
 Config = Mapping[str, Any]
 
@@ -51,12 +51,15 @@ def build_network(config: Config, data: ImageData) -> tuple[nn.Module, list[Site
     return net, changed
 
 
-def build_classifier(config: Config, net: nn.Module, num_classes: int) -> Classifier:
+def build_classifier(config: Config, net: nn.Module, data: ImageData) -> Classifier:
     """The LightningModule around a network."""
-    scheduler = config["scheduler"]
+    scheduler, frozen = config["scheduler"], config["backbone"]["freeze"]
     return Classifier(
         net,
-        num_classes,
+        data.num_classes,
+        attention_lr_scale=config["optimizer"]["attention_lr_scale"],
+        freeze=frozen,
+        head=head_of(net, trace(net, data.shape)) if frozen else (),
         optimizer=functools.partial(schema.call, config["optimizer"], "optimizer"),
         scheduler=None if scheduler["name"] == "none" else functools.partial(schema.call, scheduler, "scheduler"),
         **config["loss"],
@@ -136,9 +139,9 @@ def _rehearse_network(config: Config, data: ImageData) -> tuple[nn.Module, Cost]
 def _rehearse_training(config: Config, data: ImageData, net: nn.Module) -> None:
     """Loss, optimizer and scheduler of a config; nothing is trained."""
     with torch.device(next(net.parameters()).device):
-        classifier = build_classifier(config, net, data.num_classes)
+        classifier = build_classifier(config, net, data)
         with _named("optimizer", config):
-            optimizer = classifier.make_optimizer(params=net.parameters())
+            optimizer = classifier.grouped_optimizer()
         if classifier.make_scheduler is not None:
             with _named("scheduler", config):
                 classifier.make_scheduler(optimizer=optimizer, total_steps=100)
@@ -152,7 +155,13 @@ def _rehearse_trainer(config: Config, data: ImageData, net: nn.Module, here: boo
     ranks = ledger.devices(config)
     if data.batch_size % ranks:
         raise InputError(f"data.batch_size={data.batch_size}: must be a multiple of trainer.devices, which is {ranks}")
+    frozen = config["backbone"]["freeze"]
     if ranks > 1:
+        if frozen and frozen is not True:
+            raise InputError(
+                f"backbone.freeze={frozen} with trainer.devices={ranks}: data-parallel training would not synchronise "
+                "what thaws later; backbone.freeze=true, or one device"
+            )
         try:
             synchronise(copy.deepcopy(net))
         except InputError as error:

@@ -1,7 +1,7 @@
 """The LightningModule: a network, its loss, its metrics and its optimisation."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
 from attnlab.errors import InputError
+from attnlab.insertion import check, places_with_attention, split_parameters
 
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
 MakeScheduler = Callable[..., LRScheduler]
@@ -24,6 +25,9 @@ class Classifier(lightning.LightningModule):
     In training it may return a tuple, auxiliary logits behind its own: their losses count ``net.aux_weight`` each.
 
     ``optimizer`` is called with ``params``, ``scheduler`` with ``optimizer`` and ``total_steps``.
+    ``attention_lr_scale`` multiplies the optimizer's learning rate for what ``attach`` has added. ``freeze``: for all
+    epochs (True) or for so many, only that and the layers of ``head`` train; the batch norms of the rest stay in eval
+    mode, so that their statistics stay too.
     ``l2`` maps globs of parameter names to λ and adds ``λ Σ w²`` to the training loss, as a Keras
     kernel_regularizer does. Metrics are accumulated on the device and logged once an epoch.
     """
@@ -35,12 +39,17 @@ class Classifier(lightning.LightningModule):
         *,
         optimizer: MakeOptimizer,
         scheduler: MakeScheduler | None = None,
+        attention_lr_scale: float = 1.0,
+        freeze: bool | int = False,
+        head: Sequence[nn.Module] = (),
         label_smoothing: float = 0.0,
         l2: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.net = net.to(memory_format=torch.channels_last)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.attention_lr_scale, self.freeze_for = attention_lr_scale, freeze
+        self.body = Body(net, head) if freeze else None
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.l2 = [(parameter, strength) for parameter, strength in self._regularised(l2 or {})]
         self.train_loss = MeanMetric()
@@ -76,6 +85,17 @@ class Classifier(lightning.LightningModule):
             loss = loss + strength * parameter.square().sum()
         return loss
 
+    def on_train_start(self) -> None:
+        check(self.net)  # whatever Lightning has made of it by now
+        self._freeze()
+
+    def on_train_epoch_start(self) -> None:
+        self._freeze()
+
+    def _freeze(self) -> None:
+        if self.body is not None:
+            self.body.freeze(self.freeze_for is True or self.current_epoch < self.freeze_for)
+
     def on_train_epoch_end(self) -> None:
         """Raises FloatingPointError if the loss has become NaN or infinite."""
         loss = self.train_loss.compute()
@@ -83,6 +103,8 @@ class Classifier(lightning.LightningModule):
             raise FloatingPointError(f"the training loss is {float(loss)} in epoch {self.current_epoch + 1}")
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         values = {"train/loss": loss, "train/accuracy": self.train_accuracy.compute(), "lr": rate}
+        if self.attention_lr_scale != 1:
+            values["lr/attention"] = self.trainer.optimizers[0].param_groups[1]["lr"]
         self.log_dict(values, logger=False, sync_dist=True)
         self.train_loss.reset()
         self.train_accuracy.reset()
@@ -119,13 +141,41 @@ class Classifier(lightning.LightningModule):
         self.log_dict(collection.compute(), logger=False, sync_dist=True)  # what loggers get: see checkpoints, train
         collection.reset()
 
+    def grouped_optimizer(self) -> torch.optim.Optimizer:
+        """Of one group of parameters, or of the backbone's and the attention's where their learning rates differ."""
+        if self.attention_lr_scale == 1:
+            return self.make_optimizer(params=self.net.parameters())
+        backbone, attention = split_parameters(self.net)
+        optimizer = self.make_optimizer(params=[{"params": backbone}, {"params": attention}])
+        optimizer.param_groups[1]["lr"] *= self.attention_lr_scale
+        return optimizer
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(params=self.net.parameters())
+        optimizer = self.grouped_optimizer()
         if self.make_scheduler is None:
             return optimizer
         total_steps = int(self.trainer.estimated_stepping_batches)
         scheduler = self.make_scheduler(optimizer=optimizer, total_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class Body:
+    """All of a network but its head and its attention, to freeze and thaw."""
+
+    def __init__(self, net: nn.Module, head: Sequence[nn.Module]) -> None:
+        added = [part for place in places_with_attention(net).values() for part in place.added()]
+        others = {inner for module in (*head, *added) for inner in module.modules()}
+        mine = [module for module in net.modules() if module not in others]
+        own = (p for module in mine for p in module.parameters(recurse=False) if p.requires_grad)
+        self.parameters = list(dict.fromkeys(own))
+        self.norms = [module for module in mine if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self.freeze(True)
+
+    def freeze(self, frozen: bool) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(not frozen)
+        for norm in self.norms:
+            norm.train(not frozen)
 
 
 def metrics(num_classes: int, prefix: str) -> MetricCollection:
@@ -157,7 +207,9 @@ def one_cycle(optimizer: torch.optim.Optimizer, total_steps: int, *, warmup: flo
     """One cycle (arXiv 1708.07120): up to the optimizer's learning rate over the share ``warmup``, then down to 0."""
     if not 0 < warmup < 1:
         raise InputError(f"scheduler.warmup={warmup}: must be between 0 and 1")
-    return OneCycleLR(optimizer, max_lr=optimizer.param_groups[0]["lr"], total_steps=total_steps, pct_start=warmup)
+    return OneCycleLR(
+        optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=total_steps, pct_start=warmup
+    )
 
 
 def steps(optimizer: torch.optim.Optimizer, total_steps: int, *, parts: int = 3, factor: float = 0.1) -> LRScheduler:

@@ -33,6 +33,8 @@ WHERE_AND_HOW = {
     "trainer": {"accelerator", "devices", "strategy", "enable_progress_bar", "profiler", "detect_anomaly"},
     "data": {"root", "download", "eval_batch_size"},  # root: where an official data set lies
 }
+# Settings that were added later. At these values they are left out, so that older points keep their identities.
+LATER: dict[str, dict[str, Any]] = {"backbone": {"freeze": False}, "optimizer": {"attention_lr_scale": 1.0}}
 # So that config.yaml is a primary config of its own.
 STANDALONE: dict[str, Any] = {
     "defaults": [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}],
@@ -55,6 +57,7 @@ def identity(config: Config) -> dict[str, Any]:
             k: v
             for k, v in config[key].items()
             if (k != "name" or key == "backbone") and k not in WHERE_AND_HOW.get(key, ())
+            if k not in LATER.get(key, ()) or v != LATER[key][k]
         }
         if isinstance(config[key], Mapping)
         else config[key]
@@ -74,6 +77,11 @@ def _digest_of_version(path: Path, modified: int, size: int) -> str:
         while block := file.read(1 << 20):
             found.update(block)
     return found.hexdigest()
+
+
+def in_full(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity with the settings that are left out of it where they are at their defaults."""
+    return {**identity, **{group: {**LATER[group], **identity[group]} for group in LATER if group in identity}}
 
 
 def without_seed(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from attnlab.attention import Order, register
 from attnlab.attention.hybrid import COMMON, name_of, require_identity
 from attnlab.errors import InputError, choices
 from attnlab.insertion import attach
+from attnlab.point import LATER
 from attnlab.targets import find, parameters
 
 Settings = dict[str, Any]
@@ -41,6 +42,11 @@ GROUPS = {
     "data": Group("lightning.LightningDataModule", "attnlab.data", ("order_seed",)),
     "optimizer": Group("torch.optim.Optimizer", "attnlab.classifier", ("params",)),
     "scheduler": Group("torch.optim.lr_scheduler.LRScheduler", "attnlab.classifier", ("optimizer", "total_steps")),
+}
+# Settings of a group that attnlab acts on, not the target.
+OURS: dict[str, dict[str, Any]] = {
+    "backbone": {"freeze": bool | Annotated[int, Field(ge=0)]},
+    "optimizer": {"attention_lr_scale": Annotated[float, Field(ge=0, allow_inf_nan=False)]},
 }
 # Every attention takes these in a config, so that types and settings can be crossed in a sweep.
 CROSSED: dict[str, Any] = {
@@ -114,6 +120,12 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
         checked["sites"] = None
     checked["loss"] = check_keys("loss", _mapping(raw, "loss"), LOSS)
     checked["trainer"] = _check_trainer(_mapping(raw, "trainer"))
+    frozen = checked["backbone"]["freeze"]  # for all epochs, for none of them, or for some
+    if frozen is not True:
+        frozen = frozen >= checked["trainer"]["max_epochs"] or frozen or False
+    checked["backbone"]["freeze"] = frozen
+    if bare:
+        checked["optimizer"]["attention_lr_scale"] = 1.0
     checked["checkpoint"] = check_keys("checkpoint", raw.get("checkpoint") or {"every_n_steps": None}, CHECKPOINT)
     check_keys("sweep", raw.get("sweep") or {}, SWEEP)
     logger = _mapping(raw, "logger")
@@ -182,9 +194,14 @@ def call(node: Mapping[str, Any], group: str, **given: Any) -> Any:
     """
     target = locate(node["_target_"], group)
     takes, open_ended = parameters(target)
-    settings = {key: value for key, value in node.items() if key not in ("name", "_target_")}
+    settings = settings_of_target(node, group)
     given = {key: value for key, value in given.items() if key in takes or (open_ended and key != "name")}
     return target(**given, **settings)
+
+
+def settings_of_target(node: Mapping[str, Any], group: str) -> Settings:
+    """Without the choice's name, its target, and what attnlab acts on itself."""
+    return {key: value for key, value in node.items() if key not in ("name", "_target_", *OURS.get(group, ()))}
 
 
 @functools.lru_cache(maxsize=1000)
@@ -196,7 +213,9 @@ def _checked_target(group: str, node: str, allowed: tuple[str, ...]) -> str:
 def _check_target(group: str, node: Settings) -> Settings:
     name, target = node.get("name"), node.get("_target_")
     _value(f"{group}.name", name, NAME)
-    settings = {key: value for key, value in node.items() if key not in ("name", "_target_")}
+    settings = settings_of_target(node, group)
+    ours = {**LATER.get(group, {}), **{key: node[key] for key in OURS.get(group, ()) if key in node}}
+    ours = {key: _value(f"{group}.{key}", value, OURS[group][key]) for key, value in ours.items()}
     if name == "custom" and target is not None and settings.get("target") == target:  # conf/backbone/custom.yaml
         name = str(settings.pop("target")).rpartition(".")[2]
     if group == "attention":
@@ -227,7 +246,7 @@ def _check_target(group: str, node: Settings) -> Settings:
             pass  # no effect
         else:
             if not open_ended:
-                _known(group, key, takes)
+                _known(group, key, (*takes, *ours))
             checked[key] = value
     missing = [key for key, p in takes.items() if p.default is p.empty and key not in checked]
     if missing:
@@ -236,7 +255,7 @@ def _check_target(group: str, node: Settings) -> Settings:
         checked |= _normal_parts(checked, takes)
     for key in getattr(found, "without_effect", lambda settings: ())({"name": name, **checked}):
         checked.pop(key, None)
-    return {"name": name, "_target_": _canonical(target, found) if group == "attention" else target, **checked}
+    return {"name": name, "_target_": _canonical(target, found) if group == "attention" else target, **checked, **ours}
 
 
 def _canonical(target: str, found: Any) -> str:

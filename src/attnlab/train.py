@@ -89,7 +89,7 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
     from attnlab.checkpoints import Checkpoints, InPlace, latest
     from attnlab.distributed import from_all_ranks, synchronise
     from attnlab.gates import GateCurves
-    from attnlab.insertion import count, time_forward, trace
+    from attnlab.insertion import check, count, time_forward, trace
     from attnlab.loggers import open_loggers
     from attnlab.progress import PointProgress, ProgressFile
 
@@ -104,7 +104,8 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
         log.info("%s%s", counted, where)
     if ranks > 1:
         synchronise(net)
-    classifier = build_classifier(config, net, data.num_classes)
+    check(net, data.shape)
+    classifier = build_classifier(config, net, data)
     for seed in (random.seed, numpy.random.seed, torch.manual_seed):
         seed(config["seed"])
 

@@ -3,7 +3,7 @@
 from attnlab.backbones.cifar_resnet import CifarResNet
 from attnlab.backbones.keras import from_keras
 from attnlab.backbones.lenet import LeNet5
-from attnlab.backbones.library import inception_net, shufflenet_v2, timm_net, torchvision_net
+from attnlab.backbones.library import AUXILIARY, inception_net, shufflenet_v2, timm_net, torchvision_net
 from attnlab.backbones.mini_xception import MiniXception
 from attnlab.backbones.mobilenet import MobileNetV1
 from attnlab.backbones.places import Place, Side, names_places, places_of
@@ -12,6 +12,7 @@ from attnlab.backbones.resnets import resnet
 from attnlab.backbones.structure import structural_places
 
 __all__ = [
+    "AUXILIARY",
     "CifarResNet",
     "LeNet5",
     "MiniXception",

@@ -14,6 +14,7 @@ from attnlab.insertion.attended import (
 )
 from attnlab.insertion.checking import check
 from attnlab.insertion.costs import Cost, cost, count, count_by_site
+from attnlab.insertion.heads import head_of
 from attnlab.insertion.latency import Latency, time_forward, time_together
 from attnlab.insertion.sites import Site, find_sites, select_sites
 from attnlab.insertion.tracing import in_mode, trace
@@ -31,6 +32,7 @@ __all__ = [
     "count_by_site",
     "detach",
     "find_sites",
+    "head_of",
     "in_mode",
     "places_with_attention",
     "select_sites",
