@@ -80,7 +80,7 @@ def _digest_of_version(path: Path, modified: int, size: int) -> str:
 
 
 def in_full(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity with the settings that are left out of it where they are at their defaults."""
+    """An identity, or a config, with the settings that may be missing in it because they were added later."""
     return {**identity, **{group: {**LATER[group], **identity[group]} for group in LATER if group in identity}}
 
 
@@ -130,9 +130,9 @@ def prepare(point: Path, config: Config, overrides: Sequence[str] = (), **status
 
 
 def read_config(point: Path) -> dict[str, Any]:
-    """The config that ``prepare`` wrote."""
+    """The config that ``prepare`` wrote, with settings that are newer than it at their defaults."""
     written = yaml.safe_load((point / "config.yaml").read_text())
-    return {key: value for key, value in written.items() if key not in STANDALONE}
+    return in_full({key: value for key, value in written.items() if key not in STANDALONE})
 
 
 def points(study: Path) -> list[Path]:
