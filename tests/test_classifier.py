@@ -5,6 +5,7 @@ import functools
 import lightning
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -198,7 +199,20 @@ def test_frozen_only_attention_and_head_train(digits, freeze, epochs):
                 assert equal == frozen, (key, epoch)
             elif not key.endswith("running_mean"):
                 assert not equal, (key, epoch)
-    assert all(p.requires_grad for p in net.parameters()) == (freeze is not True)
+    assert all(p.requires_grad for p in net.parameters())  # afterwards, for whoever goes on with the network
+
+
+def test_a_network_may_be_frozen_again(digits):
+    net = attnlab.create("mini_xception", num_classes=10, in_channels=1)
+    make = functools.partial(Classifier, net, 10, optimizer=torch.optim.SGD, head=[net.head])
+    first, second = make(freeze=True), make(freeze=1)
+    assert first.body.parameters == second.body.parameters != []
+    everything = sum(p.numel() for p in net.parameters())
+    assert first.trainable() == net.head.weight.numel() + net.head.bias.numel()
+    assert second.trainable() == make().trainable() == everything
+    net.requires_grad_(False)
+    with pytest.raises(InputError, match="freeze: none of the backbone's parameters requires gradients"):
+        make(freeze=1)
 
 
 def test_the_head_of_other_networks():
@@ -211,6 +225,9 @@ def test_the_head_of_other_networks():
         attnlab.attach(net, "se", at="unit", blocks="last", input_size=(3, size, size), merge="concat")
         head = attnlab.insertion.head_of(net, attnlab.insertion.trace(net, (3, size, size)))
         assert [paths[module] for module in head] == names
+    net = timm.create_model("repvit_m0_9", num_classes=5)  # for distillation: its logits are the mean of two heads'
+    head = attnlab.insertion.head_of(net, attnlab.insertion.trace(net, (3, 64, 64)))
+    assert set(head) == {net.head.head.l, net.head.head_dist.l}
 
 
 def test_attention_may_have_its_own_learning_rate(digits):

@@ -85,6 +85,19 @@ class Classifier(lightning.LightningModule):
             loss = loss + strength * parameter.square().sum()
         return loss
 
+    def trainable(self) -> int:
+        """How many parameters train, be it for the last epochs only."""
+        never = {id(p) for p in self.body.parameters} if self.body is not None and self.freeze_for is True else set()
+        return sum(p.numel() for p in self.net.parameters() if p.requires_grad and id(p) not in never)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self._freeze()  # before DDP looks which parameters are trained
+
+    def teardown(self, stage: str) -> None:
+        if stage == "fit" and self.body is not None:
+            self.body.freeze(False)
+
     def on_train_start(self) -> None:
         check(self.net)  # whatever Lightning has made of it by now
         self._freeze()
@@ -169,7 +182,8 @@ class Body:
         own = (p for module in mine for p in module.parameters(recurse=False) if p.requires_grad)
         self.parameters = list(dict.fromkeys(own))
         self.norms = [module for module in mine if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        self.freeze(True)
+        if not self.parameters:
+            raise InputError("freeze: none of the backbone's parameters requires gradients; it is frozen already")
 
     def freeze(self, frozen: bool) -> None:
         for parameter in self.parameters:

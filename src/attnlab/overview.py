@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from rich.text import Text
 from torch import nn
 
 from attnlab import schema
-from attnlab.build import build_data, build_network
+from attnlab.build import build_classifier, build_data, build_network
 from attnlab.data import ImageData
 from attnlab.errors import InputError, first_line
 from attnlab.insertion import Cost, Latency, Site, cost, count_by_site, find_sites, select_sites, time_together, trace
@@ -138,6 +138,12 @@ def _rows_of_drawing(sites: Sequence[Site], chosen: Sequence[Site]) -> list[_Row
     return rows
 
 
+def _cost(config: dict[str, Any], data: ImageData) -> Cost:
+    net = _network(config, data)
+    trainable = build_classifier(config, net, data).trainable()  # less what backbone.freeze freezes
+    return replace(cost(net, data.shape), trainable=trainable)
+
+
 def print_cost(
     config: Any,
     input_size: str | None = None,
@@ -155,7 +161,7 @@ def print_cost(
     configs = {checked["backbone"]["name"]: bare}
     if checked["sites"] is not None:
         configs[f"+ {checked['attention']['name']} at {checked['sites']['name']}"] = checked
-    costs = [cost(_network(each, data), data.shape) for each in configs.values()]
+    costs = [_cost(each, data) for each in configs.values()]
     with Console(stderr=True).status("Timing forward passes"):
         times = _times(configs.values(), data, batches, compiled, device)
     how = f"{'compiled' if compiled else 'eager'} on {device}"

@@ -44,9 +44,9 @@ GROUPS = {
     "scheduler": Group("torch.optim.lr_scheduler.LRScheduler", "attnlab.classifier", ("optimizer", "total_steps")),
 }
 # Settings of a group that attnlab acts on, not the target.
-OURS: dict[str, dict[str, Any]] = {
-    "backbone": {"freeze": bool | Annotated[int, Field(ge=0)]},
-    "optimizer": {"attention_lr_scale": Annotated[float, Field(ge=0, allow_inf_nan=False)]},
+OURS: dict[str, dict[str, tuple[Any, str]]] = {
+    "backbone": {"freeze": (bool | Annotated[int, Field(ge=0)], "true, false, or for how many epochs")},
+    "optimizer": {"attention_lr_scale": (Annotated[float, Field(gt=0, allow_inf_nan=False)], "a number above 0")},
 }
 # Every attention takes these in a config, so that types and settings can be crossed in a sweep.
 CROSSED: dict[str, Any] = {
@@ -120,10 +120,12 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
         checked["sites"] = None
     checked["loss"] = check_keys("loss", _mapping(raw, "loss"), LOSS)
     checked["trainer"] = _check_trainer(_mapping(raw, "trainer"))
-    frozen = checked["backbone"]["freeze"]  # for all epochs, for none of them, or for some
+    frozen = checked["backbone"]["freeze"]
     if frozen is not True:
-        frozen = frozen >= checked["trainer"]["max_epochs"] or frozen or False
-    checked["backbone"]["freeze"] = frozen
+        if frozen >= checked["trainer"]["max_epochs"]:
+            checked["backbone"]["freeze"] = True
+        elif not frozen:
+            checked["backbone"]["freeze"] = False
     if bare:
         checked["optimizer"]["attention_lr_scale"] = 1.0
     checked["checkpoint"] = check_keys("checkpoint", raw.get("checkpoint") or {"every_n_steps": None}, CHECKPOINT)
@@ -215,7 +217,12 @@ def _check_target(group: str, node: Settings) -> Settings:
     _value(f"{group}.name", name, NAME)
     settings = settings_of_target(node, group)
     ours = {**LATER.get(group, {}), **{key: node[key] for key in OURS.get(group, ()) if key in node}}
-    ours = {key: _value(f"{group}.{key}", value, OURS[group][key]) for key, value in ours.items()}
+    for key, value in ours.items():
+        hint, words = OURS[group][key]
+        try:
+            ours[key] = _value(f"{group}.{key}", value, hint)
+        except InputError:
+            raise InputError(f"{group}.{key}={_shown(value)}: must be {words}") from None
     if name == "custom" and target is not None and settings.get("target") == target:  # conf/backbone/custom.yaml
         name = str(settings.pop("target")).rpartition(".")[2]
     if group == "attention":
@@ -248,6 +255,9 @@ def _check_target(group: str, node: Settings) -> Settings:
             if not open_ended:
                 _known(group, key, (*takes, *ours))
             checked[key] = value
+    for key in OURS.get(group, {}).keys() & takes.keys():
+        if ours[key] != LATER[group][key]:
+            raise InputError(f"{group}.{key}: attnlab acts on it, but {name} has a setting of that name; rename that")
     missing = [key for key, p in takes.items() if p.default is p.empty and key not in checked]
     if missing:
         raise InputError(f"{group}.{missing[0]} is missing: {name} needs it")

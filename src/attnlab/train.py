@@ -106,6 +106,11 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
         synchronise(net)
     check(net, data.shape)
     classifier = build_classifier(config, net, data)
+    counted = dataclasses.replace(counted, trainable=classifier.trainable())
+    if classifier.body is not None and first:
+        epochs = "all epochs" if classifier.freeze_for is True else f"the first {classifier.freeze_for} epochs"
+        frozen = sum(p.numel() for p in classifier.body.parameters)
+        log.info("frozen for %s: %s parameters, all but the attention and the last layer", epochs, f"{frozen:,}")
     for seed in (random.seed, numpy.random.seed, torch.manual_seed):
         seed(config["seed"])
 
@@ -283,6 +288,7 @@ def _log_file(folder: Path) -> Iterator[None]:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")  # of what backbone.freeze freezes
     warnings.filterwarnings("ignore", message="You called `self.log")  # without W&B nobody needs to hear it
     warnings.filterwarnings("ignore", message="The `srun` command is available")  # a point is one task
     try:

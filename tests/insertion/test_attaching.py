@@ -160,7 +160,9 @@ def test_a_users_own_attention_out_is_not_ours():
     net.module1.attention_out = nn.Conv2d(16, 16, 1)
     assert attnlab.detach(net) == 0
     assert attnlab.cost(net, (2, 36, 36)).attention_parameters == 0
-    with pytest.raises(InputError, match="module1 has an attention_out of its own"):
+    with pytest.raises(
+        InputError, match=r"module1: ResidualModule has an attribute 'attention_out', which attnlab's own would hide"
+    ):
         attnlab.attach(net, "se", at="block")
     attnlab.attach(net, "se", at="branch")
     assert attnlab.detach(net) == 4
@@ -178,6 +180,9 @@ def test_different_places_can_be_combined(x):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"attention": 3}, "attention=3: must be a registered name, a class or a function"),
+        ({"attention": lambda channels: channels}, "attention: <lambda> makes a int, no nn.Module"),
+        ({"input_size": 224}, r"input_size=\(224,\): must be \(channels, height, width\)"),
         ({"attention": "cbm"}, "attention=cbm: unknown; nearest: cbam"),
         ({"at": "brunch"}, "sites.role=brunch: this network has no such site; nearest: branch"),
         ({"merge": "mul"}, "merge=mul: must be one of scale, add, concat"),
@@ -367,6 +372,9 @@ def test_what_was_made_of_a_network(tmp_path):
         attnlab.attach(wrap(net), "se", input_size=(3, 64, 64))
         assert len(attached(net)) == 8
         assert net(x).shape == (1, 3)
+        attnlab.check(wrap(net), (3, 64, 64))
+        assert attnlab.cost(wrap(net), (3, 64, 64)) == attnlab.cost(net, (3, 64, 64))
+        assert attnlab.find_sites(wrap(net), (3, 64, 64)) == attnlab.find_sites(net, (3, 64, 64))
     net = torchvision.models.resnet18(num_classes=3)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:

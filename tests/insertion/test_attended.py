@@ -139,6 +139,105 @@ def test_methods_are_not_the_hosts():
         del nn.BatchNorm2d.fuse
 
 
+class CallsMethod(nn.Module):
+    """Its forward pass calls a method of its convolution where that has one, and gives the feature by name."""
+
+    class Conv(nn.Conv2d):
+        def halve(self, f):
+            return f / 2
+
+        def fuse(self):
+            return nn.Identity()
+
+    def __init__(self):
+        super().__init__()
+        self.conv = self.Conv(3, 8, 3, padding=1)
+
+    def forward(self, x):
+        f = self.conv(input=x)
+        return self.conv.halve(f) if hasattr(self.conv, "halve") else f
+
+
+def test_a_method_that_the_forward_pass_calls_is_there_and_a_host_may_be_called_by_name():
+    net, x = CallsMethod().eval(), torch.randn(2, 3, 8, 8)
+    before = net(x)
+    attnlab.attach(net, "se", at="module", names=["conv"], input_size=(3, 8, 8), init="identity")
+    assert torch.equal(net(x), before)
+    assert hasattr(net.conv, "halve")
+    assert not hasattr(net.conv, "fuse")
+    assert torch.equal(copy.deepcopy(net)(x), before)
+    attnlab.detach(net)
+    attnlab.attach(net, "se", at="module", names=["conv"], input_size=(3, 8, 8))
+    gate = attnlab.attached(net)["conv.attention"].gate(net.conv.host(x))
+    torch.testing.assert_close(net(x), before * gate)
+
+
+class Own(nn.Conv2d):
+    """Attributes with names that attnlab's own module has, too."""
+
+    def __init__(self, name, value):
+        super().__init__(3, 8, 3)
+        setattr(self, name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("attention", nn.ReLU()), ("mix", nn.ReLU()), ("side", 2.0), ("adds", 3.0), ("lent", 1)]
+)
+def test_what_would_hide_the_hosts_own_is_refused(name, value):
+    net = nn.Sequential(Own(name, value), nn.ReLU())
+    with pytest.raises(attnlab.InputError, match=f"0: Own has an attribute '{name}', which attnlab's own would hide"):
+        attnlab.attach(net, "se", at="module", names=["0"], input_size=(3, 8, 8))
+    assert net[0].__class__ is Own
+    assert getattr(net[0], name) is value
+
+
+@pytest.mark.parametrize("sides", list(itertools.permutations(["module", "pre"])))
+def test_both_sides_of_one_host(sides):
+    net, x = torchvision.models.resnet18().eval(), torch.randn(1, 3, 64, 64)
+    before = net(x)
+    for side in sides:
+        attnlab.attach(net, "se", at=side, names=["layer1.0.conv1"], input_size=(3, 64, 64), ratio=4)
+    assert {(place.site, place.side) for place in places_with_attention(net).values()} == {
+        ("layer1.0.conv1", "output"),
+        ("layer1.0.conv1", "input"),
+    }
+    assert not torch.equal(net(x), before)
+    assert attnlab.detach(net) == 2
+    assert torch.equal(net(x), before)
+
+
+def test_an_error_of_any_kind_leaves_the_network_unchanged():
+    net, made = torchvision.models.resnet18(), []
+
+    class Third(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            made.append(self)
+
+        def to(self, **kind):
+            if self is made[2]:
+                raise ValueError("of the user's own")
+            return self
+
+    before = dict(net.named_modules())
+    with pytest.raises(ValueError, match="of the user's own"):
+        attnlab.attach(net, Third, input_size=(3, 64, 64))
+    assert dict(net.named_modules()) == before
+
+
+def test_detach_of_a_part_is_forgotten_and_of_a_place_refused():
+    net = torchvision.models.resnet18()
+    attnlab.attach(net, "se", input_size=(3, 64, 64))
+    with pytest.raises(attnlab.InputError, match=r"layer1\.0\.bn2: detach what it is a part of"):
+        attnlab.detach(net.layer1[0].bn2)
+    net = copy.deepcopy(net)
+    assert attnlab.detach(net.layer1) == 2
+    attnlab.check(net)
+    net.layer2[0].bn2 = net.layer2[0].bn2.host
+    with pytest.raises(attnlab.InputError, match=r"gone from layer2\.0\.bn2 \(output\):"):
+        attnlab.check(net)
+
+
 def test_a_host_that_takes_more_arguments_gets_them():
     net, x = attended(names=["conv"]), torch.randn(2, 3, 8, 8)
     net.conv.attention.forward = lambda f: 2 * f

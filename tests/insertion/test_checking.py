@@ -48,3 +48,19 @@ def test_what_is_passed_by_is_named_where_the_network_runs(net):
         attnlab.check(net, SIZE)
     with torch.no_grad():
         net(torch.randn(1, *SIZE))
+
+
+def test_networks_in_a_network_remember_each_their_own():
+    both = nn.ModuleList(torchvision.models.resnet18() for _ in range(2))
+    for net in both:
+        attnlab.attach(net, "se", input_size=(3, 64, 64))
+    attnlab.check(both)
+    both[0].layer1[0].bn2 = nn.BatchNorm2d(64)
+    with pytest.raises(attnlab.InputError, match=r"gone from layer1\.0\.bn2 \(output\)"):
+        attnlab.check(both)
+
+
+def test_a_network_with_a_scripted_part_says_so():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), torch.jit.script(nn.ReLU()))
+    with pytest.raises(attnlab.InputError, match="ScriptModule"):
+        attnlab.attach(net, "se", at="module", names=["0"], input_size=(3, 8, 8))

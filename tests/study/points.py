@@ -20,6 +20,7 @@ def write_point(
     answers=None,
     curve=None,
     backbone=None,
+    optimizer=None,
     code="abc",
     **settings,
 ):
@@ -30,7 +31,7 @@ def write_point(
         "attention": {"name": "none"} if bare else {"name": attention, "_target_": f"x.{attention}", **settings},
         "sites": None if bare else {"name": sites, "role": sites, "stages": "all"},
         "data": data or {"name": "d", "_target_": "x.D"},
-        "optimizer": {"name": "o", "_target_": "x.O", "lr": 0.1},
+        "optimizer": {"name": "o", "_target_": "x.O", "lr": 0.1, **(optimizer or {})},
         "scheduler": {"name": "none"},
         "loss": loss or {},
         "trainer": trainer or {"max_epochs": 3},

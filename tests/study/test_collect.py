@@ -2,6 +2,7 @@
 
 import pytest
 
+from attnlab import point as ledger
 from attnlab.errors import InputError
 from attnlab.study import factors
 from attnlab.study.collect import baselines, read_study
@@ -50,6 +51,22 @@ def test_a_default_of_another_class_is_no_factor(tmp_path):
     write_point(tmp_path / "s", "eca", 0, 0.9, kernel=3)
     write_point(tmp_path / "s", "spatial", 0, 0.9, kernel=7)
     assert read_study(tmp_path / "s").factors == {"attention": ["eca", "spatial"]}
+
+
+def test_the_attentions_learning_rate_is_a_setting_of_the_attention(tmp_path):
+    write_point(tmp_path / "s", "none", 0, 0.9)
+    write_point(tmp_path / "s", "se", 0, 0.9)
+    write_point(tmp_path / "s", "se", 0, 0.9, optimizer={"attention_lr_scale": 10.0})
+    study = read_study(tmp_path / "s")
+    assert {variant.label for variant in study.variants} == {
+        "none",
+        "se attention_lr_scale=1",
+        "se attention_lr_scale=10",
+    }
+    assert [base and base.label for base in baselines(study, study.baseline)].count("none") == 2
+    for variant in study.variants:  # settings are written as they are hashed
+        folder = variant.points[0].folder
+        assert variant.settings == ledger.without_seed(ledger.read_json(folder / "point.json")["identity"])
 
 
 def test_parts_of_a_hybrid_are_its_attention(tmp_path):

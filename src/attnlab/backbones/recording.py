@@ -20,6 +20,7 @@ class Call(NamedTuple):
     returned: int | None = None
     begin: int = 0  # moments of the pass
     end: int = 0
+    by_name: bool = False  # all of its arguments, ``conv(input=x)``
 
 
 class Join(NamedTuple):
@@ -117,6 +118,7 @@ def recording(net: nn.Module, joins: bool) -> Iterator[tuple[Run, Recorder]]:
             recorder.number(output),
             begin,
             recorder.tick(),
+            by_name=not args,
         )
         run.setdefault(paths[module], []).append(call)
         return output

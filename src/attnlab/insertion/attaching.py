@@ -10,15 +10,17 @@ from attnlab.errors import InputError, choices
 from attnlab.insertion.attended import (
     CHILD,
     MEMORY,
+    OWN,
     Attended,
     Merge,
     kind_for,
+    lending_methods,
     places_with_attention,
     take_out,
     without_attention,
 )
 from attnlab.insertion.sites import Pick, Site, select_sites, sites_of
-from attnlab.insertion.tracing import trace
+from attnlab.insertion.tracing import trace, unwrapped
 from attnlab.targets import parameters
 
 
@@ -59,6 +61,8 @@ def attach(
     if isinstance(attention, nn.Module):
         raise InputError(f"attention: a {type(attention).__name__} that exists serves one site; give its class")
     build = attentions.register.named(attention) if isinstance(attention, str) else attention
+    if not callable(build):
+        raise InputError(f"attention={build!r}: must be a registered name, a class or a function that makes a module")
     with without_attention(net):
         calls = trace(net, input_size, structure=True)
         sites = sites_of(net, calls, every_module=at == "module")
@@ -76,19 +80,28 @@ def attach(
         before = [other.side for other, there in zip(chosen[:i], spots, strict=False) if there == spot]
         if site.side in before + [place.side for place in spot.attention()]:
             raise InputError(f"{site.name}: there is attention at this {site.side} already")
-        if hasattr(spot.host, CHILD[site.side]):
-            raise InputError(f"{site.name}: {paths[spot.host]} has an {CHILD[site.side]} of its own")
+        if hidden := [name for name in sorted({CHILD[site.side], *OWN}) if hasattr(spot.host, name)]:
+            raise InputError(
+                f"{site.name}: {type(spot.host).__name__} has an attribute {hidden[0]!r}, which attnlab's own would "
+                "hide; rename it, or choose a site inside"
+            )
     built = [_build(build, site, settings) for site in chosen]
     if merge == "add" and any(getattr(module, "starts_as_identity", False) for module in built):
         raise InputError("merge=add: this attention starts as the identity, so that f + A(f) would start at 2 f")
 
-    put = [_put(net, *each, merge) for each in zip(spots, chosen, built, strict=True)]
+    put = list[Attended]()
     try:
+        for spot, site, module in zip(spots, chosen, built, strict=True):
+            by_name = spot.host in paths and any(call.by_name for call in calls.get(paths[spot.host], ()))
+            put.append(_put(net, spot, site, module, merge, by_name))
         _check_calls(net, put, input_size)
-    except InputError:
+    except Exception:
         take_out(net, put)
         raise
-    setattr(net, MEMORY, [*getattr(net, MEMORY, ()), *((site.name, site.side) for site in chosen)])
+    memory = vars(net).setdefault(MEMORY, set())
+    for place in put:
+        place.remembered = memory
+        memory.add((place.site, place.side))
     return chosen
 
 
@@ -119,11 +132,11 @@ def _spot(net: nn.Module, site: Site) -> _Spot:
     return _Spot(parent, name, host)
 
 
-def _put(net: nn.Module, spot: _Spot, site: Site, attention: nn.Module, merge: Merge) -> Attended:
+def _put(net: nn.Module, spot: _Spot, site: Site, attention: nn.Module, merge: Merge, by_name: bool) -> Attended:
     """Put a new ``Attended`` in the place of what stands at the spot, and wherever else that stands."""
     there = spot.attention()[0] if spot.attention() else spot.host
     host = nn.Identity() if there is None else there
-    place = kind_for(host)(host, attention, site.name, site.side, merge, site.channels)
+    place = kind_for(host, by_name)(host, attention, site.name, site.side, merge, site.channels)
     place.is_identity = there is None
     place.training = net.training
     for part in place.added():
@@ -141,7 +154,8 @@ def _put(net: nn.Module, spot: _Spot, site: Site, attention: nn.Module, merge: M
 def _check_calls(net: nn.Module, put: Sequence[Attended], input_size: Sequence[int] | None) -> None:
     """Raise InputError if the network does not run with what was put into it, or runs past it."""
     try:
-        calls = trace(net, input_size)
+        with lending_methods():
+            calls = trace(net, input_size)
     except InputError as error:
         raise InputError(f"with {type(put[0].attention).__name__} at {put[0].site}: {error}") from error
     for path, place in places_with_attention(net).items():
@@ -169,14 +183,12 @@ WRAPPERS = {
 
 
 def inside(net: nn.Module) -> nn.Module:
-    """The network in what torch.compile or DataParallel has made of it. Raises InputError for what wants it before."""
+    """The network that a wrapper holds, as ``unwrapped``. Raises InputError for wrappers that want attention before."""
     kinds = {kind.__name__ for kind in type(net).__mro__}
     for kind, reason in WRAPPERS.items():
         if kind in kinds:
             raise InputError(f"{kind} {reason}: attach to the network first, then wrap it")
-    if "_orig_mod" in net._modules:  # torch.compile's OptimizedModule
-        return inside(net.get_submodule("_orig_mod"))
-    return inside(net.module) if isinstance(net, nn.DataParallel) else net
+    return unwrapped(net)
 
 
 def _build(build: Callable[..., nn.Module], site: Site, settings: dict[str, Any]) -> nn.Module:
@@ -189,9 +201,12 @@ def _build(build: Callable[..., nn.Module], site: Site, settings: dict[str, Any]
     try:
         if "map_size" in takes:
             settings = {"map_size": (site.height, site.width), **settings}
-        return build(site.channels, **settings)
+        made = build(site.channels, **settings)
     except (InputError, TypeError) as error:
         raise InputError(f"{error} (at {site.name}, {site.channels} channels)") from None
+    if not isinstance(made, nn.Module):
+        raise InputError(f"attention: {getattr(build, '__name__', build)} makes a {type(made).__name__}, no nn.Module")
+    return made
 
 
 def _tensor_kind(host: nn.Module, net: nn.Module) -> dict[str, Any]:

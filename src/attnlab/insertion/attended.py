@@ -16,10 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.backbones import Side
+from attnlab.errors import InputError
 
 Merge = Literal["scale", "add", "concat"]
 CHILD = {"output": "attention_out", "input": "attention_in"}  # in the keys of state dicts
-MEMORY = "attnlab_attached"  # an attribute of the network: (site, side) of all that attach has put in
+MEMORY = "attnlab_attached"  # an attribute of the network: {(site, side)} of all that attach has put in
+# Attributes of what stands at a site: a host that has one of these names itself would be hidden by it.
+OWN = frozenset({"host", "attention", "mix", "site", "side", "at_input", "adds", "is_identity", "remembered", "lent"})
 
 
 class Attended(nn.Module):
@@ -32,7 +35,8 @@ class Attended(nn.Module):
     so that checkpoints of the bare network load. Modules, and names of parameters, have one level more: ``host``.
 
     What is asked of it and only the host has (``weight``, ``stride``, a child) is the host's, also when it is set. But
-    not methods: what timm's ``fuse`` returns, say, would be the host alone.
+    not methods: what timm's ``fuse`` returns, say, would be the host alone. Only those that the network's own forward
+    pass asked for when the attention was attached are there.
     """
 
     at_input: Final[bool]
@@ -46,6 +50,8 @@ class Attended(nn.Module):
         self.site, self.side = site, side
         self.at_input, self.adds = side == "input", merge == "add"
         self.is_identity = False  # whether the host only fills the place of a shortcut that has no module
+        self.remembered: set[tuple[str, str]] = set()  # the memory of the network that it is attached to
+        self.lent: set[str] = set()  # the host's methods that the network's forward pass calls
         self.mix = _mean_of_two(channels) if merge == "concat" else None
         self.register_state_dict_post_hook(_to_keys)
         self.register_load_state_dict_pre_hook(_from_keys)
@@ -82,11 +88,14 @@ class Attended(nn.Module):
         except AttributeError:
             if name == "host" or name.startswith("__"):  # else copies of the host would pass for copies of this
                 raise
-            if name == CHILD[self.side]:  # for those who take keys of the state dict for paths
+            if name == CHILD.get(self.__dict__.get("side", "")):  # for those who take keys of the state dict for paths
                 merged = types.SimpleNamespace(attention=self.attention, conv=self.mix)
                 return merged if self._merges() else self.attention
             found = getattr(self.host, name)
-            if isinstance(found, types.MethodType):
+            if isinstance(found, types.MethodType) and name not in self.lent:
+                if _lending:
+                    self.lent.add(name)
+                    return found
                 raise AttributeError(
                     f"{self.site}: {type(self.host).__name__}.{name} would leave out the attention that stands there; "
                     "call it on .host"
@@ -94,8 +103,8 @@ class Attended(nn.Module):
             return found
 
     def __setattr__(self, name: str, value: Any) -> None:
-        mine = name in self.__dict__ or hasattr(type(self), name) or "host" not in self.__dict__.get("_modules", ())
-        if mine or name in self._modules or not hasattr(self.host, name):
+        mine = name in OWN or name in self.__dict__ or hasattr(type(self), name)
+        if mine or not hasattr(self.host, name):
             super().__setattr__(name, value)
         elif isinstance(value, Tensor) and name in self.host._parameters:
             self.host._parameters[name] = value  # type: ignore[assignment]  # as functional_call puts tensors there
@@ -104,19 +113,25 @@ class Attended(nn.Module):
 
 
 class AttendedCall(Attended):
-    """For a host that takes more than one argument: the first one is the feature. It cannot be scripted."""
+    """For a host that takes more than one argument, or that one by name: the first is the feature.
 
-    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.at_input:
-            return self.host(self.attend(x), *args, **kwargs)
-        return self.attend(self.host(x, *args, **kwargs))
+    It cannot be scripted.
+    """
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.at_input:
+            return self.attend(self.host(*args, **kwargs))
+        if args:
+            return self.host(self.attend(args[0]), *args[1:], **kwargs)
+        first = next(iter(inspect.signature(self.host.forward).parameters))
+        return self.host(**{**kwargs, first: self.attend(kwargs[first])})
 
 
-def kind_for(host: nn.Module) -> type[Attended]:
-    """``Attended`` for a host that takes one argument, else ``AttendedCall``."""
+def kind_for(host: nn.Module, by_name: bool) -> type[Attended]:
+    """``Attended`` for a host that takes one argument, and that not ``by_name``; else ``AttendedCall``."""
     takes = list(inspect.signature(host.forward).parameters.values())
     one = len(takes) == 1 and takes[0].kind in (takes[0].POSITIONAL_ONLY, takes[0].POSITIONAL_OR_KEYWORD)
-    return Attended if one else AttendedCall
+    return Attended if one and not by_name else AttendedCall
 
 
 def places_with_attention(net: nn.Module) -> dict[str, Attended]:
@@ -145,12 +160,17 @@ def split_parameters(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parame
 
 
 def detach(net: nn.Module) -> int:
-    """Take all attached attention out of ``net``, in place; returns how many modules went.
+    """Take all attached attention out of ``net``, or a part of a network, in place; returns how many modules went.
 
-    The modules that stood there stand there again, the very same ones.
+    The modules that stood there stand there again, the very same ones. Raises InputError for a module that stands at
+    a site itself.
     """
+    if isinstance(net, Attended):
+        raise InputError(f"{net.site}: detach what it is a part of; the host alone is .host")
     places = list(places_with_attention(net).values())
     take_out(net, places)
+    for place in places:
+        place.remembered.discard((place.site, place.side))
     for module in net.modules():
         vars(module).pop(MEMORY, None)
     return len(places)
@@ -166,6 +186,19 @@ def take_out(net: nn.Module, places: Sequence[Attended]) -> None:
         if host is None:  # as it was: an attribute, no child
             delattr(parent, name)
             setattr(parent, name, None)
+
+
+@contextlib.contextmanager
+def lending_methods() -> Iterator[None]:
+    """Inside, what asks a place for a method of its host gets it, now and later: the network's forward pass."""
+    _lending.append(True)
+    try:
+        yield
+    finally:
+        _lending.pop()
+
+
+_lending: list[bool] = []
 
 
 @contextlib.contextmanager

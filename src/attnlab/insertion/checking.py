@@ -6,20 +6,24 @@ from torch import nn
 
 from attnlab.errors import InputError
 from attnlab.insertion.attended import MEMORY, places_with_attention
-from attnlab.insertion.tracing import trace
+from attnlab.insertion.tracing import trace, unwrapped
 
 
 def check(net: nn.Module, input_size: Sequence[int] | None = None) -> None:
     """Raise InputError, naming the sites, if attention that ``attach`` put into ``net`` is gone.
 
-    The network, and each copy and pickle of it, remembers what was attached; a tool that builds a new network of
-    another class (``torch.fx``, ``torch.jit``, ``torch.export``) makes one that does not. With ``input_size``
-    (C, H, W) the network also runs once without memory, in eval mode: attention that stands there and is passed by,
-    because a forward pass was rewritten, is named too.
+    The network, and each copy and pickle of it, remembers what was attached. What builds a new network of its parts
+    (``torch.fx``, ``torch.jit``, ``torch.export``, ``IntermediateLayerGetter``, ``nn.Sequential(*net)``) makes one
+    that does not. With ``input_size`` (C, H, W) the network also runs once without memory, in eval mode: attention
+    that stands there and is passed by, because a forward pass was rewritten, is named too. What only the forward pass
+    in training mode goes past is not seen.
     """
+    net = unwrapped(net)
     places = places_with_attention(net)
-    remembered = {tuple(site) for module in net.modules() for site in vars(module).get(MEMORY, ())}
-    gone = remembered - {(place.site, place.side) for place in places.values()}
+    gone = set[tuple[str, str]]()
+    for module in net.modules():  # also a network in the network remembers, by its own paths
+        if remembered := vars(module).get(MEMORY):
+            gone |= remembered - {(place.site, place.side) for place in places_with_attention(module).values()}
     if gone:
         raise InputError(
             f"attention is gone from {_listed(gone)}: a module that held it was replaced since it was attached; "

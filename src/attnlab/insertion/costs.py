@@ -10,7 +10,7 @@ from torch import nn
 from attnlab.backbones.recording import Call
 from attnlab.insertion.attended import places_with_attention, split_parameters
 from attnlab.insertion.latency import Latency, time_forward
-from attnlab.insertion.tracing import default_size, trace
+from attnlab.insertion.tracing import default_size, trace, unwrapped
 from attnlab.insertion.work import activation_bytes, work_of_attention
 
 
@@ -89,6 +89,8 @@ def cost(
     torch.compile. Nothing else allocates memory or changes the network. Raises InputError if it does not run on
     that size.
     """
+    timed = net
+    net = unwrapped(net)
     calls = trace(net, input_size)
     counted = count(net, calls)
     work = work_of_attention(net, calls)
@@ -97,7 +99,7 @@ def cost(
         attention_elementwise=work.elementwise + work.products - counted.attention_macs,
         attention_traffic_bytes=work.traffic_bytes,
         activation_bytes=activation_bytes(net, input_size or default_size(net)),
-        latency=time_forward(net, input_size, batch=batch, compiled=compiled) if latency else None,
+        latency=time_forward(timed, input_size, batch=batch, compiled=compiled) if latency else None,
     )
 
 

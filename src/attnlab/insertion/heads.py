@@ -8,9 +8,10 @@ from attnlab.insertion.attended import places_with_attention
 
 
 def head_of(net: nn.Module, calls: Run) -> list[nn.Module]:
-    """The last convolution or fully connected layer that runs in ``calls``, by ``trace``; and auxiliary heads, whole.
+    """The convolution or fully connected layer that runs last in ``calls``, by ``trace``, and the auxiliary heads.
 
-    Attention is no part of it.
+    Those before it too, as long as they return as many numbers: networks for distillation have two heads, whose logits
+    they average. Attention is no part of it.
     """
     inside = tuple(f"{path}.{part}." for path in places_with_attention(net) for part in ("attention", "mix"))
     modules = dict(net.named_modules())
@@ -20,4 +21,7 @@ def head_of(net: nn.Module, calls: Run) -> list[nn.Module]:
         if isinstance(modules[path], (nn.Conv2d, nn.Linear)) and not f"{path}.".startswith(inside)
     }
     auxiliary = [module for path, module in modules.items() if f"{path}." in AUXILIARY]
-    return [modules[max(ends, key=ends.__getitem__)], *auxiliary] if ends else auxiliary
+    last_first = sorted(ends, key=ends.__getitem__, reverse=True)
+    width = [made[-1].output[:2] if (made := calls[path])[-1].output else None for path in last_first]
+    heads = [path for i, path in enumerate(last_first) if all(each == width[0] for each in width[: i + 1])]
+    return [*(modules[path] for path in heads), *auxiliary]

@@ -12,7 +12,7 @@ from attnlab.backbones import Place, Side, places_of, structural_places
 from attnlab.backbones.recording import Run
 from attnlab.errors import InputError, choices
 from attnlab.insertion.attended import without_attention
-from attnlab.insertion.tracing import trace
+from attnlab.insertion.tracing import trace, unwrapped
 
 Pick = Literal["all", "first", "last"] | Sequence[int]
 
@@ -40,6 +40,7 @@ def find_sites(net: nn.Module, input_size: Sequence[int] | None = None, *, every
     A module that is called more than once in a forward pass, or whose result is not ``(N, C, H, W)``, is no site.
     Raises InputError if the network does not run on that size.
     """
+    net = unwrapped(net)
     with without_attention(net):
         return sites_of(net, trace(net, input_size, structure=True), every_module)
 

@@ -22,6 +22,7 @@ def trace(net: nn.Module, input_size: Sequence[int] | None = None, *, structure:
     The pass is on the meta device, in eval mode; a network that looks at values there (``.item()``) runs for real.
     Raises InputError for a network of something else than images, and if it does not run on ``input_size``.
     """
+    net = unwrapped(net)
     size = _checked_size(net, input_size)
     with torch.no_grad(), in_mode(net, training=False):
         recorded = structure and not places_of(net)
@@ -30,20 +31,31 @@ def trace(net: nn.Module, input_size: Sequence[int] | None = None, *, structure:
         except Exception as error:
             shape, least = "×".join(map(str, size)), _least_size(net, size)
             why = f"it needs at least {least}×{least}" if least else first_line(error)
-            raise InputError(
-                f"{type(net).__name__} does not run on an input of {shape} (C×H×W): {why}{_part_that_may(net)}"
-            ) from error
+            wrong = f"{type(net).__name__} does not run on an input of {shape} (C×H×W)"
+            if not least and (part := _part_that_may(net)):
+                raise InputError(
+                    f"{wrong}; attnlab takes what maps one (N, C, H, W) batch to features or logits: try its part "
+                    f".{part} ({why})"
+                ) from error
+            raise InputError(f"{wrong}: {why}") from error
 
 
-def _part_that_may(net: nn.Module) -> str:
-    """Advice for a whole detector, say, which takes lists of images and targets."""
+def unwrapped(net: nn.Module) -> nn.Module:
+    """The network in what torch.compile or DataParallel has made of it."""
+    if "_orig_mod" in net._modules:  # torch.compile's OptimizedModule
+        return unwrapped(net.get_submodule("_orig_mod"))
+    return unwrapped(net.module) if isinstance(net, nn.DataParallel) else net
+
+
+def _part_that_may(net: nn.Module) -> str | None:
+    """Of a whole detector, say, which takes lists of images and targets."""
     for part in ("backbone.body", "backbone", "encoder"):
         inner = net
         for name in part.split("."):
             inner = getattr(inner, name, None)  # type: ignore[assignment]
         if isinstance(inner, nn.Module):
-            return f"; attnlab takes what maps one (N, C, H, W) batch to features or logits: try its part .{part}"
-    return ""
+            return part
+    return None
 
 
 @contextlib.contextmanager
@@ -75,8 +87,12 @@ def tensors_of(net: nn.Module) -> dict[str, Tensor]:
 
     With that, it leaves other tensors behind in a module that stands in two places.
     """
-    found = ((path, module._parameters | module._buffers) for path, module in net.named_modules())
-    return {f"{path}.{name}".lstrip("."): t for path, own in found for name, t in own.items() if t is not None}
+    return {
+        f"{path}.{name}".lstrip("."): tensor
+        for path, module in net.named_modules()
+        for own in (module.named_parameters, module.named_buffers)
+        for name, tensor in own(recurse=False, remove_duplicate=False)
+    }
 
 
 def changed(tensors: Mapping[str, Tensor], make: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
@@ -167,7 +183,7 @@ def _checked_size(net: nn.Module, input_size: Sequence[int] | None) -> Shape:
     default = default_size(net)
     if input_size is None:
         return default
-    size = tuple(input_size)
+    size = tuple(input_size) if isinstance(input_size, Sequence) else (input_size,)
     if len(size) != 3 or min(size) < 1:
         raise InputError(f"input_size={size}: must be (channels, height, width)")
     least = getattr(net, "min_size", 1)

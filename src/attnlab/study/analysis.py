@@ -113,7 +113,7 @@ def _variants(study: Study, bases: list[Variant | None]) -> list[Told]:
                 "equal_cost": _at_equal_cost(matched[1], at_equal_cost[i]) if matched else None,
                 "front": on_front[i],
                 "data": data[i],
-                "config": variant.settings,
+                "config": ledger.in_full(variant.settings),
                 "points": [
                     _point(study, point, examples.mcnemar_p(answers[seed], base_answers.get(seed)))
                     for seed, point in sorted(variant.points.items())

@@ -162,7 +162,7 @@ def read_study(folder: Path) -> Study:
             twice.append(path if is_copy else known.folder)
             if is_copy:
                 continue
-        settings.setdefault(key, ledger.in_full(rest))
+        settings.setdefault(key, rest)
         names[key] = about["names"]
         groups[key][identity["seed"]] = Point(path, identity["seed"], result, about, status)
     plans = ledger.plans(folder)

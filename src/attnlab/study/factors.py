@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from attnlab.point import digest
+from attnlab.point import digest, in_full
 
 Path = tuple[str, ...]
 Flat = dict[Path, Any]
@@ -18,7 +18,7 @@ def labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mappin
 
     ``settings`` are identities without the seed, ``names`` what backbone, attention and sites are called.
     """
-    flat = {key: flatten(value) for key, value in settings.items()}
+    flat = {key: flatten(_in_full(value)) for key, value in settings.items()}
     several = _several(names)
     telling = _telling(flat.values())
     usual = _usual(flat.values())
@@ -41,7 +41,7 @@ def levels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mappin
     Factors are backbone, attention and sites where their names differ, and settings that differ among variants of one
     class: another default of another class is no factor.
     """
-    flat = {key: flatten(value) for key, value in settings.items()}
+    flat = {key: flatten(_in_full(value)) for key, value in settings.items()}
     several = _several(names)
     telling = _telling(flat.values())
     found: dict[str, Levels] = {}
@@ -55,6 +55,16 @@ def levels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mappin
                     factor, text = "attention", f"{names[key]['attention']} {text}"
                 found[key][factor] = text
     return found
+
+
+def _in_full(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """With settings that are newer than the point; the attention's learning rate is a setting of the attention."""
+    full = in_full(settings)
+    optimizer, attention = dict(full.get("optimizer") or {}), dict(full.get("attention") or {})
+    scale = optimizer.pop("attention_lr_scale", None)
+    if attention and scale is not None:
+        attention["attention_lr_scale"] = scale
+    return {**full, "optimizer": optimizer, "attention": attention}
 
 
 def short(factor: str) -> str:
