@@ -77,7 +77,7 @@ def _watching(net: nn.Module, see: Callable[[str, nn.Module, Tensor], None]) -> 
     """Within the body ``see(site, attention, x)`` is told what each attached attention is given."""
     with contextlib.ExitStack() as stack:
         for place in places_with_attention(net).values():
-            hook = place.attention.register_forward_pre_hook(
+            hook = place.attended_by.register_forward_pre_hook(
                 lambda attention, args, site=place.site: see(site, attention, args[0])
             )
             stack.callback(hook.remove)

@@ -54,7 +54,7 @@ def test_common_settings_go_to_the_parts_that_have_them_and_not_their_own():
     with torch.device("meta"):
         net = attnlab.create("resnet18", num_classes=10)
         attnlab.attach(net, "sequence", parts=[theta, "cbam_article"], stages=[4], input_size=(3, 64, 96))
-    assert net.layer4[0].bn2.attention.parts[0].gather[0].conv.kernel_size == (2, 3)  # the size of its site
+    assert net.layer4[0].bn2.attended_by.parts[0].gather[0].conv.kernel_size == (2, 3)  # the size of its site
 
 
 def test_hybrids_of_hybrids_and_of_what_is_no_gate():
@@ -96,7 +96,7 @@ def test_from_the_command_line():
     config = composed("attention=sequence", "attention.parts=[{name:eca,kernel:3},spatial]", "attention.init=identity")
     with torch.device("meta"):
         net, changed = build_network(config, build_data(config))
-    module = net.module1.branch[-1].attention
+    module = net.module1.branch[-1].attended_by
     assert len(changed) == 4
     assert [type(part).__name__ for part in module.parts] == ["ECA", "SpatialAttention"]
     assert module.parts[0].conv.kernel_size == (3,)
@@ -202,7 +202,7 @@ def own(tmp_path, monkeypatch):
 def test_a_users_module_by_its_path(own, monkeypatch):
     net = attnlab.create("mini_xception", num_classes=7, in_channels=1)
     attnlab.attach(net, "users_attention.Mine", at="stage", ratio=2, input_size=(1, 48, 48))
-    assert net.module1.attention.power == 2
+    assert net.module1.attended_by.power == 2
     attnlab.attach(net, "mine", at="stem", input_size=(1, 48, 48))  # imported by now
     argv = ["attention=custom", "attention.target=users_attention.Mine", "+attention.ratio=4"]
     with pytest.raises(InputError, match="ATTNLAB_ALLOW=users_attention"):
@@ -216,7 +216,7 @@ def test_a_users_module_by_its_path(own, monkeypatch):
     config = composed("attention=sequence", "attention.parts=[users_attention.Mine,spatial]", "attention.ratio=3")
     with torch.device("meta"):
         net, _ = build_network(config, build_data(config))
-    assert net.module1.branch[-1].attention.parts[0].power == 3
+    assert net.module1.branch[-1].attended_by.parts[0].power == 3
 
 
 def test_a_packages_module_by_its_entry_point(own):

@@ -66,7 +66,7 @@ def test_attention_stands_on_identities():
     changed = attnlab.attach(net, "se", at="shortcut", input_size=(3, 32, 32), init="identity")
     assert len(changed) == 9
     assert torch.equal(net(x), before)
-    gate = net.stages.stage1.block1.shortcut.attention
+    gate = net.stages.stage1.block1.shortcut.attended_by
     gate.forward = lambda x: 2 * x
     assert not torch.equal(net(x), before)
 

@@ -36,7 +36,7 @@ def test_structure_alone_agrees_with_the_places_written_down(name):
     units = sum(p.role == "unit" for p in places_of(net))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("attnlab.insertion.tracing.places_of", lambda net: [])  # so that the run is recorded
-        found = structural_places(net, trace(net, (3, 64, 64)).larger)
+        found = structural_places(net, trace(net, (3, 64, 64), structure=True).larger)
     assert {
         (p.role, p.module, p.stage, p.block, p.side) for p in found if p.role not in ("unit", "depthwise")
     } == written
@@ -48,7 +48,7 @@ def test_mini_xception_too():
     written = {(p.role, p.module, p.stage, p.block, p.side) for p in places_of(net) if p.role != "unit"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("attnlab.insertion.tracing.places_of", lambda net: [])
-        found = structural_places(net, trace(net, (1, 64, 64)).larger)
+        found = structural_places(net, trace(net, (1, 64, 64), structure=True).larger)
     assert {(p.role, p.module, p.stage, p.block, p.side) for p in found if p.role != "unit"} == written
 
 
@@ -225,7 +225,7 @@ def test_identity_shortcuts_are_places(tmp_path):
             assert torch.equal(net(x), expected)
             net.load_state_dict({key: net.state_dict()[key] for key in keys}, strict=False)
             for name, parameter in net.named_parameters():
-                if name.endswith("attention.mlp.2.bias"):
+                if name.endswith("attended_by.mlp.2.bias"):
                     parameter.data.fill_(-2.0)
             assert not torch.allclose(net(x), expected)
             torch.save(net.state_dict(), tmp_path / "weights.pt")

@@ -53,12 +53,12 @@ def test_branch_is_before_the_addition_and_pre_leaves_the_shortcut_alone(x):
     """Both against the block written out by hand."""
     net = small("se", at="branch", stages=[1])
     block, f = net.module1, torch.randn(1, 8, 10, 10)
-    hand = block.branch.pool.attention
+    hand = block.branch.pool.attended_by
     bare = small().module1
     torch.testing.assert_close(block(f), hand(bare.branch(f)) + bare.shortcut(f))
 
     net = small("se", at="pre", stages=[1])
-    hand = net.module1.branch.conv1.depthwise.attention
+    hand = net.module1.branch.conv1.depthwise.attended_by
     torch.testing.assert_close(net.module1(f), bare.branch(hand(f)) + bare.shortcut(f))
 
 
@@ -148,7 +148,7 @@ def test_a_container_with_a_forward_of_its_own_is_a_host(container):
     """It runs as it did, and never the attention as a child of its own."""
     net, x = nn.Sequential(container, nn.ReLU()), torch.randn(1, 3, 5, 5)
     attnlab.attach(net, "se", at="module", names=["0"])
-    torch.testing.assert_close(net(x), F.relu(net[0].attention(container(x))))
+    torch.testing.assert_close(net(x), F.relu(net[0].attended_by(container(x))))
     assert attnlab.detach(net) == 1
     assert net[0] is container
     inside = next(name for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
@@ -216,7 +216,7 @@ def test_any_module_by_its_name():
         with pytest.raises(InputError, match=f"{name}: there is attention at this output already"):
             attnlab.attach(net, "se", at="module", names=[name])
     assert torch.equal(net(x), expected)
-    net[1].attention.mlp[2].bias.data.fill_(5.0)
+    net[1].attended_by.mlp[2].bias.data.fill_(5.0)
     assert not torch.allclose(net(x), expected)
 
 

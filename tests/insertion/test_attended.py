@@ -168,7 +168,7 @@ def test_a_method_that_the_forward_pass_calls_is_there_and_a_host_may_be_called_
     assert torch.equal(copy.deepcopy(net)(x), before)
     attnlab.detach(net)
     attnlab.attach(net, "se", at="module", names=["conv"], input_size=(3, 8, 8))
-    gate = attnlab.attached(net)["conv.attention"].gate(net.conv.host(x))
+    gate = attnlab.attached(net)["conv.attended_by"].gate(net.conv.host(x))
     torch.testing.assert_close(net(x), before * gate)
 
 
@@ -181,7 +181,7 @@ class Own(nn.Conv2d):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("attention", nn.ReLU()), ("mix", nn.ReLU()), ("side", 2.0), ("adds", 3.0), ("lent", 1)]
+    ("name", "value"), [("attended_by", nn.ReLU()), ("mix", nn.ReLU()), ("side", 2.0), ("adds", 3.0), ("lent", 1)]
 )
 def test_what_would_hide_the_hosts_own_is_refused(name, value):
     net = nn.Sequential(Own(name, value), nn.ReLU())
@@ -240,7 +240,7 @@ def test_detach_of_a_part_is_forgotten_and_of_a_place_refused():
 
 def test_a_host_that_takes_more_arguments_gets_them():
     net, x = attended(names=["conv"]), torch.randn(2, 3, 8, 8)
-    net.conv.attention.forward = lambda f: 2 * f
+    net.conv.attended_by.forward = lambda f: 2 * f
     with without_attention(net):
         bare = net.conv(x, scale=2.0)
     torch.testing.assert_close(net.conv(x, scale=2.0), 2 * bare)
@@ -252,7 +252,7 @@ def test_a_module_in_two_places_that_runs_in_one():
     assert net.relu is net.again
     assert len(places_with_attention(net)) == 1
     before = net(x)
-    net.relu.attention.forward = torch.zeros_like
+    net.relu.attended_by.forward = torch.zeros_like
     assert not torch.equal(net(x), before)
     relu = net.relu.host
     assert attnlab.detach(net) == 1
@@ -278,7 +278,7 @@ def test_attached_and_split_parameters():
     bare = [id(parameter) for parameter in net.parameters()]
     attnlab.attach(net, "cbam", at="branch", merge="concat", input_size=(3, 64, 64))
     attention = attnlab.attached(net)
-    assert list(attention)[:2] == ["layer1.0.bn2.attention", "layer1.1.bn2.attention"]
+    assert list(attention)[:2] == ["layer1.0.bn2.attended_by", "layer1.1.bn2.attended_by"]
     assert all(net.get_submodule(path) is module for path, module in attention.items())
     backbone, added = attnlab.split_parameters(net)
     assert [id(parameter) for parameter in backbone] == bare
@@ -299,7 +299,7 @@ def test_sites_are_those_of_the_bare_network():
 def test_a_network_in_a_network():
     net = nn.ModuleDict({"student": torchvision.models.resnet18(num_classes=3), "teacher": nn.Conv2d(3, 3, 1)})
     attnlab.attach(net["student"], "se", input_size=(3, 64, 64))
-    assert next(iter(attnlab.attached(net))) == "student.layer1.0.bn2.attention"
+    assert next(iter(attnlab.attached(net))) == "student.layer1.0.bn2.attended_by"
     attnlab.check(net)
     net["student"].layer1 = nn.Identity()
     with pytest.raises(attnlab.InputError, match=r"gone from layer1\.0\.bn2 \(output\), layer1\.1\.bn2"):

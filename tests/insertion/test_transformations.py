@@ -404,7 +404,7 @@ def test_features_at_a_site_are_those_with_attention(name):
     bare, net, x = networks(name, "cbam")
     path, place = next(iter(attnlab.insertion.places_with_attention(net).items()))
     features = create_feature_extractor(net, [path, f"{path}.host"])(x)
-    torch.testing.assert_close(features[path], place.attention(features[f"{path}.host"]))
+    torch.testing.assert_close(features[path], place.attended_by(features[f"{path}.host"]))
     torch.testing.assert_close(create_feature_extractor(bare, [path])(x)[path], features[f"{path}.host"])
 
 

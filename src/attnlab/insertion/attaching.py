@@ -157,18 +157,18 @@ def _check_calls(net: nn.Module, put: Sequence[Attended], input_size: Sequence[i
         with lending_methods():
             calls = trace(net, input_size)
     except InputError as error:
-        raise InputError(f"with {type(put[0].attention).__name__} at {put[0].site}: {error}") from error
+        raise InputError(f"with {type(put[0].attended_by).__name__} at {put[0].site}: {error}") from error
     for path, place in places_with_attention(net).items():
         if place not in put:
             continue
-        if not (made := calls.get(f"{path}.attention")):
+        if not (made := calls.get(f"{path}.attended_by")):
             raise InputError(
                 f"{place.site}: attention would not run there: {type(net).__name__} does not call this module by its "
                 "place (it may have it in a list, too); choose another site"
             )
         for call in made:
             if call.input != call.output:
-                name = type(place.attention).__name__
+                name = type(place.attended_by).__name__
                 raise InputError(f"{place.site}: {name} makes {call.output} of {call.input}; attention keeps the shape")
 
 

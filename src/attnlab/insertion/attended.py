@@ -22,7 +22,7 @@ Merge = Literal["scale", "add", "concat"]
 CHILD = {"output": "attention_out", "input": "attention_in"}  # in the keys of state dicts
 MEMORY = "attnlab_attached"  # an attribute of the network: {(site, side)} of all that attach has put in
 # Attributes of what stands at a site: a host that has one of these names itself would be hidden by it.
-OWN = frozenset({"host", "attention", "mix", "site", "side", "at_input", "adds", "is_identity", "remembered", "lent"})
+OWN = frozenset({"host", "attended_by", "mix", "site", "side", "at_input", "adds", "is_identity", "remembered", "lent"})
 
 
 class Attended(nn.Module):
@@ -46,7 +46,7 @@ class Attended(nn.Module):
         self, host: nn.Module, attention: nn.Module, site: str, side: Side, merge: Merge, channels: int
     ) -> None:
         super().__init__()
-        self.host, self.attention = host, attention
+        self.host, self.attended_by = host, attention
         self.site, self.side = site, side
         self.at_input, self.adds = side == "input", merge == "add"
         self.is_identity = False  # whether the host only fills the place of a shortcut that has no module
@@ -64,7 +64,7 @@ class Attended(nn.Module):
 
     def attend(self, f: Tensor) -> Tensor:
         """The merge of the feature ``f`` and ``A(f)``."""
-        attention = self.attention(f)
+        attention = self.attended_by(f)
         if self.mix is not None:
             return self.mix(torch.cat([f, attention], 1))
         return f + attention if self.adds else attention
@@ -74,7 +74,7 @@ class Attended(nn.Module):
 
     def added(self) -> list[nn.Module]:
         """What is not the host's: the attention, and the convolution of ``concat``."""
-        return [self.attention] if self.mix is None else [self.attention, self.mix]
+        return [self.attended_by] if self.mix is None else [self.attended_by, self.mix]
 
     def added_parameters(self) -> list[nn.Parameter]:
         return [parameter for part in self.added() for parameter in part.parameters()]
@@ -89,8 +89,8 @@ class Attended(nn.Module):
             if name == "host" or name.startswith("__"):  # else copies of the host would pass for copies of this
                 raise
             if name == CHILD.get(self.__dict__.get("side", "")):  # for those who take keys of the state dict for paths
-                merged = types.SimpleNamespace(attention=self.attention, conv=self.mix)
-                return merged if self._merges() else self.attention
+                merged = types.SimpleNamespace(attention=self.attended_by, conv=self.mix)
+                return merged if self._merges() else self.attended_by
             found = getattr(self.host, name)
             if isinstance(found, types.MethodType) and name not in self.lent:
                 if _lending:
@@ -140,12 +140,12 @@ def places_with_attention(net: nn.Module) -> dict[str, Attended]:
 
 
 def attached(net: nn.Module) -> dict[str, nn.Module]:
-    """Module path -> attention, for all that ``attach`` put into ``net``: ``layer1.0.bn2.attention``.
+    """Module path -> attention, for all that ``attach`` put into ``net``: ``layer1.0.bn2.attended_by``.
 
     Beside it, ``layer1.0.bn2.host`` is the module that stood there: paths of modules have one level more than the keys
     of the state dict, ``layer1.0.bn2.weight`` and ``layer1.0.bn2.attention_out...``, which stay what they were.
     """
-    return {f"{path}.attention": place.attention for path, place in places_with_attention(net).items()}
+    return {f"{path}.attended_by": place.attended_by for path, place in places_with_attention(net).items()}
 
 
 def split_parameters(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -242,7 +242,7 @@ def _mean_of_two(channels: int) -> nn.Conv2d:
 def _keys(place: Attended) -> dict[str, str]:
     """Below which path of modules what stands below which key of the state dict."""
     child = f"{CHILD[place.side]}."
-    return {"attention.": f"{child}attention." if place._merges() else child, "mix.": f"{child}conv.", "host.": ""}
+    return {"attended_by.": f"{child}attention." if place._merges() else child, "mix.": f"{child}conv.", "host.": ""}
 
 
 def _to_key(place: Attended, path: str) -> str:

@@ -121,7 +121,7 @@ def count_by_site(net: nn.Module, calls: Mapping[str, list[Call]]) -> dict[tuple
     """(name, side) of each site with attention -> parameters and MACs of what is attached there."""
     macs, counted = _macs(net, calls), dict[tuple[str, str], tuple[int, int]]()
     for path, place in places_with_attention(net).items():
-        mine = (f"{path}.attention.", f"{path}.mix.")
+        mine = (f"{path}.attended_by.", f"{path}.mix.")
         of_place = sum(n for inner, n in macs.items() if f"{inner}.".startswith(mine))
         counted[place.site, place.side] = (sum(p.numel() for p in place.added_parameters()), of_place)
     return counted

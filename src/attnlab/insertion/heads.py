@@ -13,7 +13,7 @@ def head_of(net: nn.Module, calls: Run) -> list[nn.Module]:
     Those before it too, as long as they return as many numbers: networks for distillation have two heads, whose logits
     they average. Attention is no part of it.
     """
-    inside = tuple(f"{path}.{part}." for path in places_with_attention(net) for part in ("attention", "mix"))
+    inside = tuple(f"{path}.{part}." for path in places_with_attention(net) for part in ("attended_by", "mix"))
     modules = dict(net.named_modules())
     ends = {
         path: made[-1].end

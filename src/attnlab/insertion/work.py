@@ -71,7 +71,7 @@ def work_of_attention(net: nn.Module, calls: Mapping[str, list[Call]]) -> Work:
     """Of what is attached, which runs by itself on the shapes that it gets in the network's forward pass."""
     total = Work()
     for path, place in places_with_attention(net).items():
-        shapes = [call.input for call in calls.get(f"{path}.attention", ()) if call.input is not None]
+        shapes = [call.input for call in calls.get(f"{path}.attended_by", ()) if call.input is not None]
         alone = _Alone(place)
         work = _without_memory(alone, partial(_work_on, alone, shapes), training=False)
         total.elementwise += work.elementwise
@@ -85,7 +85,7 @@ class _Alone(nn.Module):
 
     def __init__(self, place: Attended) -> None:
         super().__init__()
-        self.attention, self.mix, self.adds = place.attention, place.mix, place.adds
+        self.attended_by, self.mix, self.adds = place.attended_by, place.mix, place.adds
 
     forward = Attended.attend
 
