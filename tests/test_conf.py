@@ -188,4 +188,4 @@ class Tiny(nn.Module):
     config = point.config
     net, changed = build_network(config, build_data(config))
     assert [site.name for site in changed] == ["conv"]
-    assert net.conv.attention.scale.out_features == 2
+    assert net.conv.attended_by.scale.out_features == 2
