@@ -6,13 +6,14 @@ import pytest
 import torch
 
 import attnlab
-from attnlab import point, schema
+from attnlab import ledger
 from attnlab.attention import CBAM, create, register
-from attnlab.build import build_data, build_network
+from attnlab.config import schema
+from attnlab.config.build import build_data, build_network
+from attnlab.config.compose import composing
 from attnlab.errors import InputError
 from attnlab.insertion import attached
 from attnlab.sweep import plan
-from attnlab.sweep.compose import composing
 
 X = torch.randn(2, 16, 6, 5)
 
@@ -122,13 +123,13 @@ ECA_AND_SPATIAL = "attnlab.attention.ECA,attnlab.attention.spatial.SpatialAttent
     ],
 )
 def test_what_means_the_same_is_one_point(same):
-    first, second = (point.identity(composed("attention=sequence", *words.split())) for words in same)
+    first, second = (ledger.identity(composed("attention=sequence", *words.split())) for words in same)
     assert first == second
 
 
 def test_one_attention_of_several_names_is_one_point():
     names = ["cbam", "custom attention.target=cbam", "custom attention.target=attnlab.attention.cbam.CBAM"]
-    identities = [point.identity(composed(*f"attention={name}".split())) for name in names]
+    identities = [ledger.identity(composed(*f"attention={name}".split())) for name in names]
     assert identities[0] == identities[1] == identities[2]
 
 

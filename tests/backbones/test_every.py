@@ -3,9 +3,9 @@
 import pytest
 import timm
 
-from attnlab import schema
-from attnlab.build import build_network
-from attnlab.sweep.compose import CONF, composing
+from attnlab.config import schema
+from attnlab.config.build import build_network
+from attnlab.config.compose import CONF, composing
 from tests.backbones import everywhere
 from tests.test_conf import needed
 

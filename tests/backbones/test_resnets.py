@@ -8,11 +8,12 @@ import torch
 import torchvision
 
 import attnlab
-from attnlab import point, schema
+from attnlab import ledger
 from attnlab.backbones.resnets import RESNETS
-from attnlab.build import build_data, build_network
+from attnlab.config import schema
+from attnlab.config.build import build_data, build_network
+from attnlab.config.compose import composing
 from attnlab.insertion import find_sites
-from attnlab.sweep.compose import composing
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
@@ -120,6 +121,6 @@ def test_configs_give_the_name_and_are_told_apart():
             assert type(net.layer1[0]) is kind
             assert [len(layer) for layer in (net.layer1, net.layer2, net.layer3, net.layer4)] == layers
             assert schema.check(json.loads(json.dumps(config))) == config
-            hashes[overrides] = point.digest(point.identity(config))
+            hashes[overrides] = ledger.digest(ledger.identity(config))
     assert len(set(hashes.values())) == 4  # resnet18 has no bottleneck: stride_on has no effect
     assert hashes["backbone=resnet18",] == hashes["backbone=resnet18", "backbone.stride_on=1x1"]

@@ -1,6 +1,7 @@
 """``python -m tests.benchmarks.study [points]``: seconds and memory that reading and reporting a large study takes."""
 
 import itertools
+import json
 import os
 import resource
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attnlab import point
+from attnlab import ledger
 from attnlab.study.analysis import analyse
 from attnlab.study.collect import read_study
 from attnlab.study.report import write_report
@@ -44,12 +45,12 @@ def write(root: Path, wanted: int) -> int:
             "study": root.name,
             "output_dir": str(root.parent),
         }
-        folder = point.folder(config)
+        folder = ledger.folder(config)
         folder.mkdir(parents=True)
         right = random.random(IMAGES) < 0.8 + 0.02 * has + 0.01 * (backbone / BACKBONES) + 0.005 * random.normal()
         answers = np.stack([labels, np.where(right, labels, (labels + 1) % 10)]).astype(np.uint8)
         np.save(folder / "test.npy", answers)
-        about = {"identity": point.identity(config), "names": point.choice_names(config), "code": [{"source": "abc"}]}
+        about = {"identity": ledger.identity(config), "names": ledger.choice_names(config), "code": [{"source": "abc"}]}
         result = {
             "test": {"accuracy": float(right.mean()), "loss": 0.5},
             "cost": {"parameters": 60000 + 10 * backbone + has, "macs": 10**6 + has, "latency_ms": 1 + random.random()},
@@ -57,7 +58,7 @@ def write(root: Path, wanted: int) -> int:
         }
         rows = [{"epoch": e, "train/loss": 1 / (e + 1), "val/accuracy": 0.8 - 0.5 / (e + 1)} for e in range(10)]
         for name, value in (("point", about), ("result", result), ("status", {"state": "done"})):
-            (folder / f"{name}.json").write_text(point.json.dumps(value))
+            (folder / f"{name}.json").write_text(json.dumps(value))
         keys = list(rows[0])
         lines = [",".join(keys), *(",".join(str(row[key]) for key in keys) for row in rows)]
         (folder / "metrics.csv").write_text("\n".join(lines))

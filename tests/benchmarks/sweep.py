@@ -16,17 +16,18 @@ import tempfile
 import time
 from pathlib import Path
 
-from attnlab import lock
-from attnlab import point as ledger
+from attnlab import ledger
+from attnlab.ledger import lock
 
 BASIC = """
 import sys, hydra
-from attnlab.sweep.compose import CONF
+from attnlab.config.compose import CONF
 sys.argv = ["basic", "-m", "hydra/launcher=basic", "seed=range({points})"]
 hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(lambda config: None)()
 """
 OURS = """
-from attnlab.sweep import local, plan
+from attnlab.sweep import plan
+from attnlab.sweep.launch import local
 from tests.benchmarks.sweep import nothing
 if __name__ == "__main__":
     planned = plan.make(["-m", "seed=range({points})", "study={study}", "data=digits"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from attnlab import point as ledger
+from attnlab import ledger
 from tests.conftest import attnlab
 
 SMALL = ["data=digits", "trainer.max_epochs=1", "data.batch_size=300"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from attnlab import point
+from attnlab import ledger
 
 
 def write_point(
@@ -39,20 +39,20 @@ def write_point(
         "study": root.name,
         "output_dir": str(root.parent),
     }
-    folder = point.folder(config)
+    folder = ledger.folder(config)
     names = {group: config[group]["name"] for group in ("backbone", "attention", "sites") if config[group]}
-    point.write_json(
-        folder / "point.json", {"identity": point.identity(config), "names": names, "code": [{"source": code}]}
+    ledger.write_json(
+        folder / "point.json", {"identity": ledger.identity(config), "names": names, "code": [{"source": code}]}
     )
-    point.set_status(folder, state)
+    ledger.set_status(folder, state)
     if state == "done":
         cost = {"parameters": 1000 + (not bare) * 10, "macs": 2_000_000 + (not bare) * 500, "latency_ms": latency}
         cost |= counts or {}
-        point.write_json(folder / "result.json", {"test": {"accuracy": accuracy}, "cost": cost})
+        ledger.write_json(folder / "result.json", {"test": {"accuracy": accuracy}, "cost": cost})
     if answers is not None:
-        point.write_array(folder / "test.npy", np.asarray(answers, dtype=np.uint8))
+        ledger.write_array(folder / "test.npy", np.asarray(answers, dtype=np.uint8))
     if curve is not None:
-        point.write_rows(folder / "metrics.csv", [{"epoch": i, "val/accuracy": v} for i, v in enumerate(curve)])
+        ledger.write_rows(folder / "metrics.csv", [{"epoch": i, "val/accuracy": v} for i, v in enumerate(curve)])
     return folder
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from attnlab import point
+from attnlab import ledger
 from attnlab.errors import InputError
 from attnlab.study.analysis import analyse, detailed, read_analysis
 from attnlab.study.collect import read_study
@@ -74,7 +74,7 @@ def test_verdicts_are_corrected_for_all_comparisons(study):
 
 def test_a_baseline_of_a_config(study):
     plan = {"time": 1, "command": "x", "points": [], "baseline": {"attention.order": "channel_first"}}
-    point.write_json(study / "plans" / "a.json", plan)
+    ledger.write_json(study / "plans" / "a.json", plan)
     told = read_analysis(study)
     assert told["baseline"] == "order=channel_first"
     rows = by_label(told)
@@ -102,7 +102,7 @@ def test_planned_points_that_are_missing_are_named(study):
         "points": [known, "net-se-branch-s77-01234567"],
         "baseline": None,
     }
-    point.write_json(study / "plans" / "a.json", plan)
+    ledger.write_json(study / "plans" / "a.json", plan)
     told = read_analysis(study)
     assert any("1 not started: net-se-branch-s77-01234567 (delete" in text for text in told["warnings"])
     assert {u["state"] for u in told["unfinished"]} == {"failed", "killed", "not started"}
@@ -150,7 +150,7 @@ def test_devices_that_differ_are_told(study):
     folder = write_point(study, "se", 0, 0.83, ratio=16.0)
     for path, device in ((folder, "cuda:0"), (next(study.glob("net-none-*")), "cpu")):
         result = json.loads((path / "result.json").read_text())
-        point.write_json(path / "result.json", {**result, "device": device})
+        ledger.write_json(path / "result.json", {**result, "device": device})
     assert (
         "points were timed on different devices (cpu, cuda): do not compare their ms"
         in read_analysis(study)["warnings"]
@@ -195,7 +195,7 @@ def test_seeds_that_were_added_after_a_look_are_told(study):
     names = [path.name for path in study.glob("net-*-s2-*")]
     for n in (1, 2):
         plan = {"time": n, "command": "attnlab more", "points": names[n : n + 1], "baseline": None, "more": True}
-        point.write_json(study / "plans" / f"{n}.json", plan)
+        ledger.write_json(study / "plans" / f"{n}.json", plan)
     told = read_analysis(study)
     assert any("seeds were added 2 times after looking" in text for text in told["warnings"])
     assert "Seeds were added in 2 round(s)" in told["methods"]

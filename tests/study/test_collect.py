@@ -2,7 +2,7 @@
 
 import pytest
 
-from attnlab import point as ledger
+from attnlab import ledger
 from attnlab.errors import InputError
 from attnlab.study import factors
 from attnlab.study.collect import baselines, read_study

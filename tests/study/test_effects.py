@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.anova import AnovaRM
 
-from attnlab.study.effects import effects
+from attnlab.study.effects import estimate_effects
 
 
 def grid(noise=0.01, seeds=4, bare=True, **extra):
@@ -35,7 +35,7 @@ def frame(runs):
 def test_tests_are_those_of_repeated_measures():
     """Seeds are subjects: statsmodels' AnovaRM, and scipy's t-interval of what each seed says."""
     runs = grid()
-    terms, cannot = effects(runs)
+    terms, cannot = estimate_effects(runs)
     assert not cannot
     table = AnovaRM(frame(runs), "y", "seed", within=["attention", "ratio", "sites"]).fit().anova_table
     found = {tuple(name.rpartition(".")[2] for name in term.factors): term for term in terms}
@@ -59,14 +59,14 @@ def test_tests_are_those_of_repeated_measures():
 
 def test_a_seed_that_lacks_a_combination_is_left_out():
     runs = grid()
-    less, _ = effects([run for run in runs if not (run[1] == 3 and run[0].get("sites") == "block")])
-    without, _ = effects([run for run in runs if run[1] != 3])
+    less, _ = estimate_effects([run for run in runs if not (run[1] == 3 and run[0].get("sites") == "block")])
+    without, _ = estimate_effects([run for run in runs if run[1] != 3])
     assert [term.p for term in less] == pytest.approx([term.p for term in without])
     assert less[0].cells[0].n == 18
 
 
 def test_a_balanced_grids_means_are_plain_means():
-    terms, _ = effects(grid())
+    terms, _ = estimate_effects(grid())
     data = frame(grid())
     for term in terms:
         names = [name.rpartition(".")[2] for name in term.factors]
@@ -86,7 +86,7 @@ def test_a_factor_of_some_is_told_of_them():
         )
     ]
     runs += [({"attention": "se", "sites": sites}, seed, 0.8) for sites in ("branch", "block") for seed in range(4)]
-    terms, _ = effects(runs)
+    terms, _ = estimate_effects(runs)
     assert {(term.factors, term.among) for term in terms} >= {
         (("attention",), ""),
         (("sites",), ""),
@@ -99,17 +99,19 @@ def test_a_factor_of_some_is_told_of_them():
 
 def test_factors_that_go_together_are_not_told_apart():
     runs = [({"attention": a, "lr": r}, seed, 0.8) for a, r in (("se", "1"), ("cbam", "2")) for seed in range(3)]
-    terms, cannot = effects(runs)
+    terms, cannot = estimate_effects(runs)
     assert [term.factors for term in terms] == [("attention",)]
     assert cannot == ["lr: not every combination was run, or it goes together with another factor"]
 
 
 @pytest.mark.parametrize("seeds", [1, 2], ids=["one seed", "no noise"])
 def test_without_noise_there_is_no_interval(seeds):
-    (term,), _ = effects([({"attention": a}, s, v) for a, v in (("se", 0.8), ("cbam", 0.9)) for s in range(seeds)])
+    (term,), _ = estimate_effects(
+        [({"attention": a}, s, v) for a, v in (("se", 0.8), ("cbam", 0.9)) for s in range(seeds)]
+    )
     assert term.p is None
     assert [(cell.mean, cell.half_width) for cell in term.cells] == [(pytest.approx(v), None) for v in (0.8, 0.9)]
-    assert effects([({}, 0, 0.8), ({}, 1, 0.9)]) == ([], [])
+    assert estimate_effects([({}, 0, 0.8), ({}, 1, 0.9)]) == ([], [])
 
 
 def test_intervals_cover_and_tests_keep_their_level_though_seeds_differ_in_their_effects(monkeypatch):
@@ -123,7 +125,7 @@ def test_intervals_cover_and_tests_keep_their_level_though_seeds_differ_in_their
             ({"attention": a, "attention.ratio": r}, seed, 0.8 + by_seed[r, seed] + 0.01 * random.normal())
             for a in ("se", "cbam") for r in "248" for seed in range(4)
         ]  # fmt: skip
-        ratio = next(term for term in effects(runs)[0] if term.factors == ("attention.ratio",))
+        ratio = next(term for term in estimate_effects(runs)[0] if term.factors == ("attention.ratio",))
         rejected += ratio.p < 0.05
         covered += sum(abs(cell.effect) <= cell.half_width for cell in ratio.cells)
         n += len(ratio.cells)

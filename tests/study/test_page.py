@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from attnlab.study.page import page
+from attnlab.study.page import to_html
 from tests.study.page_data import make_study
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
@@ -34,7 +34,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("page") / "report.html"
-    file.write_text(page(make_study()), encoding="utf-8")
+    file.write_text(to_html(make_study()), encoding="utf-8")
     return file
 
 
@@ -110,7 +110,7 @@ def test_a_study_that_shows_nothing_says_so(visit, tmp_path):
         for point in variant["points"]:
             point |= {"curve": None, "pictures": [], "log": "", "mcnemar_p": None}
     file = tmp_path / "report.html"
-    file.write_text(page(told), encoding="utf-8")
+    file.write_text(to_html(told), encoding="utf-8")
     tab = visit(file=file)
     assert tab.inner_text("#verdict").startswith("None of 16 variants is better than the baseline")
     assert "16 are of one pair only" in tab.inner_text("#verdict")
@@ -311,7 +311,7 @@ def test_any_text_is_text(visit, tmp_path):
     told["variants"][0]["points"][0] |= {"log": NASTY, "command": NASTY}
     told["tables"][0] |= {"factor": NASTY, "among": NASTY}
     file = tmp_path / "report.html"
-    file.write_text(page(told), encoding="utf-8")
+    file.write_text(to_html(told), encoding="utf-8")
     tab = visit(file=file)
     tab.locator("tr.row").first.click()
     seen = NASTY.replace("\u2028", "").strip()
@@ -343,7 +343,7 @@ def test_script_elements_hold_json_alone(study_file):
         def handle_endtag(self, tag: str) -> None:
             self.inside = ""
 
-    Reader().feed(page(told))
+    Reader().feed(to_html(told))
     assert set(found) == {"told", "details-0", "details-1", "details-2"}
     assert json.loads(found["told"])["notes"] == [NASTY]
     details = json.loads(found["details-0"])
@@ -412,7 +412,7 @@ def test_the_head_stays_in_sight_where_the_table_fits(visit):
 
 def test_print_is_light_and_has_all_rows(visit, tmp_path):
     file = tmp_path / "report.html"
-    file.write_text(page(make_study(variants=300, seeds=2, epochs=2)), encoding="utf-8")
+    file.write_text(to_html(make_study(variants=300, seeds=2, epochs=2)), encoding="utf-8")
     tab = visit(file=file, color_scheme="dark")
     assert len(labels(tab)) == 150
     tab.emulate_media(media="print")
@@ -425,7 +425,7 @@ def test_print_is_light_and_has_all_rows(visit, tmp_path):
 def test_a_study_of_3000_variants_is_quick(visit, tmp_path):
     told = make_study(variants=3000, seeds=4, epochs=12)
     start = time.perf_counter()
-    text = page(told)
+    text = to_html(told)
     wrote = time.perf_counter() - start
     file = tmp_path / "report.html"
     file.write_text(text, encoding="utf-8")

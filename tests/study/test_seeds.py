@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from attnlab import point
+from attnlab import ledger
 from attnlab.study.collect import baselines, read_study
 from attnlab.study.comparisons import family
 from attnlab.study.seeds import needs, within
@@ -122,11 +122,11 @@ def test_rounds_are_counted_for_those_that_got_seeds(tmp_path):
                 if (name, seed) == ("se", 3):
                     added = folder.name
     plan = {"time": 1, "command": "attnlab more", "points": [added], "baseline": None, "more": True}
-    point.write_json(root / "plans" / "a.json", plan)
+    ledger.write_json(root / "plans" / "a.json", plan)
     study = read_study(root)
     found = {c.variant.label: c.comparison for c in family(study, baselines(study, BARE)) if c}
     assert {label: comparison.looks for label, comparison in found.items()} == {"se": 2, "cbam": 1}
     assert found["se"].p_holm == pytest.approx(min(1, 2 * 4 * found["se"].p))
     again = {**plan, "time": 2, "points": [added, "net-se-branch-s99-never-run"]}  # after Ctrl-C
-    point.write_json(root / "plans" / "b.json", again)
+    ledger.write_json(root / "plans" / "b.json", again)
     assert [len(names) for names in read_study(root).rounds] == [1]

@@ -20,8 +20,8 @@ def test_widths_are_the_nearest_of_all(tmp_path):
     assert len(planned.points) == 6 + 4
     targets = {p.cost.parameters for p in planned.points if p.config["sites"] is not None}
     found = {p.config["backbone"]["width"]: p.cost.parameters for p in widened(planned)}
-    from attnlab.build import rehearse
-    from attnlab.schema import check
+    from attnlab.config.schema import check
+    from attnlab.training.rehearsal import rehearse
 
     bare = next(p.config for p in planned.points if p.config["sites"] is None)
     base = next(p.cost.parameters for p in planned.points if p.config == bare)

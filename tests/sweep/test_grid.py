@@ -7,9 +7,9 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from attnlab.config.compose import composing
 from attnlab.errors import InputError
 from attnlab.sweep import grid
-from attnlab.sweep.compose import composing
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from attnlab import point as ledger
+from attnlab import ledger
 from attnlab.sweep import status
 from tests.conftest import COMMAND, attnlab
 from tests.faulty import Sweep

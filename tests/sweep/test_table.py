@@ -2,7 +2,7 @@
 
 import pytest
 
-from attnlab import point as ledger
+from attnlab import ledger
 from attnlab.errors import InputError
 from attnlab.study.collect import mixed_code
 from attnlab.sweep import plan, table
@@ -129,5 +129,5 @@ def test_finished_points_are_planned_without_building_one(monkeypatch):
     def build(*_):
         raise AssertionError("a finished point was built")
 
-    monkeypatch.setattr("attnlab.build.build_network", build)
+    monkeypatch.setattr("attnlab.training.rehearsal.build_network", build)
     assert [point.state for point in plan.make(argv).points] == ["done"] * 80

@@ -12,7 +12,7 @@ import wandb
 from PIL import Image
 
 from attnlab.errors import InputError
-from attnlab.tracking.mirror import COLUMNS, mirror
+from attnlab.tracking.mirror import COLUMNS, log_study
 from attnlab.tracking.sync import offline_runs
 from tests.wandb_file import records
 
@@ -31,7 +31,7 @@ def files(tmp_path):
 
 
 def test_leaderboard_figures_page_and_headline(study, told, files):
-    mirror(study, told, files)
+    log_study(study, told, files)
     path, found = written(study)
     run = next(r.run for r in found if r.WhichOneof("record_type") == "run")
     kept = json.loads((study / "wandb.json").read_text())
@@ -62,10 +62,10 @@ def test_leaderboard_figures_page_and_headline(study, told, files):
 
 
 def test_a_second_report_continues_the_run_and_takes_the_place_of_what_was_not_uploaded(study, told, files):
-    mirror(study, told, files)
+    log_study(study, told, files)
     first, _ = written(study)
     time.sleep(1)  # W&B's folders are named by the second
-    mirror(study, told, files)
+    log_study(study, told, files)
     second, _ = written(study)
     assert not first.exists()
     assert first.name == second.name
@@ -73,7 +73,7 @@ def test_a_second_report_continues_the_run_and_takes_the_place_of_what_was_not_u
     copies = len(list(study.glob("wandb/artifacts/staging/*")))
     second.with_name(f"{second.name}.synced").touch()
     time.sleep(1)
-    mirror(study, told, files)
+    log_study(study, told, files)
     third, _ = written(study)
     assert second.exists()
     assert offline_runs(study)[0][-1].waiting == [third]
@@ -83,6 +83,6 @@ def test_a_second_report_continues_the_run_and_takes_the_place_of_what_was_not_u
 def test_without_wandb_points_nothing_of_it_is_imported(study, told, tmp_path):
     (study / "resnet18-none-s0-00000000" / "point.json").write_text("{}")
     with pytest.raises(InputError, match="no W&B runs"):
-        mirror(study, told, [])
+        log_study(study, told, [])
     check = "import sys; import attnlab.tracking.mirror, attnlab.tracking.sync; assert 'wandb' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True)

@@ -7,9 +7,9 @@ import pytest
 import wandb
 import yaml
 
-from attnlab import lock
-from attnlab.loggers import open_loggers
-from attnlab.stop import Preempted
+from attnlab.ledger import lock
+from attnlab.training.loggers import open_loggers
+from attnlab.training.stop import Preempted
 from tests.conftest import attnlab
 from tests.wandb_server import wandb_server
 

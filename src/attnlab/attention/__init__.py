@@ -1,4 +1,7 @@
-"""Attention modules: ``Module(channels, *, ratio=16, ...)``, each ``(N, C, H, W)`` in and out."""
+"""Attention modules: ``Module(channels, *, ratio=16, ...)``, each ``(N, C, H, W)`` in and out.
+
+Plain PyTorch; may import the ground.
+"""
 
 from typing import Any
 

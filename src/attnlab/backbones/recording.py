@@ -94,7 +94,7 @@ def _flat(values: Iterable[object]) -> Iterator[Tensor]:
 
 
 @contextlib.contextmanager
-def recording(net: nn.Module, joins: bool) -> Iterator[tuple[Run, Recorder]]:
+def recorded_calls(net: nn.Module, joins: bool) -> Iterator[tuple[Run, Recorder]]:
     """Note the calls of each module while the body runs the network; with ``joins``, where tensors meet too."""
     run = Run()
     recorder = Recorder(run)

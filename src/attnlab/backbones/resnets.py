@@ -4,58 +4,26 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
-import torchvision.models.resnet as tv
 from torch import nn
 
-from attnlab.backbones.library import Pretrained, Stem, fit, weights_of
 from attnlab.backbones.places import Place, identity_places, names_places
 from attnlab.backbones.registry import register
+from attnlab.backbones.torchvision_timm import Pretrained, Stem, fit, weights_of
 from attnlab.errors import InputError, choices
 
 StrideOn = Literal["3x3", "1x1"]
 
 # name -> (block, blocks of each stage, groups and width of the 3×3)
-RESNETS: dict[str, tuple[Any, list[int], dict[str, int]]] = {
-    "resnet18": (tv.BasicBlock, [2, 2, 2, 2], {}),
-    "resnet34": (tv.BasicBlock, [3, 4, 6, 3], {}),
-    "resnet50": (tv.Bottleneck, [3, 4, 6, 3], {}),
-    "resnet101": (tv.Bottleneck, [3, 4, 23, 3], {}),
-    "resnet152": (tv.Bottleneck, [3, 8, 36, 3], {}),
-    "resnext50_32x4d": (tv.Bottleneck, [3, 4, 6, 3], {"groups": 32, "width_per_group": 4}),
-    "resnext101_32x4d": (tv.Bottleneck, [3, 4, 23, 3], {"groups": 32, "width_per_group": 4}),
-    "wide_resnet18": (tv.BasicBlock, [2, 2, 2, 2], {}),
+RESNETS: dict[str, tuple[str, list[int], dict[str, int]]] = {
+    "resnet18": ("BasicBlock", [2, 2, 2, 2], {}),
+    "resnet34": ("BasicBlock", [3, 4, 6, 3], {}),
+    "resnet50": ("Bottleneck", [3, 4, 6, 3], {}),
+    "resnet101": ("Bottleneck", [3, 4, 23, 3], {}),
+    "resnet152": ("Bottleneck", [3, 8, 36, 3], {}),
+    "resnext50_32x4d": ("Bottleneck", [3, 4, 6, 3], {"groups": 32, "width_per_group": 4}),
+    "resnext101_32x4d": ("Bottleneck", [3, 4, 23, 3], {"groups": 32, "width_per_group": 4}),
+    "wide_resnet18": ("BasicBlock", [2, 2, 2, 2], {}),
 }
-
-
-class ResNet(tv.ResNet):
-    """torchvision's ResNet, with the same keys and weights, and three settings more.
-
-    ``(N, 3, H, W)`` -> logits ``(N, num_classes)``. ``widen`` multiplies the widths of the four stages
-    (the stem keeps its 64 channels). ``stride_on="1x1"`` halves H and W in a bottleneck's first 1×1, as the paper
-    and the tables of SE and CBAM do; torchvision's ``3x3`` ("v1.5") costs 6 % more and is a little more accurate.
-    """
-
-    def __init__(
-        self,
-        block: Any,
-        layers: list[int],
-        *,
-        num_classes: int = 1000,
-        widen: float = 1.0,
-        stride_on: StrideOn = "3x3",
-        **settings: Any,
-    ) -> None:
-        self.widen = widen
-        super().__init__(block, layers, num_classes=num_classes, **settings)
-        if widen != 1:
-            self.fc = nn.Linear(self.inplanes, num_classes)
-        if stride_on == "1x1":
-            for module in self.modules():
-                if isinstance(module, tv.Bottleneck):
-                    module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
-
-    def _make_layer(self, block: Any, planes: int, *args: Any, **settings: Any) -> nn.Sequential:
-        return super()._make_layer(block, round(planes * self.widen), *args, **settings)
 
 
 def resnet(
@@ -72,7 +40,7 @@ def resnet(
 
     Parameters with 1000 classes: resnet18 11,689,512, resnet34 21,797,672, resnet50 25,557,032,
     resnet101 44,549,160, resnet152 60,192,808, resnext50_32x4d 25,028,904, resnext101_32x4d 44,177,704.
-    ``widen`` and ``stride_on``: see ``ResNet``. wide_resnet18 with ``widen`` 1.5 and 2 is the CBAM paper's.
+    ``widen`` and ``stride_on``: see ``widened_resnet.ResNet``; wide_resnet18 widened by 1.5 and 2 is the CBAM paper's.
 
     ``stem`` and ``pretrained``: see ``torchvision_net``.
 
@@ -87,20 +55,29 @@ def resnet(
         raise InputError(f"stride_on={stride_on}: must be 3x3 or 1x1")
     if pretrained is True and (widen != 1 or stride_on != "3x3" or name == "wide_resnet18"):
         raise InputError("backbone.pretrained=true: torchvision's weights are for widen=1 and stride_on=3x3")
+    from attnlab.backbones.widened_resnet import ResNet, block_named  # torchvision takes seconds to import
+
     block, layers, groups = RESNETS[name]
-    net = ResNet(block, layers, num_classes=num_classes, widen=widen, stride_on=stride_on, **groups)
+    net = ResNet(block_named(block), layers, num_classes=num_classes, widen=widen, stride_on=stride_on, **groups)
     return fit(net, in_channels, stem, pretrained, partial(weights_of, name))
 
 
 def _without_effect(settings: Mapping[str, Any]) -> set[str]:
     """Basic blocks have no 1×1 that could take the stride."""
-    block, *_ = RESNETS.get(settings["name"], (None,))
-    return {"stride_on"} if block is tv.BasicBlock else set()
+    block, *_ = RESNETS.get(settings["name"], ("",))
+    return {"stride_on"} if block == "BasicBlock" else set()
 
 
 resnet.without_effect = _without_effect  # type: ignore[attr-defined]
 for name in RESNETS:
     register(name)(partial(resnet, name))
+
+
+def _is_torchvisions(block: nn.Module) -> bool:
+    return f"{type(block).__module__}.{type(block).__name__}" in (
+        "torchvision.models.resnet.BasicBlock",
+        "torchvision.models.resnet.Bottleneck",
+    )
 
 
 @names_places("torchvision.models.resnet.ResNet")
@@ -111,8 +88,7 @@ def resnet_places(net: Any) -> Iterator[Place]:
     """
     layers = (net.layer1, net.layer2, net.layer3, net.layer4)
     if not all(
-        isinstance(layer, nn.Sequential) and all(type(b) in (tv.BasicBlock, tv.Bottleneck) for b in layer)
-        for layer in layers
+        isinstance(layer, nn.Sequential) and all(_is_torchvisions(block) for block in layer) for layer in layers
     ):
         return  # somebody's own blocks: their structure says more
     yield Place("unit", "relu")

@@ -1,4 +1,7 @@
-"""Data modules: images live as tensors, batches are made from (seed, epoch, step) on the device."""
+"""Data modules: images live as tensors, batches are made from (seed, epoch, step) on the device.
+
+May import the ground.
+"""
 
 from attnlab.data.digits import ClutteredDigits, Digits
 from attnlab.data.files import ImageFolder, TorchvisionData

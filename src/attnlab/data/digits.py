@@ -5,8 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from attnlab.data.images import Images, Splits
@@ -26,7 +24,7 @@ class Digits(ImageData):
         self.shape = (1, size, size)
 
     def load(self) -> Splits:
-        return Splits(*(digits(sources, self.size) for sources in split_sources(self.seed)))
+        return Splits(*(enlarged(sources, self.size) for sources in split_sources(self.seed)))
 
 
 class ClutteredDigits(ImageData):
@@ -70,7 +68,7 @@ class ClutteredDigits(ImageData):
     def load(self) -> Splits:
         return Splits(
             *(
-                self.place(digits(sources, self.digit), np.random.default_rng([self.seed, part]))
+                self.place(enlarged(sources, self.digit), np.random.default_rng([self.seed, part]))
                 for part, sources in enumerate(split_sources(self.seed))
             )
         )
@@ -99,8 +97,10 @@ class ClutteredDigits(ImageData):
         )
 
 
-def digits(sources: Tensor, size: int) -> Images:
+def enlarged(sources: Tensor, size: int) -> Images:
     """The digits of these indices, enlarged: uint8 (N, 1, size, size)."""
+    from sklearn.datasets import load_digits
+
     data = load_digits()
     small = torch.from_numpy(data.images[sources.numpy()]).float()[:, None] * (255 / 16)
     large = F.interpolate(small, (size, size), mode="bilinear", align_corners=False)
@@ -110,6 +110,9 @@ def digits(sources: Tensor, size: int) -> Images:
 
 def split_sources(seed: int) -> list[Tensor]:
     """Indices of the source images of train, validation and test, disjoint, the classes in equal shares."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     labels = load_digits().target
     rest, test = train_test_split(np.arange(len(labels)), test_size=300, stratify=labels, random_state=seed)
     train, val = train_test_split(rest, test_size=300, stratify=labels[rest], random_state=seed)

@@ -1,12 +1,12 @@
-"""Data sets on disk, through torchvision's readers."""
+"""Data sets on disk, through torchvision's readers.
+
+torchvision and scikit-learn, which take seconds to import, are imported where images are read.
+"""
 
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torchvision
-from sklearn.model_selection import train_test_split
-from torchvision.transforms import v2
 
 from attnlab.data.images import Images, Splits
 from attnlab.data.module import ImageData, positive
@@ -21,9 +21,9 @@ class TorchvisionData(ImageData):
     """
 
     sets = {  # noqa: RUF012
-        "fashion_mnist": (torchvision.datasets.FashionMNIST, 10, (1, 28, 28), "FashionMNIST/raw/*-ubyte[.gz]"),
-        "cifar10": (torchvision.datasets.CIFAR10, 10, (3, 32, 32), "cifar-10-python.tar.gz"),
-        "cifar100": (torchvision.datasets.CIFAR100, 100, (3, 32, 32), "cifar-100-python.tar.gz"),
+        "fashion_mnist": ("FashionMNIST", 10, (1, 28, 28), "FashionMNIST/raw/*-ubyte[.gz]"),
+        "cifar10": ("CIFAR10", 10, (3, 32, 32), "cifar-10-python.tar.gz"),
+        "cifar100": ("CIFAR100", 100, (3, 32, 32), "cifar-100-python.tar.gz"),
     }
 
     def __init__(
@@ -48,8 +48,11 @@ class TorchvisionData(ImageData):
         return Splits(train, val, test)
 
     def read(self, train: bool) -> Images:
+        import torchvision
+        from torchvision.transforms.v2.functional import resize
+
         try:
-            data = self.reader(self.root, train=train, download=self.download)
+            data = getattr(torchvision.datasets, self.reader)(self.root, train=train, download=self.download)
         except (RuntimeError, OSError) as error:  # not there, and not to be fetched
             how = "the download failed" if self.download else "data.download=true fetches them"
             raise MissingData(
@@ -58,7 +61,7 @@ class TorchvisionData(ImageData):
         images = torch.as_tensor(data.data)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
         if self.size is not None:
-            images = v2.functional.resize(images, [self.size, self.size], antialias=True)
+            images = resize(images, [self.size, self.size], antialias=True)
         return Images(images.contiguous(), torch.as_tensor(data.targets).long())
 
 
@@ -110,6 +113,9 @@ class ImageFolder(ImageData):
         return Splits(train, val, test)
 
     def read(self, folder: Path) -> Images:
+        import torchvision
+        from torchvision.transforms import v2
+
         resize = v2.Compose([v2.Resize(self.size), v2.CenterCrop(self.size), v2.PILToTensor()])
         try:
             data = torchvision.datasets.ImageFolder(str(folder), transform=resize)
@@ -125,6 +131,8 @@ class ImageFolder(ImageData):
 
 def split(data: Images, share: float, seed: int) -> tuple[Images, Images]:
     """(the rest, a ``share`` of the images), classes in equal shares."""
+    from sklearn.model_selection import train_test_split
+
     rest, part = train_test_split(
         torch.arange(len(data)).numpy(), test_size=share, stratify=data.labels.numpy(), random_state=seed
     )

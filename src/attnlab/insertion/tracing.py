@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from attnlab.backbones import places_of
-from attnlab.backbones.recording import Run, Shape, recording
+from attnlab.backbones.recording import Run, Shape, recorded_calls
 from attnlab.errors import InputError, first_line
 
 
@@ -108,7 +108,7 @@ def _one_pass(net: nn.Module, size: Shape, *, joins: bool = False, may_compute: 
     try:
         on_meta = changed(tensors, lambda tensor: torch.empty_like(tensor, device="meta"))
         x = torch.empty((1, *size), device="meta", dtype=dtype)
-        with _quick_batchnorm(net), recording(net, joins) as (run, recorder):
+        with _quick_batchnorm(net), recorded_calls(net, joins) as (run, recorder):
             recorder.add(x, depth=0)
             functional_call(net, on_meta, (x,), tie_weights=False)
         return run
@@ -116,7 +116,7 @@ def _one_pass(net: nn.Module, size: Shape, *, joins: bool = False, may_compute: 
         if device.type == "meta" or not may_compute:
             raise
         x = torch.zeros((1, *size), device=device, dtype=dtype)
-        with recording(net, joins) as (run, recorder):
+        with recorded_calls(net, joins) as (run, recorder):
             recorder.add(x, depth=0)
             net(x)
         return run

@@ -1,4 +1,7 @@
-"""A study: its points' folders, read; the leaderboard; the picture. Imports no torch."""
+"""A study: its points' folders, read; which differences are real; the tables, figures and page that say so.
+
+Reads folders alone: may import ``ledger`` and the ground, and so never torch.
+"""
 
 from attnlab.study.analysis import read_analysis
 from attnlab.study.report import write_report

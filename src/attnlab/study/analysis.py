@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from attnlab import point as ledger
-from attnlab.study import effects, examples, factors, words, worth
+from attnlab import ledger
+from attnlab.study import costs, effects, examples, factors, prose
 from attnlab.study.collect import (
     Point,
     Study,
@@ -44,16 +44,16 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
     runs = [
         (v.levels, seed, value)
         for v in study.variants
-        if not worth.is_only_wider(v, study.variants)
+        if not costs.is_only_wider(v, study.variants)
         for seed, value in v.values().items()
     ]
-    terms, cannot = effects.effects(runs)
+    terms, cannot = effects.estimate_effects(runs)
     told: Told = {
         "study": study.folder.name,
         "folder": str(study.folder),
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "version": importlib.metadata.version("attnlab"),
-        "baseline": words.levels(wanted),
+        "baseline": prose.levels(wanted),
         "factors": {factors.short(name): levels for name, levels in study.factors.items()},
         "paths": {factors.short(name): name.split(".") for name in study.factors},
         "variants": sorted(rows, key=lambda row: -row["accuracy"]["mean"]),
@@ -66,23 +66,23 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
         ],
         "wandb": any("wandb_id" in point.about for v in study.variants for point in v.points.values()),
         "looks": len(study.rounds),
-        "more": shlex.join(["attnlab", "more", str(study.folder), *words.options(baseline)]),
+        "more": shlex.join(["attnlab", "more", str(study.folder), *prose.options(baseline)]),
     }
-    told["at_equal_cost"] = words.at_equal_cost(told)
-    told["warnings"] = words.warnings(told, study, bases, wanted)
-    told["notes"], told["methods"] = words.notes(told), words.methods(told, study)
+    told["at_equal_cost"] = prose.at_equal_cost(told)
+    told["warnings"] = prose.warnings(told, study, bases, wanted)
+    told["notes"], told["methods"] = prose.notes(told), prose.methods(told, study)
     return told
 
 
 def _variants(study: Study, bases: list[Variant | None]) -> list[Told]:
     """A row a variant; the comparisons with the baseline are one family, those at equal cost another."""
     against = family(study, bases)
-    equal = worth.same_cost(study.variants, bases)
+    equal = costs.same_cost(study.variants, bases)
     at_equal_cost = family(study, [None if match is None else match[0] for match in equal])
-    spent = [worth.costs(variant) for variant in study.variants]
+    spent = [costs.costs_of(variant) for variant in study.variants]
     means = [estimate(list(variant.values().values())) for variant in study.variants]
-    data = [worth.data_key(variant) for variant in study.variants]
-    on_front = worth.fronts([mean.mean for mean in means], spent, data)
+    data = [costs.data_key(variant) for variant in study.variants]
+    on_front = costs.fronts([mean.mean for mean in means], spent, data)
     are_baselines = {id(base) for base in bases}
     rows = []
     for i, variant in enumerate(study.variants):
@@ -109,7 +109,7 @@ def _variants(study: Study, bases: list[Variant | None]) -> list[Told]:
                 "more_seeds": found.more if found else None,
                 "looks": comparison.looks if comparison else None,
                 **spent[i],
-                "gain": worth.gain(fmean(pairs.values()), spent[i], worth.costs(base)) if pairs and base else None,
+                "gain": costs.gain(fmean(pairs.values()), spent[i], costs.costs_of(base)) if pairs and base else None,
                 "equal_cost": _at_equal_cost(matched[1], at_equal_cost[i]) if matched else None,
                 "front": on_front[i],
                 "data": data[i],

@@ -11,7 +11,7 @@ from math import isnan, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnlab import point as ledger
+from attnlab import ledger
 from attnlab.errors import InputError, choices
 from attnlab.study import factors
 from attnlab.study.factors import Levels

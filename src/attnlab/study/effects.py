@@ -45,7 +45,7 @@ class Term:
     p_holm: float | None = None
 
 
-def effects(runs: Sequence[Run]) -> tuple[list[Term], list[str]]:
+def estimate_effects(runs: Sequence[Run]) -> tuple[list[Term], list[str]]:
     """All main effects and two-way interactions that the points can tell, and what they cannot, in words.
 
     A model for each set of points that have the same factors: first all, or all with attention where it has settings

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from attnlab.point import digest, in_full
+from attnlab.ledger import digest, in_full
 
 Path = tuple[str, ...]
 Flat = dict[Path, Any]

@@ -9,10 +9,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from attnlab.point import write_bytes
+from attnlab.ledger import write_bytes
 from attnlab.study.collect import Study
+from attnlab.study.costs import COSTS
 from attnlab.study.factors import in_order
-from attnlab.study.worth import COSTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

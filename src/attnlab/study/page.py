@@ -15,7 +15,7 @@ from typing import Any
 DETAILS = ("config", "points")  # of a variant: parsed when its row is opened
 
 
-def page(told: dict[str, Any]) -> str:
+def to_html(told: dict[str, Any]) -> str:
     """The HTML of ``told``, the study as report.json has it."""
     variants = told["variants"]
     board = [{key: value for key, value in variant.items() if key not in DETAILS} for variant in variants]

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from attnlab.point import write_text
+from attnlab.ledger import write_text
 from attnlab.study.analysis import Told, analyse, detailed
 from attnlab.study.collect import read_study, si
 from attnlab.study.figures import draw_all
-from attnlab.study.page import page
+from attnlab.study.page import to_html
 from attnlab.study.statistics import FIRST
 
 COLUMNS = ["variant", "accuracy %", "seeds", "test ±", "difference", "p", "verdict", "parameters", "MACs", "ms"]
@@ -36,7 +36,7 @@ def write_report(folder: str | Path, form: str | None = None, baseline: Mapping[
     study = read_study(Path(folder))
     told = analyse(study, baseline)
     write = form is None and not baseline and os.access(study.folder, os.W_OK)
-    told["written"] = write
+    told["written"], told["headline"] = write, headline(told)
     figures: list[dict[str, str]] = []
     if write or form in ("md", "html"):
         with Console(stderr=True).status("Drawing") as status:
@@ -46,7 +46,7 @@ def write_report(folder: str | Path, form: str | None = None, baseline: Mapping[
         "csv": lambda: _csv([_flat(row) for row in told["variants"]]),
         "json": lambda: json.dumps(_finite(told), indent=1, ensure_ascii=False, allow_nan=False),
         "latex": lambda: latex(told),
-        "html": lambda: page({**detailed(told, study), "figures": figures}),
+        "html": lambda: to_html({**detailed(told, study), "figures": figures}),
     }
     for name in FORMATS if write else ():
         write_text(study.folder / f"report.{'tex' if name == 'latex' else name}", make[name]() + "\n")
@@ -63,6 +63,8 @@ def write_report(folder: str | Path, form: str | None = None, baseline: Mapping[
     why = why if baseline else f"{study.folder} is read-only"
     done = f"written: {study.folder}/{files}" if write else f"nothing was written: {why}"
     console.print(done, highlight=False, markup=False)
+    if told["headline"]:
+        console.print(f"\n{told['headline']}", style="bold", highlight=False, markup=False)
     return told
 
 
@@ -111,6 +113,41 @@ def _effect_tables(told: Told) -> list[Table]:
     return tables
 
 
+def headline(told: Told) -> str:
+    """What the study has decided, at which cost, in one sentence; empty if nothing has a baseline.
+
+    ``cbam is better than none: +1.4 ± 0.6 points for 5.6 % more parameters; against a wider network of equal cost: …``
+    """
+    rows = [row for row in told["variants"] if row["difference"] and row["config"]["sites"] is not None]
+    if not rows:
+        return ""
+    by_gain = sorted(rows, key=lambda row: -row["difference"]["mean"])
+    better = [row for row in by_gain if row["verdict"] == "better"]
+    worse = [row for row in reversed(by_gain) if row["verdict"] == "worse"]
+    best = better[0] if better else by_gain[0]
+    gained = f"{_interval(best['difference'], '+')} points{_more_parameters(told, best)}"
+    if better:
+        text = f"{best['label']} is better than {best['baseline']}: {gained}"
+    elif len(worse) == len(rows):
+        return f"Every attention is worse than its baseline; the least, {best['label']}, by {gained}."
+    else:
+        text = f"No attention is shown to be better. The highest is {best['label']}: {gained} (undecided)"
+    if (equal := best["equal_cost"]) and equal["mean"] is not None:
+        than = _interval(equal, "+")
+        text += f"; against a wider network of equal cost: {than} ({equal['verdict']})"
+    if worse:
+        text += f". {worse[0]['label']} is worse than {worse[0]['baseline']}: {_interval(worse[0]['difference'], '+')}"
+    return f"{text}."
+
+
+def _more_parameters(told: Told, row: Told) -> str:
+    base = next((other for other in told["variants"] if other["id"] == row["baseline_id"]), None)
+    if base is None or not base["parameters"]:
+        return ""
+    more = 100 * (row["parameters"] / base["parameters"] - 1)
+    return f" for {more:.1f} % more parameters" if more > 0 else ""
+
+
 def remarks(told: Told) -> list[str]:
     """At equal cost, notes and warnings, a line each."""
     lines = []
@@ -134,6 +171,7 @@ def markdown(told: Told, figures: list[str]) -> str:
     lines = [
         f"# {told['study']}",
         "",
+        *([f"**{told['headline']}**", ""] if told["headline"] else []),
         "| " + " | ".join(COLUMNS) + " |",
         "|---" + "|---:" * (len(COLUMNS) - 1) + "|",
     ]

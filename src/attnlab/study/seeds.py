@@ -6,8 +6,8 @@ from itertools import chain, count
 
 from attnlab.study.collect import Study, Variant, baselines
 from attnlab.study.comparisons import family
+from attnlab.study.costs import same_cost
 from attnlab.study.statistics import FIRST
-from attnlab.study.worth import same_cost
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from attnlab import schema
-from attnlab.build import rehearse
+from attnlab.config import schema
 from attnlab.errors import InputError, choices
 from attnlab.insertion import Cost
-from attnlab.study.worth import NEAR
+from attnlab.study.costs import NEAR
+from attnlab.training.rehearsal import rehearse
 
 Config = dict[str, Any]
 STEP, WIDEST = 0.001, 4.0  # of the width that the others have

@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override, Transformer
 from hydra.errors import HydraException
@@ -13,8 +12,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from attnlab.config.compose import Compose, check_hydra, composing, parse, parse_overrides
+from attnlab.config.hydra_insides import BASIC_SWEEPER, split_sweep
 from attnlab.errors import InputError, choices, first_line
-from attnlab.sweep.compose import Compose, check_hydra, composing, parse, parse_overrides
 
 
 def look_over(argv: Sequence[str]) -> None:
@@ -41,7 +41,7 @@ def jobs(overrides: Sequence[str], multirun: bool, compose_one: Compose) -> list
             key, _, value = several[0].partition("=")
             raise InputError(f"{several[0]}: several values need -m; one list is written {key}=[{value}]")
         return [fixed]
-    if hydra.sweeper._target_.rpartition(".")[2] != BasicSweeper.__name__:
+    if hydra.sweeper._target_.rpartition(".")[2] != BASIC_SWEEPER:
         return [fixed]  # its points are chosen as it goes
     from_config = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
     settings: dict[str, list[str]] = {}  # by key, with all its values; the last of a key counts
@@ -76,7 +76,7 @@ def _steers(override: str) -> bool:
 def _values(override: Override) -> list[str]:
     """Hydra's basic sweeper's list of ``key=value`` for one override. Raises InputError where it has none."""
     try:
-        (batch,) = BasicSweeper.split_arguments([override], None)
+        (batch,) = split_sweep(override)
     except HydraException as error:
         raise InputError(f"{override.input_line}: {error}") from None
     if not batch:

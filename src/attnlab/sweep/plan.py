@@ -7,17 +7,20 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from attnlab import point as ledger
+from attnlab import ledger
+from attnlab.config.compose import composing, parse
+from attnlab.config.many import compose_plain
+from attnlab.config.settings import plain, precheck
 from attnlab.errors import InputError
-from attnlab.insertion import Cost
-from attnlab.sweep.compose import composing, parse
 from attnlab.sweep.grid import jobs, steering
-from attnlab.sweep.quick import compose_all
+
+if TYPE_CHECKING:
+    from attnlab.insertion import Cost
 
 Told = Callable[[str], None]  # what the planner is doing
 
@@ -33,7 +36,7 @@ class Planned:
     attempts: int
     variant: str = ""  # what tells it from the others, but for the seed
     title: str = ""  # what the terminal calls it
-    cost: Cost | None = None  # of an unfinished point
+    cost: "Cost | None" = None  # of an unfinished point
 
     @property
     def overrides(self) -> list[str]:
@@ -78,7 +81,7 @@ def make(argv: Sequence[str], tell: Told = lambda text: None, *, without_data: b
         hydra: Any = OmegaConf.to_container(config.hydra)
         multirun = args.multirun or config.hydra.mode == RunMode.MULTIRUN
         here = not multirun or hydra["launcher"]["_target_"].rpartition(".")[2] not in ("Slurm", "Ray")
-        plan = check(zip(combinations, compose_all(combinations, compose_one), strict=True), tell, here, without_data)
+        plan = check(zip(combinations, compose_plain(combinations, compose_one), strict=True), tell, here, without_data)
     plan.multirun, plan.hydra = multirun, {key: hydra[key] for key in ("launcher", "sweeper")}
     settings: Any = OmegaConf.to_container(config.get("sweep") or OmegaConf.create())
     for point in plan.points:
@@ -173,8 +176,6 @@ def check(
 
     ``here``: the points will train on this machine. ``without_data``: they need not have their data.
     """
-    from attnlab import schema  # torch comes with it
-
     errors: dict[str, None] = {}  # each once, in order
     combinations: dict[Path, list[list[str]]] = defaultdict(list)
     configs: dict[Path, dict[str, Any]] = {}
@@ -185,7 +186,11 @@ def check(
         try:
             if isinstance(config, InputError):
                 raise config
-            checked = schema.check(config)
+            raw = plain(config)
+            precheck(raw)
+            from attnlab.config import schema  # torch comes with it, which errors told so far need not wait for
+
+            checked = schema.check(raw)
         except InputError as error:
             errors[str(error)] = None
             continue
@@ -212,7 +217,7 @@ def _rehearsed(
     fresh = [point for point in points if point.state != "done"]
     if not fresh:
         return points
-    from attnlab.build import rehearse
+    from attnlab.training.rehearsal import rehearse
 
     wrong = set()
     for number, (point, found) in enumerate(zip(fresh, rehearse((p.config for p in fresh), here), strict=True), 1):

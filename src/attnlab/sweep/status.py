@@ -13,10 +13,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from attnlab import point as ledger
+from attnlab import ledger
 from attnlab.errors import InputError
 from attnlab.study.collect import log_tail
-from attnlab.sweep import slurm
+from attnlab.sweep.launch import slurm
 
 STATES = ("done", "running", "pending", "preempted", "killed", "failed", "new", "not started")
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "killed": "yellow", "preempted": "yellow"}

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from attnlab import point as ledger
+from attnlab import ledger
 from attnlab.study.collect import mixed_code, si
 from attnlab.sweep.plan import Plan, Planned
 
@@ -60,6 +60,8 @@ def show(plan: Plan, slots: int | None) -> None:
     for line in summary(plan):
         console.print(line, highlight=False, soft_wrap=True)
     todo = plan.todo
+    if todo and slots and slots > 1:
+        console.print(f"{min(slots, len(todo))} points at a time on this machine (hydra.launcher.cpu_slots, gpus)")
     known = [seconds[point.folder] for point in todo if point.folder in seconds]
     if todo and known:
         total = sum(known) / len(known) * len(todo)

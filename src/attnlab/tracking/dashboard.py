@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attnlab import point as ledger
+from attnlab import ledger
 from attnlab.errors import InputError, first_line
 from attnlab.tracking import runs
 from attnlab.tracking.mirror import Told

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attnlab import point as ledger
+from attnlab import ledger
 from attnlab.errors import InputError, first_line
 from attnlab.tracking import runs
 
@@ -19,7 +19,7 @@ COLUMNS = (
 )
 
 
-def mirror(study: Path, told: Told, files: Sequence[Path]) -> None:
+def log_study(study: Path, told: Told, files: Sequence[Path]) -> None:
     """Make, or renew, the W&B run "<study> report" in the group of the study's points, where they go.
 
     PNG files are shown as images, and all files are kept as an artifact. Offline it is a run of the study's own

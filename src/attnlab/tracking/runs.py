@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from attnlab import point as ledger
+from attnlab import ledger
 from attnlab.errors import InputError, first_line
 
 OWN = "wandb.json"  # in the study's folder: what W&B knows of the study itself

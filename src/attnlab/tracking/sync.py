@@ -12,7 +12,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from attnlab import point as ledger
+from attnlab import ledger
 from attnlab.tracking import runs
 
 # What W&B says of a file whose writer was killed. It has uploaded all before that, but would try again for ever.
@@ -46,7 +46,7 @@ def offline_runs(study: Path) -> tuple[list[Run], list[str]]:
     return found, busy
 
 
-def sync(study: Path, jobs: int = 4) -> int:
+def upload_study(study: Path, jobs: int = 4) -> int:
     """Upload what is not uploaded yet, ``jobs`` runs at a time, and say how it went; the number of runs that failed.
 
     A run's attempts go up in their order, and continue each other there.

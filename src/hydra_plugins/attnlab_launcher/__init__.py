@@ -21,9 +21,10 @@ class _Attnlab(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         # Imported here: Hydra loads all plugins whenever it starts.
-        from attnlab import point as ledger
+        from attnlab import ledger
         from attnlab.errors import InputError
-        from attnlab.sweep import launchers, plan
+        from attnlab.sweep import plan
+        from attnlab.sweep.launch import launchers
 
         def compose(overrides: Sequence[str]) -> DictConfig:
             config = self.context.config_loader.load_sweep_config(self.config, list(overrides))

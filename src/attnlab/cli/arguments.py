@@ -1,0 +1,40 @@
+"""Options that several verbs have."""
+
+import argparse
+import re
+from typing import NoReturn
+
+from attnlab.errors import InputError
+
+
+def parser_of_a_network(verb: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """For the verbs that build the network of a config and look at it. Its errors are InputErrors."""
+    parser = argparse.ArgumentParser(prog=f"attnlab {verb}", description=description, epilog=epilog)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for attnlab train")
+    parser.add_argument("--input", metavar="CxHxW", help="size of the input (default: that of data=...)")
+    parser.add_argument("--config-dir", metavar="DIR", help="also look for configs in DIR")
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(f"{message}; see attnlab {verb} --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser
+
+
+def add_baseline(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--baseline",
+        action="append",
+        metavar="KEY=VALUE",
+        default=[],
+        help="compare with what has this and is otherwise equal, such as attention=se; may be given several times "
+        "(default: what the sweep's baseline says, or the bare backbone)",
+    )
+
+
+def levels(words: list[str]) -> dict[str, str]:
+    settings = [setting for word in words for setting in re.split(r",(?=[\w.]+=)", word)]
+    for setting in settings:
+        if "=" not in setting:
+            raise InputError(f"--baseline {setting}: must be KEY=VALUE, such as attention=se")
+    return dict(setting.split("=", 1) for setting in settings)

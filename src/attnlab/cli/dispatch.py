@@ -1,0 +1,68 @@
+"""From a command line to its verb, and from what the verb raises to an exit code."""
+
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from attnlab.cli import verbs
+from attnlab.errors import InputError, choices
+
+# What people come for, in the order of the help.
+GROUPS = {
+    "train": "train",
+    "look": "look at a network",
+    "judge": "judge a study",
+    "use": "use it elsewhere",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 all well, 1 a point failed, 2 bad input (nothing was started), 130 interrupted."""
+    verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        if verb in ("-h", "--help"):
+            print(usage())
+            return 0
+        if verb == "--version":
+            from attnlab import __version__
+
+            print(__version__)
+            return 0
+        if verb not in names():
+            raise InputError(f"attnlab {verb}: no such command; {choices(verb, names())}")
+        return load(verb).run(rest)
+    except InputError as error:
+        for line in str(error).splitlines():
+            print(f"attnlab: {line}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("attnlab: interrupted; the same command goes on with what is not finished", file=sys.stderr)
+        return 130
+
+
+def names() -> list[str]:
+    """All verbs."""
+    return [found.name for found in pkgutil.iter_modules(verbs.__path__)]
+
+
+def load(verb: str) -> ModuleType:
+    """The verb's module: its docstring is its line in the help, ``GROUP`` and ``WORDS`` stand there too."""
+    return importlib.import_module(f"{verbs.__name__}.{verb}")
+
+
+def usage() -> str:
+    """All verbs by group, a line each."""
+    lines = ["attnlab: which attention module, where in a CNN, with which ratio and order, and is it worth its cost?"]
+    modules = {name: load(name) for name in names()}
+    for group, title in GROUPS.items():
+        lines += ["", f"{title}:"]
+        mine = {name: module for name, module in modules.items() if group == module.GROUP}
+        for name in sorted(mine, key=lambda name: mine[name].PLACE):
+            lines.append(f"  {f'attnlab {name} {mine[name].WORDS}':42}{mine[name].__doc__}")
+    return "\n".join([*lines, "", "attnlab <verb> --help tells more"])

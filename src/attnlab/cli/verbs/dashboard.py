@@ -1,0 +1,30 @@
+"""its W&B workspace and report"""
+
+import argparse
+from pathlib import Path
+
+GROUP, PLACE, WORDS = "use", 2, "FOLDER"
+
+
+def run(argv: list[str]) -> int:
+    """A study's W&B workspace and report."""
+    parser = argparse.ArgumentParser(
+        prog="attnlab dashboard",
+        description="Makes the W&B workspace and the W&B report of a study, from its factors; a second call renews "
+        "both. Its runs must be there: attnlab sync. Needs an account, and pip install 'attnlab[dashboard]'.",
+        epilog="example: attnlab dashboard outputs/demo --dry-run",
+    )
+    parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="write both into the study's dashboard.json; no account, no network"
+    )
+    args = parser.parse_args(argv)
+
+    from attnlab.study import read_analysis
+    from attnlab.tracking import dashboard
+
+    if args.dry_run:
+        print(dashboard.write(args.study, read_analysis(args.study)))
+    else:
+        print(*dashboard.save(args.study, read_analysis(args.study)), sep="\n")
+    return 0

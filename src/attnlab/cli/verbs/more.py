@@ -1,0 +1,39 @@
+"""run the seeds that would decide it"""
+
+import argparse
+from pathlib import Path
+
+from attnlab.cli.arguments import add_baseline, levels
+from attnlab.errors import InputError
+
+GROUP, PLACE, WORDS = "judge", 2, "FOLDER"
+
+
+def run(argv: list[str]) -> int:
+    """Run the seeds that undecided comparisons need."""
+    parser = argparse.ArgumentParser(
+        prog="attnlab more",
+        description="Runs the seeds that the undecided comparisons of a study need to be decided with 80 % power, if "
+        "their differences are what they look like now; what is decided gets none. The cheapest to decide come first.",
+        epilog="example: attnlab more outputs/demo --budget 12 hydra.launcher.cpu_slots=1",
+    )
+    parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
+    parser.add_argument("--budget", metavar="N", type=int, default=20, help="at most so many points (default: 20)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
+    add_baseline(parser)
+    parser.add_argument("overrides", nargs="*", metavar="hydra...=value", help="the launcher and its settings")
+    args = parser.parse_intermixed_args(argv)
+    if args.budget < 1:
+        raise InputError(f"--budget {args.budget}: must be at least 1")
+
+    from attnlab.cli.ending import say_how_it_went
+    from attnlab.sweep import more
+
+    planned = more.plan_round(args.study, args.budget, levels(args.baseline), args.overrides)
+    if planned is None or args.dry_run:
+        return 0
+    try:
+        more.run(planned, ["more", *argv])
+    except OSError as error:
+        raise InputError(f"{args.study}: {error}") from None
+    return say_how_it_went(planned)

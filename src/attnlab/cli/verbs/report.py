@@ -1,0 +1,35 @@
+"""what a study says: tables, page, figures"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from attnlab.cli.arguments import add_baseline, levels
+
+GROUP, PLACE, WORDS = "judge", 1, "FOLDER"
+
+
+def run(argv: list[str]) -> int:
+    """Tables in the terminal; report.html, .md, .csv, .json, .tex and figures/ beside the points."""
+    parser = argparse.ArgumentParser(
+        prog="attnlab report",
+        description="What a study says, from its points' folders alone: what is better, by how much, how sure, at what "
+        "cost. Writes report.html (a page of its own), report.md, .csv, .json, .tex and figures/ into the folder, but "
+        "with --format or --baseline, which only print.",
+        epilog="example: attnlab report outputs/demo --format latex > table.tex",
+    )
+    parser.add_argument("study", help="the study's folder, such as outputs/demo")
+    parser.add_argument("--format", choices=["md", "csv", "json", "latex", "html"], help="print that, to be piped")
+    add_baseline(parser)
+    args = parser.parse_args(argv)
+
+    from attnlab.study import write_report
+
+    told = write_report(args.study, args.format, levels(args.baseline))
+    if told["wandb"] and told["written"]:
+        from attnlab.tracking.mirror import log_study
+
+        study = Path(args.study)
+        log_study(study, told, [study / "report.html", *sorted((study / "figures").iterdir())])
+        print(f'W&B: the run "{told["study"]} report"; attnlab sync {args.study} uploads it', file=sys.stderr)
+    return 0

@@ -1,0 +1,34 @@
+"""does a point repeat to the bit?"""
+
+import argparse
+from pathlib import Path
+
+GROUP, PLACE, WORDS = "train", 4, "FOLDER POINT"
+
+
+def run(argv: list[str]) -> int:
+    """Train a point again and compare."""
+    parser = argparse.ArgumentParser(
+        prog="attnlab repro",
+        description="Trains a finished point again, with as many threads, and says whether the result is the same to "
+        "the bit, and if not, what differs and why that may be. Exit code 0: the same, 1: not.",
+        epilog="example: attnlab repro outputs/demo 2c3bb1b7",
+    )
+    parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
+    parser.add_argument("point", help="the point's folder in it, or a part of its name that no other has")
+    args = parser.parse_args(argv)
+
+    from attnlab.sweep import repro
+
+    first = repro.find(args.study, args.point)
+    print(f"training {first} again; the first time took {repro.minutes(first):.1f} min")
+    second = repro.again(first)
+    differences = repro.differences(first, second)
+    if not differences:
+        print(f"the same to the bit: {repro.what(first)}")
+        repro.forget(second)
+        return 0
+    print("not the same:", *differences, sep="\n  ")
+    print("what may be why:", *(repro.reasons(first, second) or ["nothing that was written down differs"]), sep="\n  ")
+    print(f"both are there: {first}, {second}")
+    return 1

@@ -1,0 +1,45 @@
+"""train a point, or with -m a sweep"""
+
+import sys
+
+from attnlab.errors import InputError
+
+GROUP, PLACE, WORDS = "train", 1, "[-m] [key=value ...]"
+
+
+def run(argv: list[str]) -> int:
+    """Check every point, launch what is not finished, say how it went."""
+    from rich.console import Console
+
+    from attnlab.cli.ending import say_how_it_went
+    from attnlab.config import compose
+    from attnlab.sweep import grid, plan, table
+    from attnlab.sweep.launch import hydras_own, launchers, single
+
+    looks = {"-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info"}
+    if looks & {word.partition("=")[0] for word in argv}:
+        grid.look_over(argv)
+        hydras_own.run(compose.for_hydra(argv), compose.CONF, {}, retry=False)
+        return 0
+    with Console().status("Checking every point before the first one starts") as status:
+        planned = plan.make(argv, lambda text: status.update(f"Checking every point: {text}"))
+    for error in planned.errors:
+        print(f"attnlab: left out: {error}", file=sys.stderr)
+    if planned.is_grid:
+        print(*table.summary(planned), sep="\n")
+    try:
+        launcher = planned.hydra["launcher"]
+        if not planned.multirun:
+            single.launch(planned.points[0])
+        elif planned.is_grid and launchers.ours(launcher):
+            launchers.prepared(launcher)
+            with plan.recorded(planned, ["train", *argv]):
+                launchers.launch(planned, launcher)
+        else:
+            titles = {point.folder: point.title for point in planned.points} if planned.is_grid else {}
+            hydras_own.run(compose.for_hydra(argv), compose.CONF, titles, planned.retry)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a point's own troubles are in its folder: this one could not be made
+        raise InputError(f"output_dir: {error}") from None
+    return say_how_it_went(planned)

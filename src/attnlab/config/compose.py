@@ -1,0 +1,177 @@
+"""Composing: Hydra's config of a command line, its errors in one line, and what the config may not run."""
+
+import argparse
+import contextlib
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from hydra import compose, version
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from attnlab.config.hydra_insides import create_config_search_path, create_main_hydra, get_args_parser
+from attnlab.errors import InputError, choices, first_line
+
+PACKAGED = Path(__file__).parents[1] / "conf"
+CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
+
+Compose = Callable[..., DictConfig]
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Hydra's own flags, and ``overrides``, in any order. Raises InputError for a flag that Hydra has not."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(f"{message}; see attnlab train --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_intermixed_args(list(argv))
+
+
+def for_hydra(argv: Sequence[str]) -> list[str]:
+    """The same command as Hydra can read it: flags first, and settings of a swept group as part of the sweep.
+
+    (Hydra applies ``attention.init=identity`` of ``attention=se,cbam attention.init=identity`` to the default
+    choice of ``attention`` first, and stops if that has no such setting.)
+    """
+    overrides = parse(argv).overrides
+    parsed = parse_overrides(overrides)
+    swept = {o.key_or_group for o in parsed if o.is_sweep_override()}
+    readable = []
+    for override, text in zip(parsed, overrides, strict=True):
+        key, _, value = text.partition("=")
+        follows = not override.is_sweep_override() and "." in key and key.partition(".")[0] in swept
+        readable.append(f"{key}=choice({value})" if follows else text)
+    return [*(word for word in argv if word not in overrides), *readable]
+
+
+@contextlib.contextmanager
+def composing(
+    config_path: str | None = None, config_dir: str | None = None, config_name: str | None = None
+) -> Iterator[Compose]:
+    """A function ``(overrides, **options) -> config`` whose errors are InputErrors of one line.
+
+    The arguments are Hydra's --config-path, --config-dir and --config-name.
+    """
+    name = config_name or "train"
+    path = create_config_search_path(str(Path(config_path or CONF).absolute()))
+    if config_dir:
+        if not Path(config_dir).is_dir():
+            raise InputError(f"--config-dir {config_dir}: no such folder")
+        folder = f"file://{Path(config_dir).absolute()}"
+        path.prepend("command-line", folder, anchor=SearchPathQuery(provider="schema"))
+
+    def compose_one(overrides: Sequence[str], **options: Any) -> DictConfig:
+        try:
+            return compose(name, list(overrides), **options)
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+            raise InputError(_one_line(error, compose_one, overrides)) from None
+
+    version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    create_main_hydra("train", path)
+    try:
+        yield compose_one
+    finally:
+        GlobalHydra.instance().clear()
+
+
+POINTS_ARE_IN = "${output_dir}/${study}"  # as conf/train.yaml has it, for what Hydra's other launchers write
+NO_LOGGING = {"version": 1, "root": None, "disable_existing_loggers": False}  # Hydra's own `none`
+
+
+def check_hydra(hydra: DictConfig) -> None:
+    """Hydra builds plugins and callbacks, and sets logging and environment, from the config: a stranger's may not.
+
+    Raises InputError for a class that is neither Hydra's own nor of ATTNLAB_ALLOW, for what could still become one,
+    and for what would move a point's log, folder or environment.
+    """
+    from attnlab.config.settings import PACKAGES, allowed_packages
+    from attnlab.targets import find
+
+    trusted = {"hydra", "hydra_plugins", *allowed_packages()} - set(PACKAGES)
+
+    def look(value: Any, path: str) -> None:
+        if path.endswith("._target_"):
+            found = find(str(value)) if str(value).partition(".")[0] in trusted else None
+            if not (inspect.isclass(found) and found.__module__.partition(".")[0] in trusted):
+                raise InputError(f"{path}={value}: a config may not run this; see ATTNLAB_ALLOW")
+        elif isinstance(value, (dict, list)):
+            for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+                look(child, f"{path}.{key}")
+        # What it stands for may be a mapping with a _target_; these are texts.
+        elif re.fullmatch(
+            r"\$\{(?!hydra\.(job\.(name|num|id)|run\.dir|sweep\.(sub)?dir)\}).*\}", str(value), re.DOTALL
+        ):
+            raise InputError(f"{path}={value}: a config may not run this; write it without ${{}}")
+
+    raw: Any = OmegaConf.to_container(hydra)
+    for part in ("callbacks", "launcher", "sweeper"):
+        look(raw[part], f"hydra.{part}")
+    for part in ("job_logging", "hydra_logging"):
+        if raw[part] != NO_LOGGING:
+            raise InputError(f"hydra.{part}: must stay none; a point's words go to its log.txt")
+    for part in ("run", "sweep"):
+        if (given := raw[part]["dir"]) not in (POINTS_ARE_IN, "."):  # "." stands in a point's own config.yaml
+            raise InputError(f"hydra.{part}.dir={given}: points are in <output_dir>/<study>; set output_dir={given}")
+    if raw["job"]["env_set"]:
+        raise InputError("hydra.job.env_set: must stay empty; set the environment before attnlab runs")
+    if raw["job"]["chdir"]:
+        raise InputError("hydra.job.chdir: must stay false; a point's folder is below output_dir")
+
+
+def parse_overrides(overrides: Sequence[str], config_loader: Any = None) -> list[Override]:
+    try:
+        return OverridesParser.create(config_loader).parse_overrides(list(overrides))
+    except OverrideParseException as error:
+        raise InputError(_not_an_override(str(error.override), str(error).splitlines()[0])) from None
+
+
+def _not_an_override(text: str, reason: str) -> str:
+    key, is_setting, value = text.partition("=")
+    if is_setting and value and not set(value) & set("'\"[]{}\n"):  # a plain text with characters that mean something
+        return f"""{text}: the value needs quotes inside the shell's own: "{key}='{value}'\""""
+    return f"{text}: not an override of the form key=value ({reason})"
+
+
+def _in_timm(name: str) -> str:
+    """Advice where timm has a network of that name: a function of its files, which take seconds to import."""
+    timm = importlib.util.find_spec("timm")
+    files = Path(str(timm.origin)).parent.glob("models/*.py") if timm else ()
+    known = any(f"\ndef {name}(" in file.read_text(encoding="utf-8") for file in files)
+    return f"timm has it: backbone=timm backbone.name={name}; " if known else ""
+
+
+def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) -> str:
+    """What Hydra means, in one line, with the valid choices."""
+    text = str(error)
+    if text.startswith("Error merging override") and error.__cause__:
+        text += f": {first_line(error.__cause__)}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        wrong = f"{group}={name}: no such config" if group else f"no config named {name}"
+        return f"{wrong}; {_in_timm(name) if group == 'backbone' else ''}{choices(name, error.options or [])}"
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        *parents, key = re.split(r"[./@]", unknown[1])
+        groups = [o for o in overrides if re.match(r"\w+=[^/]*$", o) and not o.startswith(f"{unknown[1]}=")]
+        if len(groups) < len(overrides):  # else it is they that cannot be composed
+            with contextlib.suppress(InputError, OmegaConfBaseException):
+                node: Any = compose_one(groups)
+                for parent in parents:
+                    node = node[parent]
+                known = [str(k) for k in node if not str(k).startswith("_") and k != "name"]
+                whose = f"{parents[0]}={node['name']} has " if parents and "name" in node else ""
+                return f"{unknown[1]}: {whose}no such setting; {choices(key, known)}"
+    return " ".join(text.split())

@@ -1,0 +1,184 @@
+"""Settings whose types and ranges are known without importing torch, and how a wrong value is told.
+
+What the classes of a config take is in ``schema``.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from attnlab.errors import InputError, choices
+
+Settings = dict[str, Any]
+PACKAGES = ("attnlab", "torch", "torchvision", "timm", "lightning")
+Order = Literal["channel_first", "spatial_first", "parallel", "channel_only", "spatial_only"]  # as attention has it
+# Settings of a group that attnlab acts on, not the target.
+OURS: dict[str, dict[str, tuple[Any, str]]] = {
+    "backbone": {"freeze": (bool | Annotated[int, Field(ge=0)], "true, false, or for how many epochs")},
+    "optimizer": {"attention_lr_scale": (Annotated[float, Field(gt=0, allow_inf_nan=False)], "a number above 0")},
+}
+# Every attention takes these in a config, so that types and settings can be crossed in a sweep.
+CROSSED: dict[str, Any] = {
+    "ratio": Annotated[float, Field(ge=1)] | None,
+    "order": Order | None,
+    "groups": Annotated[int, Field(ge=1)] | None,
+}
+NAME = Annotated[str, Field(pattern=r"^[\w+-][\w.+-]*$")]  # serves in the name of a folder
+PROJECT = Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
+PATTERNS = {
+    r"^[\w+-][\w.+-]*$": "must be a name of letters, digits, _, +, - and dots that does not begin with a dot",
+    r"^[^/\\#?%:]{1,128}$": "must be at most 128 characters, and none of / \\ # ? % :",
+}
+TOP: dict[str, Any] = {
+    "seed": Annotated[int, Field(ge=0, lt=2**32)],
+    "study": NAME,
+    "output_dir": str,
+    "tags": list[Annotated[str, Field(min_length=1, max_length=64)]],
+    "baseline": dict[str, str | int | float | bool | None] | None,
+}
+LOSS: dict[str, Any] = {
+    "label_smoothing": Annotated[float, Field(ge=0, lt=1)],
+    "l2": dict[str, Annotated[float, Field(ge=0)]] | None,
+}
+CHECKPOINT: dict[str, Any] = {"every_n_steps": Annotated[int, Field(ge=1)] | None}
+SWEEP: dict[str, Any] = {
+    "on_error": Literal["stop", "skip"],
+    "retry": Literal["failed"] | None,
+    "zip": list,
+    "exclude": list,
+    "equal_cost": dict[Literal["parameters", "macs"], str] | None,
+}
+PICTURES = Annotated[int, Field(ge=0, le=64)]
+LOGGERS: dict[str, dict[str, Any]] = {
+    "csv": {"pictures": PICTURES},
+    "tensorboard": {"gates": bool, "pictures": PICTURES},
+    "wandb": {
+        "project": PROJECT,
+        "entity": str | None,
+        "mode": Literal["offline", "online"],
+        "gates": bool,
+        "pictures": PICTURES,
+        "checkpoints": bool,
+    },
+}
+# What of Lightning's Trainer a config may set: the rest attnlab decides itself, or would have it lose its results.
+TRAINER = {
+    *("max_epochs", "precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches"),
+    *("limit_train_batches", "deterministic", "benchmark", "detect_anomaly", "profiler"),
+    *("accelerator", "devices", "strategy", "enable_progress_bar"),
+}
+COUNT = Annotated[int, Field(ge=1)]
+DEVICES = COUNT | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+def precheck(raw: Settings) -> None:
+    """Raise InputError, one line, for a wrong value of the settings that are known here."""
+    for key, hint in TOP.items():
+        checked_value(key, raw.get(key), hint)
+    for group, hints in (("loss", LOSS), ("checkpoint", CHECKPOINT), ("sweep", SWEEP)):
+        if isinstance(node := raw.get(group), Mapping):
+            check_keys(group, dict(node), hints)
+    check_logger(mapping_of(raw, "logger"))
+    known = {"attention": CROSSED, "trainer": {"max_epochs": COUNT, "devices": DEVICES}}
+    for group, hints in known.items():
+        node = raw.get(group)
+        for key, value in node.items() if isinstance(node, Mapping) else ():
+            if key in hints:
+                checked_value(f"{group}.{key}", value, hints[key])
+    for group in OURS:
+        node = raw.get(group)
+        for key, value in node.items() if isinstance(node, Mapping) else ():
+            if key in OURS[group]:
+                checked_own(group, key, value)
+
+
+def check_logger(node: Settings) -> Settings:
+    name = node.get("name")
+    if name not in LOGGERS:
+        raise InputError(f"logger.name={name}: unknown; {choices(str(name), LOGGERS)}")
+    return check_keys("logger", node, {"name": str, **LOGGERS[name]})
+
+
+def checked_own(group: str, key: str, value: Any) -> Any:
+    """A setting of a group that attnlab acts on itself."""
+    hint, words = OURS[group][key]
+    try:
+        return checked_value(f"{group}.{key}", value, hint)
+    except InputError:
+        raise InputError(f"{group}.{key}={shown(value)}: must be {words}") from None
+
+
+def allowed_packages() -> tuple[str, ...]:
+    """Packages whose classes a config may name: attnlab's and those of the user's ATTNLAB_ALLOW=a,b."""
+    return (*PACKAGES, *filter(None, os.environ.get("ATTNLAB_ALLOW", "").split(",")))
+
+
+def plain(config: DictConfig | Mapping[str, Any]) -> Settings:
+    """Interpolations resolved; InputError for a value that is missing."""
+    if not isinstance(config, DictConfig):
+        return dict(config)
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        # One that another key refers to is named in the message alone.
+        missing = re.search(r"[Mm]issing mandatory value: ([\w.]+)", str(error.msg))
+        if missing or isinstance(error, MissingMandatoryValue):
+            raise InputError(f"{missing[1] if missing else error.full_key}: must be set") from None
+        raise InputError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
+
+
+def check_keys(group: str, node: Settings, hints: Mapping[str, Any]) -> Settings:
+    for key in node:
+        require_known(group, key, hints)
+    return {key: checked_value(f"{group}.{key}", value, hints[key]) for key, value in node.items()}
+
+
+_adapters: dict[int, tuple[Any, TypeAdapter[Any]]] = {}  # by identity: not every hint can be hashed
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    if id(hint) not in _adapters:
+        _adapters[id(hint)] = (hint, TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)))
+    return _adapters[id(hint)][1]
+
+
+def checked_value(key: str, value: Any, hint: Any) -> Any:
+    """``value`` as the annotated type, strictly (a YAML list serves as a tuple); InputError if it is not."""
+    try:
+        return _adapter(hint).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        reasons = dict.fromkeys(
+            e["msg"]
+            .replace("Input should be", "must be")
+            .replace("greater than or equal to", "at least")
+            .replace("valid array", "valid list")
+            for e in error.errors()
+            if e["type"] not in ("is_instance_of", "needs_python_object")  # a class, which YAML cannot hold
+        )
+        if any(e["type"] == "string_pattern_mismatch" for e in error.errors()):
+            raise InputError(f"{key}={shown(value)}: {PATTERNS[error.errors()[0]['ctx']['pattern']]}") from None
+        text = " or ".join(reasons).replace(" or must be ", " or ") or "is of a wrong type"
+        raise InputError(f"{key}={shown(value)}: {text}") from None
+
+
+def require_known(group: str, key: str, valid: Iterable[str]) -> None:
+    if key not in valid:
+        dotted = f"{group}.{key}" if group else key
+        raise InputError(f"{dotted}: no such setting; {choices(key, valid)}")
+
+
+def mapping_of(raw: Settings, group: str) -> Settings:
+    node = raw.get(group)
+    if not isinstance(node, Mapping):
+        raise InputError(f"{group}={node}: must be the name of a config in conf/{group}/")
+    return dict(node)
+
+
+def shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

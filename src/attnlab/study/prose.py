@@ -1,0 +1,188 @@
+"""What a study says in words: warnings, notes to its tables, and the methods paragraph of a paper."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from attnlab.study import costs, examples, factors
+from attnlab.study.collect import Study, Variant, fits, full_names, several_versions
+from attnlab.study.statistics import FIRST
+
+Told = Mapping[str, Any]  # see analysis
+Bases = list[Variant | None]
+
+
+def levels(wanted: Mapping[str, str]) -> str:
+    """``attention=se, ratio=16``"""
+    return ", ".join(f"{factors.short(name)}={level}" for name, level in wanted.items())
+
+
+def options(baseline: Mapping[str, str] | None) -> list[str]:
+    """The options of a command with this baseline."""
+    return [word for name, level in (baseline or {}).items() for word in ("--baseline", f"{name}={level}")]
+
+
+def warnings(told: Told, study: Study, bases: Bases, wanted: Mapping[str, str]) -> list[str]:
+    """What is missing, mixed or doubtful, each named."""
+    return [*_mixed(study), *_missing(told), *_without_baseline(study, bases, wanted)]
+
+
+def at_equal_cost(told: Told) -> str:
+    """``... of 8 variants 0 are better, 1 is worse (cbam block), 7 are undecided.``; empty without such comparisons"""
+    labels: dict[str, list[str]] = {"better": [], "worse": [], "undecided": []}
+    for row in told["variants"]:
+        if row["equal_cost"] and row["equal_cost"]["verdict"] in labels:
+            labels[row["equal_cost"]["verdict"]].append(row["label"])
+    total = sum(map(len, labels.values()))
+    if not total:
+        return ""
+    parts = []
+    for verdict, names in labels.items():
+        which = (
+            f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names and verdict != "undecided" else ""
+        )
+        parts.append(f"{len(names)} {'is' if len(names) == 1 else 'are'} {verdict}{which}")
+    return f"Against bare networks widened to the same cost, of {total} variants {', '.join(parts)}."
+
+
+def _missing(told: Told) -> list[str]:
+    """What is missing or doubtful, each named."""
+    text = []
+    states = Counter(point["state"] for point in told["unfinished"])
+    for state, n in states.items():
+        names = [point["name"] for point in told["unfinished"] if point["state"] == state]
+        more = f" and {n - 3} more" if n > 3 else ""
+        hint = f" (delete {told['folder']}/plans to forget what was planned)" if state == "not started" else ""
+        text.append(f"not in the tables: {n} {state}: {', '.join(names[:3])}{more}{hint}")
+    seeds = {tuple(row["values"]) for row in told["variants"]}
+    if len(seeds) > 1:
+        text.append("the variants have different seeds; comparisons take those that both have")
+    if told["looks"]:
+        times = "once" if told["looks"] == 1 else f"{told['looks']} times"
+        text.append(
+            f"seeds were added {times} after looking at the results, and comparisons that got some pay for it: their p "
+            "are 4 times as large after one round, 8 times after two, ..."
+        )
+    return text
+
+
+def _mixed(study: Study) -> Iterator[str]:
+    """What should be one and is several: code, PyTorch, devices, folders of a point."""
+    points = [point for variant in study.variants for point in variant.points.values()]
+    yield from several_versions(point.code for point in points)
+    torch = {point.about.get("libraries", {}).get("torch") for point in points} - {None}
+    if len(torch) > 1:
+        yield f"finished points are of several versions of PyTorch: {', '.join(sorted(torch))}"
+    devices = {str(point.result.get("device", "")).partition(":")[0] for point in points} - {""}
+    if len(devices) > 1:
+        yield f"points were timed on different devices ({', '.join(sorted(devices))}): do not compare their ms"
+    if study.twice:
+        names = ", ".join(folder.name for folder in study.twice[:3])
+        yield f"left out, since another folder holds the same point: {names}"
+
+
+def _without_baseline(study: Study, bases: Bases, wanted: Mapping[str, str]) -> Iterator[str]:
+    """Variants that nothing was compared with, and comparisons that differ in more than they say."""
+    full = full_names(study, wanted)
+    alone = [v.label for v, base in zip(study.variants, bases, strict=True) if base is None and not fits(v, full)]
+    if alone and len(study.variants) > 1:
+        more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+        why = f"none or several with {levels(wanted)} are otherwise equal"
+        yield f"compared with nothing, as {why}: {', '.join(alone[:3])}{more}"
+    for variant, base in zip(study.variants, bases, strict=True):
+        if base is not None and (also := _also(variant, base, full)):
+            yield f"{variant.label} and its baseline {base.label} differ in more: {', '.join(also)}"
+
+
+def _also(variant: Variant, base: Variant, wanted: Mapping[str, str]) -> list[str]:
+    """Settings of attention and sites that both have, that differ, and that neither the baseline nor a label names."""
+    one, other = factors.flatten(variant.settings), factors.flatten(base.settings)
+    named = {*wanted, *variant.levels, "sites.role"}
+    return [
+        f"{'.'.join(path)} ({factors.written(one[path])}, {factors.written(other[path])})"
+        for path in one.keys() & other.keys()
+        if path[0] in ("attention", "sites")
+        and path[-1] not in ("_target_", "parts")
+        and one[path] != other[path]
+        and ".".join(path) not in named
+    ]
+
+
+def notes(told: Told) -> list[str]:
+    """What a reader must know to read the tables."""
+    rows = told["variants"]
+    text = [
+        f"± is the half-width of a 95 % t-interval over seeds. Differences are to {told['baseline']}, in percentage "
+        "points, paired by seed.",
+        "p: paired t-test, with Holm's correction for all comparisons of the table; better and worse are p ≤ 0.05.",
+        "undecided (n): n more seeds decide it with 80 % power, if the difference is what it looks like now, less what "
+        "few pairs flatter it (Hedges), at the stricter level of a second look; "
+        f"{told['more']} runs them. Without n: with fewer than {FIRST} pairs nobody can say.",
+    ]
+    if any(row["equal_cost"] for row in rows):
+        text.append(
+            "At equal cost: against a bare network widened to as many parameters, or MACs; a family of its own."
+        )
+    if any(row["accuracy_test"] is not None for row in rows):
+        text.append("test ±: 95 % bootstrap over test images, seeds as they are: what another test set might change.")
+    text.append("MACs and ms are of one image's forward pass; ms: median where it trained, of the quietest seed.")
+    fewest = min(row["accuracy"]["n"] for row in rows)
+    if fewest == 1:
+        text.append("One seed has no interval, and shows nothing that another seed might not turn round.")
+    elif fewest < 5:
+        text.append(f"With {fewest} seeds the intervals are wide: more seeds narrow them.")
+    return text
+
+
+def methods(told: Told, study: Study) -> str:
+    """A paragraph for a paper."""
+    rows = told["variants"]
+    numbers = sorted({row["accuracy"]["n"] for row in rows})
+    seeds = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    compared = sum(row["p"] is not None for row in rows)
+    points = [point for variant in study.variants for point in variant.points.values()]
+    first = {costs.data_key(v): next(iter(v.points.values())).answers() for v in study.variants}
+    images = " or ".join(f"{n:,}" for n in sorted({a.shape[1] for a in first.values() if a is not None}))
+    data = ", ".join(dict.fromkeys(v.settings["data"]["_target_"].rpartition(".")[2] for v in study.variants))
+    libraries = points[0].about.get("libraries", {})
+    software = ", ".join(f"{name} {libraries[name]}" for name in ("torch", "lightning") if name in libraries)
+    devices = ", ".join(sorted({str(point.result.get("device", "")).partition(":")[0] for point in points} - {""}))
+    varied = "; ".join(f"{name}: {', '.join(levels)}" for name, levels in told["factors"].items()) or "nothing"
+    text = [
+        f"We trained {len(rows)} variants on {data} with {seeds} seed{'s' * (numbers[-1] > 1)} each ({varied}). "
+        "The reported test accuracy is that of the epoch with the highest validation accuracy; the test images were "
+        "used once.",
+    ]
+    if numbers[-1] > 1:
+        text.append("Intervals are 95 % t-intervals of the mean over seeds.")
+    if compared:
+        text.append(
+            f"Variants were compared with {told['baseline']}, paired by seed, which fixes the order of the data and "
+            f"equal backbones' first weights, by two-sided paired t-tests with Holm's correction for {compared} "
+            f"comparison{'s' * (compared > 1)} at the 5 % level."
+        )
+    if told["looks"]:
+        text.append(
+            f"Seeds were added in {told['looks']} round(s) where comparisons were undecided; from its second look on "
+            "a comparison was tested at 5 % / 2^k at the k-th, so that all its looks together err in at most 7.5 %."
+        )
+    equal = sum(row["equal_cost"] is not None and row["equal_cost"]["p"] is not None for row in rows)
+    if equal:
+        text.append(
+            "Variants were also compared with a bare backbone that was widened to the same cost, paired by seed (the "
+            f"order of the data), by the same test with Holm's correction for {equal} comparison{'s' * (equal > 1)}."
+        )
+    if images:
+        text.append(
+            f"The uncertainty due to the {images} test images was estimated by bootstrap over images "
+            f"({examples.RESAMPLES:,} resamples)."
+        )
+    if any(table["p"] is not None for table in told["tables"]):
+        text.append(
+            "Main effects and two-way interactions of the factors were estimated within each seed by least squares "
+            "with sum contrasts, and tested over seeds by repeated-measures F tests with Holm's correction."
+        )
+    made_with = f" (attnlab {told['version']}{', ' + software if software else ''})"
+    where = f"; training and latency: {devices}" if devices else ""
+    text.append(f"Parameters and multiply-accumulates were counted for one forward pass{made_with}{where}.")
+    return " ".join(text)

@@ -1,0 +1,1 @@
+"""Launchers: this machine's slots, SLURM, Ray, and Hydra's own."""

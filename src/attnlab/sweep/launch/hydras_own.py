@@ -1,0 +1,64 @@
+"""Hydra's own way: its launchers (basic, joblib, submitit, ...) and sweepers run the points of a command."""
+
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from attnlab import ledger
+from attnlab.errors import InputError
+from attnlab.ledger import lock
+from attnlab.sweep.launch import single
+from attnlab.training.stop import Preempted
+
+
+class Job:
+    """What Hydra calls for each job, in this process or another: it trains the job's point.
+
+    A class, as launchers pickle it. ``titles`` are what the terminal calls the points of the plan; no others are
+    trained, unless there are none (with a sweeper that chooses as it goes).
+    """
+
+    def __init__(self, titles: Mapping[Path, str], retry: bool) -> None:
+        self.titles, self.retry = titles, retry
+
+    def __call__(self, composed: Any) -> float:
+        from hydra.core.hydra_config import HydraConfig
+
+        from attnlab.config.schema import check
+        from attnlab.sweep.launch.outcomes import outcome
+
+        try:
+            config = check(composed)
+        except InputError:  # told by the plan, and left out (sweep.on_error)
+            return math.nan
+        folder = ledger.folder(config)
+        if self.titles and folder not in self.titles:  # sweep.zip, sweep.exclude or sweep.on_error left it out
+            return math.nan
+        title = self.titles.get(folder, folder.name)
+        state = ledger.state(folder)
+        if state != "done" and (state != "failed" or self.retry):
+            try:
+                ledger.prepare(folder, config, HydraConfig.get().overrides.task)
+                single.train_here(folder, title, config)
+            except lock.Busy:
+                return math.nan  # another job's combination is the same point
+            except Preempted:
+                raise KeyboardInterrupt from None
+        Console().print(outcome(folder, title), highlight=False, soft_wrap=True)
+        result = ledger.read_json(folder / "result.json")
+        return result["val"]["accuracy"] if result else math.nan
+
+
+def run(argv: Sequence[str], conf: Path, titles: Mapping[Path, str], retry: bool) -> None:
+    """Hydra's entry, also for --help and --cfg."""
+    import hydra
+
+    sys.argv = ["attnlab train", *argv]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
+    job = Job(titles, retry)
+    hydra.main(config_path=str(conf), config_name="train", version_base="1.3")(job)()

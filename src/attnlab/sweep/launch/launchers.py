@@ -1,0 +1,43 @@
+"""attnlab's launchers by the names that a config gives them."""
+
+import functools
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from attnlab.config.settings import check_keys
+from attnlab.errors import InputError
+from attnlab.sweep.plan import Plan
+from attnlab.targets import parameters
+
+NAMES = {"Local": "local", "Slurm": "slurm", "Ray": "ray"}
+NEEDS = {"slurm": "submitit", "ray": "ray"}
+
+
+def ours(launcher: Mapping[str, Any]) -> bool:
+    """Whether ``hydra.launcher`` is one of attnlab's."""
+    package, _, name = launcher["_target_"].rpartition(".")
+    return package == "hydra_plugins.attnlab_launcher" and name in NAMES
+
+
+def prepared(launcher: Mapping[str, Any]) -> functools.partial[None]:
+    """The launcher's function with its settings. Raises InputError for a wrong setting, or a package not installed."""
+    name = NAMES[launcher["_target_"].rpartition(".")[2]]
+    try:
+        if name in NEEDS:
+            importlib.import_module(NEEDS[name])
+    except ImportError:
+        needed = f"needs {NEEDS[name]}: pip install 'attnlab[{name}]'"
+        raise InputError(f"hydra/launcher={name}: {needed}") from None
+    function = importlib.import_module(f"attnlab.sweep.launch.{name}").launch
+    takes, _ = parameters(function)
+    hints = {key: p.annotation for key, p in takes.items() if p.kind is p.KEYWORD_ONLY and key != "train"}
+    settings = {key: value for key, value in launcher.items() if key != "_target_"}
+    return functools.partial(function, **check_keys("hydra.launcher", settings, hints))
+
+
+def launch(plan: Plan, launcher: Mapping[str, Any]) -> None:
+    """Launch what is to do. Raises InputError before anything starts, KeyboardInterrupt after Ctrl-C."""
+    function = prepared(launcher)
+    if plan.todo:
+        function(plan.todo)

@@ -1,0 +1,226 @@
+"""Points on this machine: a queue over slots, each point in a fresh process pinned to its GPUs."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from attnlab import ledger
+from attnlab.errors import InputError
+from attnlab.ledger import lock
+from attnlab.sweep.launch import slots as machine
+from attnlab.sweep.launch.display import Display
+from attnlab.sweep.plan import Planned
+from attnlab.training import worker
+
+Count = Annotated[int, Field(ge=1)]
+GRACE_S = 60  # between asking a point whose time is up to save and killing it
+
+
+@dataclass
+class Running:
+    """A point in its process."""
+
+    point: Planned
+    process: Any  # multiprocessing.Process
+    slots: list[str]
+    since: float = field(default_factory=time.monotonic)
+    asked: float | None = None  # when it was asked to stop
+    reason: str = ""  # why, if not by Ctrl-C
+
+
+def launch(
+    points: Sequence[Planned],
+    *,
+    gpus: Literal["auto"] | Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] = "auto",
+    slots_per_gpu: Count = 1,
+    cpu_slots: Literal["auto"] | Count = "auto",
+    timeout_min: Annotated[float, Field(gt=0)] | None = None,
+    train: Callable[..., int] = worker.main,
+) -> None:
+    """Train the points; their folders say how it went. Raises KeyboardInterrupt after Ctrl-C, once all have saved.
+
+    One point a slot: ``slots_per_gpu`` on each of ``gpus`` (their numbers, how many, or all that are visible);
+    without a GPU, ``cpu_slots``, by default as many as have all points done soonest. The cores are divided among the
+    slots. A point of several devices takes slots on as many GPUs. A point that another launcher trains is waited for.
+    ``timeout_min``: minutes after which a point is asked to save and counts as failed. Out of memory on a shared GPU,
+    a point is tried once more alone.
+    """
+    slots = machine.make(gpus, slots_per_gpu, cpu_slots, len(points))
+    for wanted in sorted({ledger.devices(point.config) for point in points}):
+        if slots[0] != "cpu" and wanted > len(set(slots)):
+            raise InputError(f"trainer.devices={wanted}: this launcher has GPU {', '.join(dict.fromkeys(slots))} only")
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["attnlab.sweep.launch.preload"])
+    _start_fork_server()
+    broken: OSError | None = None  # the first folder that could not be written
+    free, running = list(slots), list[Running]()
+    queue, elsewhere, alone = deque(points), list[Planned](), set[Path]()
+    with Display(points) as display, _interrupts(display) as interrupts:
+        while running or ((queue or elsewhere) and not interrupts):
+            while queue and not interrupts:
+                point = queue[0]
+                if not _needs_training(point, alone):
+                    display.finished(queue.popleft())
+                    continue
+                taken = machine.take(free, slots, ledger.devices(point.config), point.folder in alone)
+                if not taken:
+                    break
+                queue.popleft()
+                try:
+                    ledger.prepare(point.folder, point.config, point.overrides)
+                except lock.Busy as busy:
+                    elsewhere.append(point)
+                    display.note(f"{point.title}  waiting: trained by {busy}")
+                    continue
+                except OSError as error:
+                    broken = broken or error
+                    display.note(f"{point.title}  {error}")
+                    continue
+                for slot in taken:
+                    free.remove(slot)
+                threads = machine.threads(slots) * len(taken)
+                running.append(Running(point, _start(context, train, point, taken, threads), taken))
+                display.started(point)
+            if not queue and elsewhere:
+                queue += [point for point in elsewhere if lock.holder(point.folder) is None]
+                elsewhere = [point for point in elsewhere if point not in queue]
+            wait([item.process.sentinel for item in running], timeout=0.5) if running else time.sleep(0.5)
+            display.refresh()
+            for item in list(running):
+                if item.process.is_alive():
+                    _ask_to_stop(item, len(interrupts), timeout_min)
+                    continue
+                item.process.join()
+                running.remove(item)
+                free += item.slots
+                display.ended(item.point)
+                code = item.process.exitcode
+                if code == worker.BUSY:
+                    elsewhere.append(item.point)
+                    continue
+                if item.reason or not (interrupts and code == -signal.SIGKILL):  # a second Ctrl-C is no failure
+                    worker.record_end(item.point.folder, code, item.reason)
+                if slots_per_gpu > 1 and item.point.folder not in alone and _out_of_memory(item.point):
+                    alone.add(item.point.folder)
+                    queue.append(item.point)
+                    with contextlib.suppress(lock.Busy, OSError):  # not failed yet, should the launcher be stopped now
+                        ledger.prepare(item.point.folder, item.point.config, item.point.overrides)
+                    display.note(f"{item.point.title}  out of GPU memory: once more, alone on its GPU")
+                else:
+                    display.finished(item.point)
+    if interrupts:
+        raise KeyboardInterrupt
+    if broken is not None:
+        raise broken
+
+
+def _needs_training(point: Planned, alone: set[Path]) -> bool:
+    """False if the point has been finished, or has failed, since it was planned."""
+    state, attempts = ledger.state(point.folder), ledger.attempts(point.folder)
+    return state != "done" and (state != "failed" or attempts == point.attempts or point.folder in alone)
+
+
+def _out_of_memory(point: Planned) -> bool:
+    status = ledger.read_json(point.folder / "status.json")
+    told = ("OutOfMemoryError", "out of memory", "ALLOC_FAILED")
+    killed = status.get("error") == worker.death(-signal.SIGKILL)  # by whom, and why, nobody knows
+    return status["state"] == "failed" and not killed and any(words in status["error"] for words in told)
+
+
+def _start_fork_server() -> None:
+    """Start what the points' processes are forked from, deaf to what terminals and `timeout` send to all processes.
+
+    Its children inherit the mask: Ctrl-C and the end of the terminal are the launcher's to deal with. They lift it for
+    SIGTERM, with which the launcher asks them to save.
+    """
+    from multiprocessing import forkserver, resource_tracker  # not on Windows
+
+    resource_tracker.ensure_running()  # it would lift the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    forkserver.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start(context: Any, train: Callable[..., int], point: Planned, taken: list[str], threads: int) -> Any:
+    env = dict(os.environ)
+    if taken[0] != "cpu":
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(taken))
+    several = ledger.devices(point.config) > 1
+    process = context.Process(target=_child, args=(train, point.folder, point.title, threads, env, several))
+    try:
+        process.start()
+    except (EOFError, ConnectionError):
+        raise InputError("the process that starts the points was killed; the same command goes on") from None
+    return process
+
+
+def _child(
+    train: Callable[..., int], folder: Path, title: str, threads: int, env: dict[str, str], several: bool
+) -> None:
+    """In the fresh process: what it prints goes to the point's log, and Ctrl-C is for the launcher."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    os.environ.clear()
+    os.environ.update(env)
+    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if several:  # its ranks are started by the command that started it, so there must be one
+        worker.die_with_parent(signal.SIGTERM)  # from now on, not only when it has imported all
+        os.closerange(3, 1024)  # the fork server would live as long as one of these
+        os.execv(sys.executable, worker.command(folder, title, threads))
+    threading.Thread(target=_stop_with_launcher, daemon=True).start()
+    sys.exit(train(folder, title, threads))
+
+
+def _stop_with_launcher() -> None:
+    """Have this process save and end when the launcher is gone, however it went (the fork server waits for us)."""
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None
+    launcher.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _ask_to_stop(item: Running, interrupts: int, timeout_min: float | None) -> None:
+    """After Ctrl-C or the timeout a point is asked to save; killed at the second Ctrl-C, or long after the timeout."""
+    now = time.monotonic()
+    if item.asked is None:
+        if timeout_min and now - item.since > 60 * timeout_min:
+            item.reason = f"timed out after {timeout_min:g} min"
+        if interrupts or item.reason:
+            item.asked = now
+            item.process.terminate()
+    if interrupts > 1 or (item.reason and item.asked and now - item.asked > GRACE_S):
+        item.process.kill()
+
+
+@contextlib.contextmanager
+def _interrupts(display: Display) -> Iterator[list[int]]:
+    """A list that grows with each Ctrl-C while the body runs; a SIGTERM counts as the first."""
+    seen: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if number == signal.SIGINT or not seen:  # `timeout` sends SIGTERM twice
+            seen.append(number)
+            with contextlib.suppress(RuntimeError):  # it came while another line was being written
+                display.stopping(again=len(seen) > 1)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,20 @@
+"""What a point needs: imported once by the fork server, so that each point's process has it at once."""
+
+import contextlib
+import os
+
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # CUDA must not be touched before a fork, not even to look for it
+
+import attnlab.config.build
+import attnlab.training.checkpoints
+import attnlab.training.classifier
+import attnlab.training.distributed
+import attnlab.training.loop
+import attnlab.training.progress
+import attnlab.training.version
+import attnlab.training.worker
+
+attnlab.training.version.own_source()  # of the code that is imported here, whatever becomes of the files
+
+with contextlib.suppress(ImportError):
+    import wandb  # noqa: F401

@@ -1,0 +1,73 @@
+"""Seed racing: more seeds for the comparisons of a study that are not decided, none for those that are."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attnlab import ledger
+from attnlab.config import schema
+from attnlab.errors import InputError
+from attnlab.study.collect import Study, Variant, read_study
+from attnlab.study.seeds import Need, needs, within
+from attnlab.sweep import plan, table
+from attnlab.sweep.launch import launchers
+from attnlab.sweep.plan import Plan
+
+
+def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides: Sequence[str]) -> Plan | None:
+    """Say what the study's undecided comparisons need, and plan what fits into ``budget`` points.
+
+    None if there is nothing to run. Raises InputError for what is no study, baseline, or launcher.
+    """
+    for word in overrides:
+        if not word.startswith(("hydra/launcher=", "hydra.launcher.")):
+            raise InputError(
+                f"{word}: the points are as they were; only hydra/launcher and hydra.launcher.* can be set"
+            )
+    launcher = plan.launcher_of(overrides)
+    if not launchers.ours(launcher):
+        raise InputError(f"{' '.join(overrides)}: must be one of attnlab's launchers: local, slurm, ray")
+    study = read_study(folder)
+    wanted = dict(baseline or study.baseline)
+    needed, too_small = needs(study, wanted)
+    configs: list[dict[str, Any]] = []
+    if too_small:
+        print("too small a difference to decide by seeds:", *(f"  {words}" for words in too_small), sep="\n")
+    fitting, beyond = within(needed, budget)
+    for need, points in fitting:
+        print(f"{_words(need)}, {len(points)} point{'s' * (len(points) != 1)} to run")
+        configs += [_config(study, variant, seed) for variant, seed in points]
+    if beyond:
+        beyond.sort(key=lambda need: len(need.points))
+        words = (f"  {_words(need)}, {len(need.points)} points" for need in beyond)
+        print(f"beyond --budget {budget}:", *words, sep="\n")
+    if beyond and not fitting:
+        print(f"nothing to run within the budget: the cheapest needs --budget {len(beyond[0].points)}")
+    planned = plan.of_points(configs, overrides) if configs else None
+    if planned is not None:
+        print(*table.summary(planned), sep="\n")
+    elif not needed:
+        print("nothing to run: every comparison is decided" + (", or too small" if too_small else ""))
+    return planned
+
+
+def _words(need: Need) -> str:
+    pairs = len(need.seeds)
+    return f"{need.variant.label} against {need.base.label}: {pairs} more pair{'s' * (pairs > 1)}"
+
+
+def run(planned: Plan, argv: Sequence[str]) -> None:
+    """Launch the round, and write down that the study was looked at before."""
+    launchers.prepared(planned.hydra["launcher"])
+    with plan.recorded(planned, argv, more=True):
+        launchers.launch(planned, planned.hydra["launcher"])
+
+
+def _config(study: Study, variant: Variant, seed: int) -> dict[str, Any]:
+    """The variant's config with another seed. Raises InputError if it would no longer be the same variant."""
+    known = next(iter(variant.points.values())).folder
+    place = {"output_dir": str(study.folder.parent), "study": study.folder.name}
+    config = schema.check({**ledger.read_config(known), **place, "seed": seed})
+    if ledger.without_seed(ledger.identity(config)) != variant.settings:
+        raise InputError(f"{known}: was made by another version of attnlab, which has other settings; train it anew")
+    return config

@@ -1,0 +1,19 @@
+"""What attnlab uses of the private parts of Lightning and torchmetrics, all in one place.
+
+Tried: Lightning 2.6.0 and 2.6.6, torchmetrics 1.8.0 and 1.9.0. If one of these is gone, a point fails in its first step
+(AttributeError), or, for ``mark_updated``, a resumed point warns about a metric that was not updated.
+"""
+
+from typing import Any
+
+from torchmetrics import Metric
+
+
+def mid_accumulation(trainer: Any) -> bool:
+    """Whether gradients of this batch wait for more (``accumulate_grad_batches``) before the optimizer's step."""
+    return trainer.fit_loop._should_accumulate()
+
+
+def mark_updated(metric: Metric) -> None:
+    """Have a metric whose state was set count as one that has seen batches."""
+    metric._update_count = 1

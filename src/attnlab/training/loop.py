@@ -1,0 +1,265 @@
+"""Trains one point: its folder holds all that it needs, says and finds."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import logging
+import os
+import platform
+import random
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attnlab import ledger
+from attnlab.ledger import lock
+from attnlab.training.stop import Preempted, Stop
+from attnlab.training.version import code_version
+
+Config = Mapping[str, Any]
+log = logging.getLogger("attnlab")
+LIBRARIES = ("attnlab", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
+PREEMPTED = 75  # exit code of a process that saved and stopped because it was asked to (EX_TEMPFAIL)
+
+
+class PointFailed(Exception):
+    """A point failed; its folder has the traceback."""
+
+
+def run(folder: Path, title: str = "", bar: bool = False, threads: int | None = None) -> None:
+    """Train the point that was prepared in ``folder``, from its last checkpoint on, unless it stands finished.
+
+    ``threads``: CPU threads of a first attempt; later ones keep to it, since sums depend on it in the last bit.
+    Raises lock.Busy while another process trains it, PointFailed, and Preempted if a signal asked to stop; the
+    folder's status.json and log.txt are written before.
+    """
+    stop = Stop()
+    with stop.listening(), lock.hold(folder, lost=_abandon), _log_file(folder):
+        if ledger.is_done(folder):
+            return
+        try:
+            config = ledger.read_config(folder)
+            _write_about(folder, config, threads)
+            ledger.set_status(folder, "running")
+            checkpoints, result = _fit(config, folder, stop, title or folder.name, bar)
+            ledger.write_json(folder / "result.json", result)
+            ledger.set_status(folder, "done")
+        except (Preempted, KeyboardInterrupt) as error:
+            if ledger.is_done(folder):
+                return
+            ledger.set_status(folder, "preempted", error=f"asked to stop by {error}")
+            log.warning("stopped by %s", error)
+            raise Preempted(str(error)) from None
+        except (Exception, SystemExit) as error:
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            log.error(traceback.format_exc())
+            ledger.set_status(folder, "failed", error=reason)
+            raise PointFailed(f"{folder}: {reason}") from error
+        with contextlib.suppress(OSError, Preempted):  # the point is done
+            checkpoints.delete_steps()
+            (folder / "progress.json").unlink(missing_ok=True)
+
+
+def follow(folder: Path) -> None:
+    """A rank above 0 of the point's data-parallel training, started by rank 0."""
+    stop = Stop(follows=True)
+    with stop.listening(), _log_file(folder):
+        _fit(ledger.read_config(folder), folder, stop, "", bar=False)
+
+
+def rank() -> int:
+    """This process's rank in data-parallel training on one machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tuple[Any, dict[str, Any]]:
+    """Train, choose the checkpoint on validation data, touch the test data once."""
+    import lightning
+    import numpy
+    import torch
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+
+    from attnlab.config.build import build_data, build_network
+    from attnlab.insertion import check, count, time_forward, trace
+    from attnlab.training.checkpoints import Checkpoints, InPlace, latest
+    from attnlab.training.classifier import build_classifier
+    from attnlab.training.distributed import from_all_ranks, synchronise
+    from attnlab.training.gates import GateCurves
+    from attnlab.training.loggers import open_loggers
+    from attnlab.training.progress import PointProgress, ProgressFile
+
+    first, ranks = rank() == 0, ledger.devices(config)
+    _set_threads(max(1, ledger.read_json(folder / "point.json")["threads"] // ranks))
+    checkpoints = Checkpoints(folder, stop, config["checkpoint"]["every_n_steps"])
+    data = build_data(config)
+    net, sites = build_network(config, data)
+    counted = count(net, trace(net, data.shape))
+    if first:
+        where = "; attention at " + ", ".join(site.name for site in sites) if sites else ""
+        log.info("%s%s", counted, where)
+    if ranks > 1:
+        synchronise(net)
+    check(net, data.shape)
+    classifier = build_classifier(config, net, data)
+    counted = dataclasses.replace(counted, trainable=classifier.trainable())
+    if classifier.body is not None and first:
+        epochs = "all epochs" if classifier.freeze_for is True else f"the first {classifier.freeze_for} epochs"
+        frozen = sum(p.numel() for p in classifier.body.parameters)
+        log.info("frozen for %s: %s parameters, all but the attention and the last layer", epochs, f"{frozen:,}")
+    for seed in (random.seed, numpy.random.seed, torch.manual_seed):
+        seed(config["seed"])
+
+    settings = dict(config["trainer"])
+    progress = PointProgress(title)
+    callbacks: list[Callback] = [checkpoints, ProgressFile(folder)]
+    if config["logger"].get("gates"):
+        callbacks.append(GateCurves())
+    if settings.pop("enable_progress_bar", True) and bar and first:
+        callbacks.append(progress)
+    with progress.bar_stopped(), open_loggers(config, folder, first) as loggers:
+        trainer = lightning.Trainer(
+            **settings,
+            logger=loggers,
+            callbacks=callbacks,
+            enable_progress_bar=progress in callbacks,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,  # nothing is logged by step; this quiets a warning about short epochs
+            reload_dataloaders_every_n_epochs=1,  # a batch is made from (seed, epoch, step)
+            # Else Lightning would take the signals and tasks of a SLURM job for its own.
+            plugins=[LightningEnvironment(), InPlace()],
+            default_root_dir=folder,
+        )
+        start = latest(folder) if first else None
+        if ranks > 1:
+            start = _told_by_first(folder, start, first)
+        log.info("attempt %s, from %s", ledger.read_json(folder / "status.json")["attempts"], start or "the beginning")
+        trainer.fit(classifier, data, ckpt_path=start, weights_only=True)
+        seconds, best = checkpoints.seconds, checkpoints.best
+        if first:
+            checkpoints.keep_best_and_last()
+        weights = torch.load(checkpoints.path(best["step"]), map_location="cpu", weights_only=True)["state_dict"]
+        classifier.load_state_dict(weights)
+        trainer.test(classifier, data, verbose=False)
+        tested = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
+        answers = from_all_ranks(classifier.tested).numpy()
+        if first:
+            ledger.write_array(folder / "test.npy", answers.astype(numpy.min_scalar_type(answers.max())))
+        timed = time_forward(net.to(trainer.strategy.root_device), data.shape) if first else None
+        costs = dataclasses.replace(counted, latency=timed).numbers()
+        if first:
+            chosen = {"best/epoch": best["epoch"], "best/val_accuracy": best["val/accuracy"]}
+            summary = {**tested, **chosen, **{f"cost/{key}": value for key, value in costs.items()}}
+            _show_end(config, folder, trainer, classifier, summary, answers)
+    return checkpoints, {
+        "test": _without_prefix(tested, "test/"),
+        "val": _without_prefix(best, "val/"),
+        "best_epoch": best["epoch"],
+        "epochs": config["trainer"]["max_epochs"],
+        "cost": costs,
+        "sites": [site.name for site in sites],
+        "device": str(trainer.strategy.root_device),
+        "devices": ranks,
+        "times": {"train_s": seconds, "total_s": checkpoints.seconds},
+    }
+
+
+def _show_end(
+    config: Config, folder: Path, trainer: Any, classifier: Any, summary: dict[str, Any], answers: Any
+) -> None:
+    """The headline numbers, pictures, and what W&B gets once; nothing of it decides a result."""
+    from attnlab.errors import surviving
+    from attnlab.training.gates import Gate, draw_pictures, numbers_of
+    from attnlab.training.loggers import Wandb
+
+    wanted = config["logger"]
+    pictures, gates = list[Path](), list[Gate]()
+    if wanted.get("pictures"):
+        with surviving("pictures"):
+            pictures = draw_pictures(trainer, classifier, folder, wanted["pictures"])
+    for logger in trainer.loggers:
+        if not isinstance(logger, Wandb):
+            logger.log_metrics(summary, trainer.global_step)
+            continue
+        if wanted.get("gates"):
+            with surviving("gates"):
+                gates = numbers_of(trainer, classifier)
+        names = ("best.ckpt", "last.ckpt") if wanted.get("checkpoints") else ()
+        kept = [folder / "checkpoints" / name for name in names]
+        logger.log_end(summary, answers, trainer.datamodule.num_classes, gates, pictures, kept, trainer.global_step)
+
+
+def _without_prefix(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    return {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
+
+
+def _told_by_first(folder: Path, start: Path | None, first: bool) -> Path | None:
+    """The checkpoint that rank 0 has found whole; the others are started by it, and read its choice."""
+    if first:
+        os.environ["ATTNLAB_START"] = start.name if start else ""
+        return start
+    name = os.environ["ATTNLAB_START"]
+    return folder / "checkpoints" / name if name else None
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning chooses for data-parallel training
+
+
+def _abandon() -> None:
+    log.error("another process has taken this point over; leaving it")
+    os._exit(PREEMPTED)
+
+
+def _write_about(folder: Path, config: Config, threads: int | None) -> None:
+    """point.json: what the point is made with."""
+    import torch
+
+    about = ledger.read_json(folder / "point.json")
+    code = code_version(config)
+    versions = [*(v for v in about.get("code", []) if v["source"] != code["source"]), code]
+    if len(versions) > 1:
+        log.warning("the code has changed since the first attempt: %s", [v["source"] for v in versions])
+    about |= {
+        "code": versions,  # the last one is that of this attempt
+        "python": platform.python_version(),
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "threads": about.get("threads") or threads or torch.get_num_threads(),
+    }
+    ledger.write_json(folder / "point.json", about)
+
+
+@contextlib.contextmanager
+def _log_file(folder: Path) -> Iterator[None]:
+    """All that is logged or warned goes to the point's log.txt, Lightning's own words included."""
+    import lightning  # noqa: F401  (its loggers get their handlers now)
+
+    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    handler.addFilter(lambda record: not record.getMessage().startswith("💡"))  # Lightning's advertisements
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")  # of what backbone.freeze freezes
+    for kind in (DeprecationWarning, FutureWarning):  # what Lightning calls of PyTorch is Lightning's to mend
+        warnings.filterwarnings("ignore", category=kind, module=r"lightning\.")
+    warnings.filterwarnings("ignore", message="You called `self.log")  # without W&B nobody needs to hear it
+    warnings.filterwarnings("ignore", message="The `srun` command is available")  # a point is one task
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.handlers = handlers
+        root.setLevel(level)
+        handler.close()

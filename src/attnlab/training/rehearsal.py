@@ -1,0 +1,136 @@
+"""Rehearsal: all that a config names is built without memory and training, so that a point that starts can finish."""
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from attnlab import ledger
+from attnlab.config.build import build_data, build_network, named
+from attnlab.data import ImageData
+from attnlab.errors import InputError, MissingData, first_line
+from attnlab.insertion import Cost, count, trace
+from attnlab.training.classifier import build_classifier
+from attnlab.training.distributed import synchronise
+
+Config = Mapping[str, Any]
+
+
+class Rehearsed(NamedTuple):
+    """What building a point without memory and training has shown."""
+
+    cost: Cost | None
+    error: str | None
+    missing: str | None = None  # data that are not there
+
+
+def rehearse(configs: Iterable[Config], here: bool = True) -> Iterator[Rehearsed]:
+    """Build all that each config names, the networks without memory; what is equal is built once.
+
+    ``here``: the points will train on this machine, so its devices must be those that they ask for.
+    """
+    known: dict[str, Any] = {}
+
+    def once(make: Callable[..., Any], config: Config, *given: Any, of: tuple[str, ...]) -> Any:
+        """What ``make(config, *given)`` returned or raised for a config with the same groups ``of``."""
+        key = json.dumps([make.__name__, *(config[group] for group in of)], sort_keys=True)
+        if key not in known:
+            try:
+                known[key] = make(config, *given)
+            except InputError as error:
+                known[key] = error
+        if isinstance(known[key], InputError):
+            raise known[key]
+        return known[key]
+
+    network = ("data", "backbone", "attention", "sites")
+    for config in configs:
+        try:
+            data = once(build_data, config, of=("data",))
+            missing = None
+            try:
+                once(_load, config, data, of=("data",))
+            except MissingData as error:
+                missing = str(error)
+            net, cost = once(_rehearse_network, config, data, of=network)
+            once(_rehearse_training, config, data, net, of=(*network, "optimizer", "scheduler", "loss"))
+            once(_rehearse_trainer, config, data, net, here, of=(*network, "trainer"))
+            yield Rehearsed(cost, None, missing)
+        except InputError as error:
+            yield Rehearsed(None, str(error))
+
+
+def _load(config: Config, data: ImageData) -> None:
+    with named("data", config):
+        data.prepare_data()
+
+
+def _rehearse_network(config: Config, data: ImageData) -> tuple[nn.Module, Cost]:
+    """The network on the meta device (on the CPU if it is the user's and looks at values), and its cost."""
+
+    def build() -> tuple[nn.Module, Cost]:
+        net, _ = build_network(config, data)
+        with named("backbone", config):
+            calls = trace(net, data.shape)
+            logits = calls[""][0].output
+            if logits != (1, data.num_classes):
+                raise InputError(
+                    f"returns {logits} for one image, where {data.num_classes} classes need logits of them"
+                )
+            return net, count(net, calls)
+
+    try:
+        with torch.device("meta"):
+            return build()
+    except InputError:
+        return build()
+
+
+def _rehearse_training(config: Config, data: ImageData, net: nn.Module) -> None:
+    """Loss, optimizer and scheduler of a config; nothing is trained."""
+    with torch.device(next(net.parameters()).device):
+        classifier = build_classifier(config, net, data)
+        with named("optimizer", config):
+            optimizer = classifier.grouped_optimizer()
+        if classifier.make_scheduler is not None:
+            with named("scheduler", config):
+                classifier.make_scheduler(optimizer=optimizer, total_steps=100)
+
+
+def _rehearse_trainer(config: Config, data: ImageData, net: nn.Module, here: bool) -> None:
+    import lightning
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+
+    ranks = ledger.devices(config)
+    if data.batch_size % ranks:
+        raise InputError(f"data.batch_size={data.batch_size}: must be a multiple of trainer.devices, which is {ranks}")
+    frozen = config["backbone"]["freeze"]
+    if ranks > 1:
+        if frozen and frozen is not True:
+            raise InputError(
+                f"backbone.freeze={frozen} with trainer.devices={ranks}: data-parallel training would not synchronise "
+                "what thaws later; backbone.freeze=true, or one device"
+            )
+        try:
+            synchronise(copy.deepcopy(net))
+        except InputError as error:
+            raise InputError(f"trainer.devices={ranks}: {error}") from None
+    plugin = LightningEnvironment()  # as the points will have it: not SLURM's
+    elsewhere = {} if here else {"accelerator": "cpu", "devices": 1}
+    logging.disable(logging.WARNING)  # what hardware there is will be said by the points
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            lightning.Trainer(
+                **{**config["trainer"], **elsewhere}, logger=False, enable_checkpointing=False, plugins=plugin
+            )
+    except (MisconfigurationException, ImportError, ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"trainer: {first_line(error)}") from None
+    finally:
+        logging.disable(logging.NOTSET)

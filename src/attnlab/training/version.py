@@ -1,0 +1,49 @@
+"""Which code trains a point: a hash of attnlab's files, and the commit of its checkout."""
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Config = Mapping[str, Any]
+
+
+def code_version(config: Config) -> dict[str, str | None]:
+    """``source``: hash of attnlab's files and of those that define the config's classes; ``git``: the commit."""
+    from attnlab.config.schema import GROUPS, locate
+    from attnlab.config.settings import PACKAGES
+
+    files = set()
+    for group in GROUPS:
+        target = config[group].get("_target_")
+        if target and target.partition(".")[0] not in PACKAGES:
+            files.add(Path(inspect.getfile(locate(target, group))))
+    source = hashlib.sha256(own_source().encode())
+    for file in sorted(files):
+        source.update(file.read_bytes())
+    return {"source": source.hexdigest()[:8], "git": _commit()}
+
+
+@functools.cache
+def own_source() -> str:
+    """Hash of attnlab's own files."""
+    found = hashlib.sha256()
+    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
+        found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+@functools.cache
+def _commit() -> str | None:
+    """``git describe`` of the checkout that this file is in; None for an installed package."""
+    here = Path(__file__).resolve()
+    if not (here.parents[3] / ".git").exists():
+        return None
+    command = ["git", "-C", str(here.parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    with contextlib.suppress(OSError):
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    return None

@@ -1,0 +1,218 @@
+"""Every file of conf/ composes and fits the code it names; every experiment runs."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from attnlab import ledger
+from attnlab.config import schema
+from attnlab.config.build import build_data, build_network
+from attnlab.config.compose import CONF, composing
+from attnlab.config.many import compose_plain
+from attnlab.errors import InputError
+from attnlab.sweep import grid, plan
+from attnlab.sweep.launch import launchers
+from tests.conftest import GOLDEN
+
+FILES = sorted(CONF.glob("*/*.yaml"))
+NEEDED = {  # what a choice does not say by itself
+    "image_folder": ["data.folder=somewhere"],
+    "torchvision": ["backbone.name=mnasnet0_5"],
+    "timm": ["backbone.name=mobilenetv4_conv_small_035"],
+    "backbone/custom": ["backbone.target=tests.own_net.OwnNet", "+backbone.width=6"],
+    "attention/custom": ["attention.target=tests.own_net.OwnAttention", "+attention.ratio=8"],
+    **{name: ["attention.groups=8"] for name in ("sge", "shuffle", "sk")},  # of the 16 channels of the first site
+}
+OWN = {"backbone": "OwnNet", "attention": "OwnAttention"}
+CALLED = [path for path in FILES if path.parent.name in schema.GROUPS]
+
+
+def needed(path):
+    return NEEDED.get(path.stem, NEEDED.get(f"{path.parent.name}/{path.stem}", []))
+
+
+@pytest.fixture(scope="module")
+def compose():
+    with composing() as compose_one:
+        yield lambda *overrides: compose_one(overrides)
+
+
+def test_all_groups_are_there():
+    groups = {path.parent.name for path in FILES}
+    assert groups == {*schema.GROUPS, "sites", "trainer", "logger", "experiment"}
+
+
+@pytest.mark.parametrize("name", ["local", "slurm", "ray"])
+def test_launchers_files_hold_their_settings_and_defaults(name):
+    node = yaml.safe_load((CONF / "hydra" / "launcher" / f"{name}.yaml").read_text())
+    assert launchers.ours(node)
+    function = launchers.prepared(node)
+    takes, _ = schema.parameters(function.func)
+    settings = {key: p.default for key, p in takes.items() if key not in ("points", "train")}
+    assert function.keywords.keys() == settings.keys()
+    assert function.keywords == {
+        key: function.keywords[key] if default is None else default for key, default in settings.items()
+    }
+
+
+@pytest.mark.parametrize("path", CALLED, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_keys_are_the_targets_signature(compose, path, monkeypatch):
+    """The file lists every setting of its class, under the class's own defaults' names, and no other."""
+    monkeypatch.setenv("ATTNLAB_ALLOW", "tests")
+    group = path.parent.name
+    overrides = [f"{group}={path.stem}", *needed(path)]
+    node = schema.plain(compose(*overrides))[group]
+    named = path.stem if path.stem not in ("torchvision", "timm") else overrides[1].partition("=")[2]
+    assert node["name"] == named
+    if node["_target_"] is None:
+        return
+    takes, _ = schema.parameters(schema.locate(node["_target_"], group))
+    listed = (
+        schema.settings_of_target(node, group).keys()
+        - {"target"}
+        - ({*schema.CROSSED} if group == "attention" else set())
+    )
+    wanted = takes.keys() - set(schema.GROUPS[group].given) - ({*schema.CROSSED} if group == "attention" else set())
+    assert listed <= wanted
+    if group != "optimizer":  # torch's have more settings than anyone wants to see
+        assert listed == wanted
+    assert schema.check(compose(*overrides))[group]["name"] == (named if named != "custom" else OWN[group])
+
+
+@pytest.mark.parametrize("path", [p for p in CALLED if p.parent.name == "attention"], ids=lambda p: p.stem)
+def test_builds(compose, path, monkeypatch):
+    monkeypatch.setenv("ATTNLAB_ALLOW", "tests")
+    config = schema.check(compose(f"attention={path.stem}", *needed(path)))
+    with torch.device("meta"):
+        net, changed = build_network(config, build_data(config))
+        assert net(torch.empty(2, 1, 40, 40)).shape == (2, 10)
+    assert bool(changed) == (config["attention"]["name"] != "none")
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "sites"], ids=lambda p: p.stem)
+def test_sites_attach_where_the_backbone_has_them(compose, path):
+    extra = {"module": ["sites.names=[module*.branch]"], "depthwise": ["backbone=mobilenet_v1"]}.get(path.stem, [])
+    config = schema.check(compose("attention=se", f"sites={path.stem}", *extra))
+    with torch.device("meta"):
+        _, changed = build_network(config, build_data(config))
+    assert {site.role for site in changed} == {path.stem}
+
+
+def test_attention_none_and_a_real_one_start_from_the_same_backbone(compose):
+    nets = []
+    for attention in ("none", "se", "cbam"):
+        config = schema.check(compose(f"attention={attention}", "seed=5"))
+        nets.append(build_network(config, build_data(config))[0].state_dict())
+    bare = nets[0]
+    for net in nets[1:]:
+        assert all(torch.equal(net[key], value) for key, value in bare.items())
+
+
+def test_crossing_types_with_ratio_and_order_is_legal():
+    planned = plan.make(
+        ["-m", "attention=none,se,cbam", "attention.ratio=4,16", "attention.order=channel_first,spatial_first"]
+    )
+    assert planned.combinations == 12
+    kinds = [point.config["attention"]["name"] for point in planned.points]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"none": 1, "se": 2, "cbam": 4}
+
+
+def small_images(folder):
+    """Two classes of eight tiny images, and the overrides that put them in an experiment's place of images."""
+    for name, colour in (("dark", 20), ("light", 200)):
+        (folder / name).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (32, 32), (colour, i, i)).save(folder / name / f"{i}.png")
+    shares = ["data.val=0.25", "data.test=0.25"]
+    return [f"data.folder={folder}", "data.num_classes=2", "data.size=32", "data.batch_size=4", *shares]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "experiment"], ids=lambda p: p.stem)
+def test_experiment_says_its_command_cost_and_result_and_trains(path, tmp_path, monkeypatch):
+    from attnlab.training import loop
+
+    head = list(itertools.takewhile(lambda line: line.startswith("#"), Path(path).read_text().splitlines()))
+    for word in ("command", "cost", "expected"):
+        assert any(line.startswith(f"# {word} ") for line in head), word
+    assert yaml.safe_load(Path(path).read_text())["study"] == path.stem
+
+    monkeypatch.chdir(tmp_path)
+    small = ["trainer.max_epochs=1", "data.copies=1", "data.clutter=1"]
+    if {"override /data": "image_folder"} in yaml.safe_load(Path(path).read_text()).get("defaults", []):
+        full = plan.make([f"experiment={path.stem}"], without_data=True)  # of ImageNet, which is not here
+        assert full.missing
+        assert all(point.cost for point in full.points)
+        small = ["trainer.max_epochs=1", *small_images(tmp_path / "images")]
+    planned = plan.make([f"experiment={path.stem}", *small])
+    assert planned.points
+    point = planned.points[0]
+    ledger.prepare(point.folder, point.config)
+    loop.run(point.folder)
+    assert 0 <= ledger.read_json(point.folder / "result.json")["test"]["accuracy"] <= 1
+
+
+def test_a_users_folder_adds_configs_without_touching_the_package(tmp_path, monkeypatch):
+    (tmp_path / "conf" / "attention").mkdir(parents=True)
+    (tmp_path / "conf" / "backbone").mkdir()
+    (tmp_path / "conf" / "experiment").mkdir()
+    (tmp_path / "conf" / "attention" / "double.yaml").write_text(
+        "name: double\n_target_: users_own_net.Double\nratio: 2\norder: null\n"
+    )
+    (tmp_path / "conf" / "backbone" / "tiny.yaml").write_text("name: tiny\n_target_: users_own_net.Tiny\nwidth: 6\n")
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /attention: double\n  - override /backbone: tiny\n"
+        "  - override /sites: module\nstudy: mine\nsites:\n  names: [conv]\n"
+    )
+    (tmp_path / "users_own_net.py").write_text("""
+from torch import nn
+class Double(nn.Module):
+    def __init__(self, channels, ratio: int = 4):
+        super().__init__()
+        self.scale = nn.Linear(channels, channels // ratio)
+    def forward(self, x):
+        return 2 * x
+class Tiny(nn.Module):
+    def __init__(self, num_classes, in_channels, width: int = 4):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(in_channels, width, 3), nn.Linear(width, num_classes)
+    def forward(self, x):
+        return self.head(self.conv(x).mean((2, 3)))
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    argv = ["--config-dir", str(tmp_path / "conf"), "experiment=mine", "attention.ratio=3"]
+    with pytest.raises(InputError, match="ATTNLAB_ALLOW=users_own_net"):
+        plan.make(argv)
+    monkeypatch.setenv("ATTNLAB_ALLOW", "users_own_net")
+    (point,) = plan.make(argv).points
+    config = point.config
+    net, changed = build_network(config, build_data(config))
+    assert [site.name for site in changed] == ["conv"]
+    assert net.conv.attended_by.scale.out_features == 2
+
+
+def test_identities_of_all_points_of_experiments_stay():
+    """Hashes that attnlab 0.1.0 gave them; demo is another study since."""
+    for name, expected in json.loads((GOLDEN / "identities.json").read_text()).items():
+        with composing() as compose_one:
+            jobs = grid.jobs([f"experiment={name}"], False, compose_one)
+            configs = [schema.check(config) for config in compose_plain(jobs, compose_one)]
+        assert sorted({ledger.digest(ledger.identity(config))[:8] for config in configs}) == expected, name
+
+
+def test_a_config_of_an_older_attnlab_is_the_same_point(tmp_path):
+    """Its names of classes are of places that have moved."""
+    with composing() as compose_one:
+        config = schema.check(compose_one(["data=digits"]))
+    ledger.prepare(tmp_path, config)
+    text = (tmp_path / "config.yaml").read_text()
+    old = text.replace("attnlab.training.schedules.one_cycle", "attnlab.classifier.one_cycle")
+    assert old != text
+    (tmp_path / "config.yaml").write_text(old)
+    assert ledger.read_config(tmp_path) == config
+    with composing(config_dir=str(tmp_path), config_name="config") as compose_one:
+        assert schema.check(compose_one([])) == config
