@@ -39,7 +39,7 @@ LINES: list[tuple[int, list[Part]]] = [  # with how many seconds each line may t
                 for name in correct.NETWORKS
             ),
             *(
-                Part(f"ahead resnet50 {variant}", speed.ahead, (speed.resnet50, variant, "compiled"), variant == "cbam")
+                Part(f"ahead resnet50 {variant}", speed.ahead, (speed.resnet50, variant, "compiled"), variant == "bare")
                 for variant in speed.VARIANTS
             ),
             *(
@@ -70,11 +70,13 @@ def work(part: Part, device: str, path: Path, started: float) -> None:
         ledger.write_json(path, found)
         say(started, f"{part.name}: {name} {json.dumps(value)[:150]}")
 
+    since = time.monotonic()
     try:
         part.function(device, note, *part.args)
     except BaseException as error:
         traceback.print_exc()
         note("error", last_line(error))
+    note("seconds", round(time.monotonic() - since, 1))
 
 
 def run_line(parts: list[Part], limit_s: float, device: str, folder: Path, started: float) -> dict[str, Any]:
@@ -88,9 +90,9 @@ def run_line(parts: list[Part], limit_s: float, device: str, folder: Path, start
         path.unlink(missing_ok=True)
         process = context.Process(target=work, args=(part, device, path, started))
         process.start()
-        running.append((part, path, process, time.monotonic()))
+        running.append((part, path, process))
     results: dict[str, Any] = {}
-    for part, path, process, since in running:
+    for part, path, process in running:
         process.join(max(0, end - time.monotonic()))
         late = process.is_alive()
         kill_group(process)
@@ -100,8 +102,9 @@ def run_line(parts: list[Part], limit_s: float, device: str, folder: Path, start
             found["error"] = f"not done in {limit_s:.0f} s"
         elif process.exitcode:
             found.setdefault("error", f"its process ended with exit code {process.exitcode}")
-        results[part.name] = {**found, "seconds": round(time.monotonic() - since, 1)}
-        say(started, f"{part.name}: {found.get('error', 'done')}")
+        results[part.name] = found
+        if late or process.exitcode:
+            say(started, f"{part.name}: {found['error']}")
     return results
 
 

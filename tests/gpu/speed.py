@@ -90,9 +90,7 @@ def resnet50(device: str, variant: str, mode: str) -> tuple[Callable[[], object]
 
 def throughput(device: str, note: Note, mode: str) -> None:
     """Images a second that ResNet-50 trains, bare and with attention at its residual branches, in turns."""
-    steps = {
-        variant: resnet50(device, variant, mode) for variant in (VARIANTS if device == "cuda" else ("bare", "cbam"))
-    }
+    steps = {variant: resnet50(device, variant, mode) for variant in (VARIANTS if device == "cuda" else ("bare", "se"))}
     runs = {variant: step for variant, (step, _) in steps.items()}
     times, errors = in_turns(runs, device, *((5, 5) if device == "cuda" else (2, 1)))
     for variant, of_it in times.items():
