@@ -55,7 +55,8 @@ def main() -> int:
     elif not torch.cuda.is_available():
         print("no GPU: PyTorch sees none (--cpu rehearses without)", file=sys.stderr)
         return 2
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "4"  # many parts compile at once
+    else:  # many parts at once
+        os.environ |= {"OMP_NUM_THREADS": "2", "TORCHINDUCTOR_COMPILE_THREADS": "4"}
 
     with tempfile.TemporaryDirectory() as folder:
         results = Path(tempfile.mkdtemp()) / "results" if args.cpu else Path(__file__).parent / "results"
@@ -69,13 +70,10 @@ def main() -> int:
                 continue
             say(started, "start: " + ", ".join(part.name for part in parts))
             limit_s = 10 * limit_s if args.cpu else min(limit_s, left)
-            if limit_s < 10:
-                found = {part.name: {"error": "no time left"} for part in parts}
-            else:
-                found = run_line(parts, limit_s, device, Path(folder), started)
-            kept["parts"] |= found
-            for place in places:
-                ledger.write_json(place / name, kept)
+            for part, found in run_line(parts, limit_s, device, Path(folder), started):
+                kept["parts"][part] = found
+                for place in places:
+                    ledger.write_json(place / name, kept)
     wrong = list(failures(kept["parts"]))
     for line in wrong:
         print(f"✗ {line}")

@@ -39,7 +39,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 def in_full_float32() -> None:
     """No TF32, and the same convolution algorithms each time."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False  # matrix products have none by default
     torch.backends.cudnn.deterministic = True
 
 
@@ -71,7 +71,10 @@ def kernel_seconds(run: Callable[[], object], device: str, times: int) -> float:
         return seconds(run, device, times)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         seconds(run, device, times)
-    return sum(event.self_device_time_total for event in profile.key_averages()) / 1e6 / times
+    kernels = [event for event in profile.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA]
+    if not kernels:
+        raise RuntimeError("PyTorch's profiler has seen no kernel")
+    return sum(event.self_device_time_total for event in kernels) / 1e6 / times
 
 
 def in_turns(

@@ -1,5 +1,6 @@
 """Points on the device, by the real command line."""
 
+import contextlib
 import csv
 import itertools
 import json
@@ -10,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Folder:
         return [ledger.read_json(point / "status.json") for point in self.points(study)]
 
 
-@contextmanager
+@contextlib.contextmanager
 def folder_for(device: str) -> Iterator[Folder]:
     with tempfile.TemporaryDirectory() as path:
         yield Folder(path, device)
@@ -202,7 +202,8 @@ def watch(process: subprocess.Popen[str], folder: Folder, device: str) -> tuple[
             ends.append(time.monotonic())
             before = rows
         if device == "cuda" and ends and time.monotonic() - told > 0.1:
-            used.append(torch.cuda.utilization() / 100)
+            with contextlib.suppress(ImportError, RuntimeError):  # no pynvml, no NVML
+                used.append(torch.cuda.utilization() / 100)
             told = time.monotonic()
         time.sleep(0.005)
     return ends, used

@@ -89,14 +89,15 @@ def resnet50(device: str, variant: str, mode: str) -> tuple[Callable[[], object]
 
 
 def throughput(device: str, note: Note, mode: str) -> None:
-    """Images a second that ResNet-50 trains, bare and with attention at its residual branches, in turns."""
-    steps = {variant: resnet50(device, variant, mode) for variant in (VARIANTS if device == "cuda" else ("bare", "se"))}
-    runs = {variant: step for variant, (step, _) in steps.items()}
-    times, errors = in_turns(runs, device, *((5, 5) if device == "cuda" else (2, 1)))
-    for variant, of_it in times.items():
-        note(variant, {"images_per_s": spread([steps[variant][1] / one for one in of_it], 1)})
-    for variant, error in errors.items():
-        note(variant, error)
+    """Images a second that ResNet-50 trains, bare and with attention at its residual branches."""
+    for variant in VARIANTS if device == "cuda" else ("bare", "se"):
+        attempt(note, variant, images_per_s, device, variant, mode)
+
+
+def images_per_s(device: str, variant: str, mode: str) -> dict[str, Any]:
+    step, batch = resnet50(device, variant, mode)
+    times, errors = in_turns({variant: step}, device, *((5, 5) if device == "cuda" else (2, 1)))
+    return errors.get(variant) or {"images_per_s": spread([batch / one for one in times[variant]], 1)}
 
 
 SMALL = {
