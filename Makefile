@@ -6,7 +6,7 @@ INSTALLED_DEV := .venv/.installed-dev
 OLDEST := .venv-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test test-cluster test-oldest check clean
+.PHONY: help install install-dev run test test-cluster test-oldest docs check clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ test-oldest: install-dev ## run what leans on others' insides with the oldest ve
 
 test-cluster: install-dev ## run the cluster tests: real SLURM (Debian, root), real Ray
 	@$(BIN)/python -m pytest -rs tests/cluster
+
+docs: install-dev ## run the commands of every README (about 10 minutes on 2 cores)
+	@$(BIN)/python -m tests.docs
 
 check: install-dev ## ruff and the type checker
 	$(BIN)/ruff check

@@ -10,7 +10,7 @@ The library's face, plain PyTorch::
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from attnlab.backbones import create

@@ -48,7 +48,7 @@ def readme_table():
     return {name: tuple(float(cell.replace(",", "")) for cell in cells) for name, *cells in rows}
 
 
-README = (REPOSITORY / "README.md").read_text()
+README = (REPOSITORY / "src" / "attnlab" / "attention" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", COUNTS)
