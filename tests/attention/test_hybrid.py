@@ -77,7 +77,7 @@ def test_hybrids_of_hybrids_and_of_what_is_no_gate():
         ("sequence", ["se", {"kernel": 3}], r"parts: {'kernel': 3} must be a name, or a mapping with a name"),
         ("sequence", ["se", {"name": "eca", "kernl": 3}], "parts: eca has no setting kernl; nearest: kernel; valid"),
         ("sequence", ["se", {"name": "eca", "kernel": 2}], "parts: eca: kernel=2: must be odd"),
-        ("parallel", ["se", "gc"], "parts: gc is no gate, which parallel needs; sequence takes it"),
+        ("parallel", ["se", "gc"], "parts: gc is not a gate; parallel takes gates only, sequence takes it"),
         ("parallel", ["se", "shuffle"], "2·groups=128 must divide"),
         ("sequence", [".x", "se"], r"\.x: importing it failed"),
     ],
@@ -157,7 +157,7 @@ def test_parts_are_checked_like_an_attention(parts, message):
 
 
 def test_one_that_cannot_start_as_the_identity_is_named():
-    with pytest.raises(InputError, match="init=identity: simam has no init with which it could start so"):
+    with pytest.raises(InputError, match="init=identity: simam cannot start as the identity; it has no init"):
         create("parallel", 16, parts=["eca", "simam"], init="identity")
     for parts in ("[simam,se]", "[shuffle,se]", "[se,sk]", "[se,gather_excite]"):
         with pytest.raises(InputError, match="init=identity"):

@@ -181,7 +181,7 @@ def test_different_places_can_be_combined(x):
     ("arguments", "message"),
     [
         ({"attention": 3}, "attention=3: must be a registered name, a class or a function"),
-        ({"attention": lambda channels: channels}, "attention: <lambda> makes a int, no nn.Module"),
+        ({"attention": lambda channels: channels}, "attention: <lambda> makes a int, not an nn.Module"),
         ({"input_size": 224}, r"input_size=\(224,\): must be \(channels, height, width\)"),
         ({"attention": "cbm"}, "attention=cbm: unknown; nearest: cbam"),
         ({"at": "brunch"}, "sites.role=brunch: this network has no such site; nearest: branch"),

@@ -145,7 +145,7 @@ def test_bad_input(tmp_path):
     (tmp_path / "empty").mkdir()
     for words, reason in [
         (["nowhere"], "attnlab: nowhere: no such folder; a study is a folder of points, such as outputs/demo\n"),
-        (["empty"], "attnlab: empty: no W&B runs; points that are trained with logger=wandb make them\n"),
+        (["empty"], "attnlab: empty: no W&B runs; train points with logger=wandb to make them\n"),
         (["empty", "--jobs", "0"], "attnlab: --jobs 0: must be at least 1\n"),
     ]:
         done = attnlab("sync", *words, cwd=tmp_path)

@@ -91,7 +91,7 @@ class InParallel(Attention):
         built = _build(parts, channels, {"ratio": ratio, "groups": groups, "init": init}, map_size)
         for part, module in zip(parts, built, strict=True):
             if not getattr(module, "is_gate", False):
-                raise InputError(f"parts: {name_of(part)} is no gate, which parallel needs; sequence takes it")
+                raise InputError(f"parts: {name_of(part)} is not a gate; parallel takes gates only, sequence takes it")
         self.parts, self.combine = nn.ModuleList(built), combine
         self.starts_as_identity = all(part.starts_as_identity for part in built)
         self.scale = 1 / len(built) if self.starts_as_identity and combine == "sum" else 1.0
@@ -118,13 +118,13 @@ def name_of(part: Part) -> str:
 
 
 def require_identity(name: str, starts: bool) -> None:
-    """Raise InputError for a part that cannot start as the identity, where all shall."""
+    """Raise InputError for a part that cannot start as the identity, if all must."""
     if not starts:
-        raise InputError(f"init=identity: {name} has no init with which it could start so")
+        raise InputError(f"init=identity: {name} cannot start as the identity; it has no init")
 
 
 def _build(parts: list[Part], channels: int, common: dict[str, Any], map_size: Any) -> list[Attention]:
-    """Raises InputError, also for parts that cannot start as the identity where all shall."""
+    """Raises InputError, also for parts that cannot start as the identity if all must."""
     if not isinstance(parts, list) or len(parts) < 2:
         raise InputError(f"parts={parts}: must be a list of two or more, such as [eca,spatial]")
     built = []

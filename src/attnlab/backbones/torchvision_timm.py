@@ -193,7 +193,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"backbone.pretrained={path}: no file of weights: {str(error).splitlines()[0]}") from None
+        raise InputError(f"backbone.pretrained={path}: not a file of weights: {str(error).splitlines()[0]}") from None
     state = state.get("state_dict", state.get("model", state))
     return {key.removeprefix("module."): value for key, value in state.items()}
 

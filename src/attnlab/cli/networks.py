@@ -156,7 +156,7 @@ def print_cost(
 ) -> None:
     """Print what ``config``'s attention adds to its backbone; ``batches``: also time passes of so many images."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch sees no CUDA device here; cpu is")
+        raise InputError("--device cuda: PyTorch sees no CUDA device here; use cpu")
     _, checked, data, heading = _set_up(config, input_size)
     bare = {**checked, "sites": None}
     configs = {checked["backbone"]["name"]: bare}

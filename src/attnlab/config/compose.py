@@ -29,7 +29,7 @@ Compose = Callable[..., DictConfig]
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Hydra's own flags, and ``overrides``, in any order. Raises InputError for a flag that Hydra has not."""
+    """Hydra's own flags, and ``overrides``, in any order. Raises InputError for a flag that Hydra does not have."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:

@@ -67,7 +67,7 @@ LOGGERS: dict[str, dict[str, Any]] = {
         "checkpoints": bool,
     },
 }
-# What of Lightning's Trainer a config may set: the rest attnlab decides itself, or would have it lose its results.
+# Settings of Lightning's Trainer that a config may set. attnlab decides the others itself, or they would lose results.
 TRAINER = {
     *("max_epochs", "precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches"),
     *("limit_train_batches", "deterministic", "benchmark", "detect_anomaly", "profiler"),

@@ -59,7 +59,7 @@ def attach(
     if merge == "add" and settings.get("init") == "identity":
         raise InputError("merge=add with init=identity: f + A(f) would start at 2 f; use merge=scale or concat")
     if isinstance(attention, nn.Module):
-        raise InputError(f"attention: a {type(attention).__name__} that exists serves one site; give its class")
+        raise InputError(f"attention: an existing {type(attention).__name__} can serve one site only; give its class")
     build = attentions.register.named(attention) if isinstance(attention, str) else attention
     if not callable(build):
         raise InputError(f"attention={build!r}: must be a registered name, a class or a function that makes a module")
@@ -205,7 +205,9 @@ def _build(build: Callable[..., nn.Module], site: Site, settings: dict[str, Any]
     except (InputError, TypeError) as error:
         raise InputError(f"{error} (at {site.name}, {site.channels} channels)") from None
     if not isinstance(made, nn.Module):
-        raise InputError(f"attention: {getattr(build, '__name__', build)} makes a {type(made).__name__}, no nn.Module")
+        raise InputError(
+            f"attention: {getattr(build, '__name__', build)} makes a {type(made).__name__}, not an nn.Module"
+        )
     return made
 
 

@@ -162,7 +162,7 @@ def split_parameters(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parame
 def detach(net: nn.Module) -> int:
     """Take all attached attention out of ``net``, or a part of a network, in place; returns how many modules went.
 
-    The modules that stood there stand there again, the very same ones. Raises InputError for a module that stands at
+    The modules that stood there stand there again: the same objects. Raises InputError for a module that stands at
     a site itself.
     """
     if isinstance(net, Attended):

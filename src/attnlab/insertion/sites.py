@@ -37,7 +37,7 @@ def find_sites(net: nn.Module, input_size: Sequence[int] | None = None, *, every
     They are those of the bare network, whatever is attached. It runs once on the meta device, in eval mode: nothing is
     computed, changed or allocated. Where its family names no places, its structure does
     (``backbones.structural_places``). ``every_module`` lists the output of every module instead, with role ``module``.
-    A module that is called more than once in a forward pass, or whose result is not ``(N, C, H, W)``, is no site.
+    A module that is called more than once in a forward pass, or whose result is not ``(N, C, H, W)``, is not a site.
     Raises InputError if the network does not run on that size.
     """
     net = unwrapped(net)

@@ -75,7 +75,7 @@ def _terminate() -> None:
 
 @contextlib.contextmanager
 def hold(folder: Path, lost: Callable[[], None] = _terminate) -> Iterator[None]:
-    """Hold the lock of a folder (created where there is none) within the body.
+    """Hold the lock of a folder within the body; a missing folder is created.
 
     ``lost`` is called, once and from another thread, when the lock turns out to be gone: this machine was asleep or
     cut off for so long that another one took over, or the folder was removed. It must see to it that the body ends.
@@ -114,7 +114,7 @@ def hold(folder: Path, lost: Callable[[], None] = _terminate) -> Iterator[None]:
 
 
 def holder(folder: Path) -> Owner | None:
-    """Who holds the lock now, or None where it is free or its owner is dead. Raises OSError if it is not readable."""
+    """Who holds the lock now, or None if it is free or its owner is dead. Raises OSError if it cannot be read."""
     locks = folder / "lock"
     try:
         if not (last := _last(locks)):

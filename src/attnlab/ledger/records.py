@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The contents, or {} where there is no such file."""
+    """The contents, or {} if there is no such file."""
     try:
         try:
             return json.loads(path.read_text())

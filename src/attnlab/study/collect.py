@@ -186,7 +186,7 @@ def baselines(study: Study, wanted: Mapping[str, str]) -> list[Variant | None]:
     """For each variant what it is compared with: the one with the levels ``wanted``, otherwise like it.
 
     That is equal in every factor that both have. None for the baselines themselves, and where there is no such
-    variant or several. Raises InputError for what is no factor or level of the study.
+    variant or several. Raises InputError for a factor or level that the study lacks.
     """
     wanted = full_names(study, wanted)
     for name, level in wanted.items():

@@ -19,7 +19,7 @@ class Compared:
 
 
 def family(study: Study, bases: Sequence[Variant | None]) -> list[Compared | None]:
-    """Each variant of the study against its entry of ``bases``, corrected; None where there is none."""
+    """Each variant of the study against its entry of ``bases``, corrected; None for a variant without one."""
     pairs = [
         (variant, base, differences(variant.values(), base.values()))
         for variant, base in zip(study.variants, bases, strict=True)

@@ -46,7 +46,7 @@ def _json(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """None for NaN and infinities, which JSON has not: a curve that diverged has a gap there."""
+    """None for NaN and infinities, which JSON lacks: a curve that diverged has a gap there."""
     if isinstance(value, float):
         return value if isfinite(value) else None
     if isinstance(value, dict):

@@ -128,7 +128,7 @@ def notes(told: Told) -> list[str]:
     text.append("MACs and ms are of one image's forward pass; ms: median where it trained, of the quietest seed.")
     fewest = min(row["accuracy"]["n"] for row in rows)
     if fewest == 1:
-        text.append("One seed has no interval, and shows nothing that another seed might not turn round.")
+        text.append("One seed has no interval; another seed might reverse what it shows.")
     elif fewest < 5:
         text.append(f"With {fewest} seeds the intervals are wide: more seeds narrow them.")
     return text

@@ -20,7 +20,7 @@ class Need:
 
     @property
     def points(self) -> list[tuple[Variant, int]]:
-        """What is not there of these pairs."""
+        """The points of these pairs that are still missing."""
         return [(v, seed) for seed in self.seeds for v in (self.base, self.variant) if seed not in v.points]
 
 

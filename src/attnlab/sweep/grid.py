@@ -28,7 +28,7 @@ def look_over(argv: Sequence[str]) -> None:
 def jobs(overrides: Sequence[str], multirun: bool, compose_one: Compose) -> list[list[str]]:
     """The overrides of each job, as Hydra's basic sweeper splits them, less what sweep.zip and sweep.exclude drop.
 
-    Raises InputError for what is no sweep, and for axes in sweep.zip or sweep.exclude that do not fit it.
+    Raises InputError for what is not a sweep, and for axes in sweep.zip or sweep.exclude that do not fit it.
     """
     loader = GlobalHydra.instance().config_loader()
     parsed = parse_overrides(overrides, loader)
@@ -74,7 +74,7 @@ def _steers(override: str) -> bool:
 
 
 def _values(override: Override) -> list[str]:
-    """Hydra's basic sweeper's list of ``key=value`` for one override. Raises InputError where it has none."""
+    """Hydra's basic sweeper's list of ``key=value`` for one override. Raises InputError if it has none."""
     try:
         (batch,) = split_sweep(override)
     except HydraException as error:
@@ -85,7 +85,7 @@ def _values(override: Override) -> list[str]:
 
 
 def _zipped(config: DictConfig, settings: Mapping[str, list[str]], axes: Mapping[str, str]) -> list[list[str]]:
-    """sweep.zip as lists of axes. Raises InputError for what is no axis, or does not fit the others."""
+    """sweep.zip as lists of axes. Raises InputError for an axis that is missing or does not fit the others."""
     wanted = _setting(config, "sweep.zip") or []
     several = wanted if isinstance(wanted, list) and all(isinstance(names, list) for names in wanted) else [wanted]
     for names in several:

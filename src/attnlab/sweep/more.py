@@ -17,7 +17,7 @@ from attnlab.sweep.plan import Plan
 def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides: Sequence[str]) -> Plan | None:
     """Say what the study's undecided comparisons need, and plan what fits into ``budget`` points.
 
-    None if there is nothing to run. Raises InputError for what is no study, baseline, or launcher.
+    None if there is nothing to run. Raises InputError for a wrong study, baseline or launcher.
     """
     for word in overrides:
         if not word.startswith(("hydra/launcher=", "hydra.launcher.")):
@@ -69,5 +69,5 @@ def _config(study: Study, variant: Variant, seed: int) -> dict[str, Any]:
     place = {"output_dir": str(study.folder.parent), "study": study.folder.name}
     config = schema.check({**ledger.read_config(known), **place, "seed": seed})
     if ledger.without_seed(ledger.identity(config)) != variant.settings:
-        raise InputError(f"{known}: was made by another version of attnlab, which has other settings; train it anew")
+        raise InputError(f"{known}: another version of attnlab, with other settings, made it; train it again")
     return config

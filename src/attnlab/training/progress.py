@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 class PointProgress(ProgressBar):
     """One Rich bar over all training steps of a point, with the epoch and the last validation accuracy.
 
-    Nothing is drawn where the output is no terminal.
+    Draws nothing unless the output is a terminal.
     """
 
     def __init__(self, title: str) -> None:

@@ -79,9 +79,7 @@ def _rehearse_network(config: Config, data: ImageData) -> tuple[nn.Module, Cost]
             calls = trace(net, data.shape)
             logits = calls[""][0].output
             if logits != (1, data.num_classes):
-                raise InputError(
-                    f"returns {logits} for one image, where {data.num_classes} classes need logits of them"
-                )
+                raise InputError(f"returns {logits} for one image; {data.num_classes} classes need logits of them")
             return net, count(net, calls)
 
     try:

@@ -16,8 +16,8 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--latency", action="store_true", help="also time forward passes of 1 image and of a batch")
     parser.add_argument("--batch", metavar="N", type=int, help="with --latency: images in the batch (default: 32)")
-    parser.add_argument("--compile", action="store_true", help="with --latency: by torch.compile, not eager")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="with --latency: where (default: cpu)")
+    parser.add_argument("--compile", action="store_true", help="with --latency: use torch.compile, not eager mode")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="with --latency: run on this device (default: cpu)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_intermixed_args(argv)
     for option in ("batch", "compile", "device"):

@@ -14,11 +14,11 @@ def run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="attnlab more",
         description="Runs the seeds that the undecided comparisons of a study need to be decided with 80 % power, if "
-        "their differences are what they look like now; what is decided gets none. The cheapest to decide come first.",
+        "their differences are what they look like now. Decided comparisons get none; the cheapest come first.",
         epilog="example: attnlab more outputs/demo --budget 12 hydra.launcher.cpu_slots=1",
     )
     parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
-    parser.add_argument("--budget", metavar="N", type=int, default=20, help="at most so many points (default: 20)")
+    parser.add_argument("--budget", metavar="N", type=int, default=20, help="run at most N points (default: 20)")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
     add_baseline(parser)
     parser.add_argument("overrides", nargs="*", metavar="hydra...=value", help="the launcher and its settings")

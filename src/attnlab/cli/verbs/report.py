@@ -14,12 +14,14 @@ def run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="attnlab report",
         description="What a study says, from its points' folders alone: what is better, by how much, how sure, at what "
-        "cost. Writes report.html (a page of its own), report.md, .csv, .json, .tex and figures/ into the folder, but "
-        "with --format or --baseline, which only print.",
+        "cost. Writes report.html (a page of its own), report.md, .csv, .json, .tex and figures/ into the folder; with "
+        "--format or --baseline it only prints.",
         epilog="example: attnlab report outputs/demo --format latex > table.tex",
     )
     parser.add_argument("study", help="the study's folder, such as outputs/demo")
-    parser.add_argument("--format", choices=["md", "csv", "json", "latex", "html"], help="print that, to be piped")
+    parser.add_argument(
+        "--format", choices=["md", "csv", "json", "latex", "html"], help="print the report in this format only"
+    )
     add_baseline(parser)
     args = parser.parse_args(argv)
 

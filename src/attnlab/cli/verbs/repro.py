@@ -11,7 +11,7 @@ def run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="attnlab repro",
         description="Trains a finished point again, with as many threads, and says whether the result is the same to "
-        "the bit, and if not, what differs and why that may be. Exit code 0: the same, 1: not.",
+        "the bit, and if not, what differs and what the reasons may be. Exit code 0: the same, 1: not.",
         epilog="example: attnlab repro outputs/demo 2c3bb1b7",
     )
     parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
@@ -29,6 +29,6 @@ def run(argv: list[str]) -> int:
         repro.forget(second)
         return 0
     print("not the same:", *differences, sep="\n  ")
-    print("what may be why:", *(repro.reasons(first, second) or ["nothing that was written down differs"]), sep="\n  ")
-    print(f"both are there: {first}, {second}")
+    print("possible reasons:", *(repro.reasons(first, second) or ["nothing on record differs"]), sep="\n  ")
+    print(f"both are kept: {first}, {second}")
     return 1

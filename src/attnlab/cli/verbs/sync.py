@@ -12,7 +12,7 @@ def run(argv: list[str]) -> int:
     """Upload a study's offline W&B runs."""
     parser = argparse.ArgumentParser(
         prog="attnlab sync",
-        description="Uploads what a study's offline W&B runs hold and W&B has not got yet. A second call uploads the "
+        description="Uploads what W&B does not have yet of a study's offline runs. A second call uploads the "
         "rest; points that are still running are left out. Needs an account: `wandb login`, or WANDB_API_KEY.",
         epilog="example: attnlab sync outputs/demo --jobs 8",
     )

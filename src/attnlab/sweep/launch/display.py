@@ -13,7 +13,7 @@ from attnlab.sweep.plan import Planned
 
 
 class Display:
-    """Lines of finished points stay; where the output is no terminal, they are all there is."""
+    """Lines of finished points stay; if the output is not a terminal, there are no others."""
 
     def __init__(self, points: Sequence[Planned]) -> None:
         console = Console()
