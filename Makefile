@@ -57,7 +57,7 @@ test-oldest: install-dev ## run what leans on others' insides with the oldest ve
 test-cluster: install-dev ## run the cluster tests: real SLURM (Debian, root), real Ray
 	@$(BIN)/python -m pytest -rs tests/cluster
 
-docs: install-dev ## run the commands of every README (about 10 minutes on 2 cores)
+docs: install-dev ## run the commands of every README (some minutes)
 	@$(BIN)/python -m tests.docs
 
 check: install-dev ## ruff and the type checker
