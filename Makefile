@@ -6,7 +6,7 @@ INSTALLED_DEV := .venv/.installed-dev
 OLDEST := .venv-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test test-cluster test-oldest docs check clean
+.PHONY: help install install-dev run test test-all test-cluster test-oldest docs check clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,8 +43,13 @@ run: install ## run the demo study on the embedded digits and show its leaderboa
 		'  attnlab sites backbone=resnet18 --input 3x224x224      where attention can go in your network' \
 		'  attnlab plan -m attention=none,se,cbam sites=branch,block "seed=range(5)" study=mine   plan your own study'
 
-test: install-dev ## run the tests (about 10 minutes on 2 cores)
-	@$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+
+test: install-dev ## run the tests (about 4 minutes on 2 cores)
+	@$(PYTEST) -m "not slow"
+
+test-all: install-dev ## run them with all combinations (about 15 minutes on 2 cores)
+	@$(PYTEST)
 
 test-oldest: install-dev ## run what leans on others' insides with the oldest versions allowed, in .venv-oldest
 	@test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)

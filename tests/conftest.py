@@ -1,17 +1,24 @@
 """Shared by the tests: golden tensors, real data where it is there, and the real command line."""
 
+import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the tests run side by side; PyTorch reads it once
 
 import numpy as np
 import pytest
 import torch
+
+from tests import warm
 
 REPOSITORY = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
@@ -20,6 +27,16 @@ COMMAND = [sys.executable, "-m", "attnlab.cli"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: what the tests start could not
     signal.signal(signal.SIGINT, signal.default_int_handler)  # be interrupted
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What the tests start (W&B, PyTorch's compiler, multiprocessing) leaves its temporary files in one folder."""
+    if hasattr(config, "workerinput"):  # of pytest-xdist: the process that started it has made the folder
+        return
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own stay where they are
+    folder = tempfile.mkdtemp(prefix="attnlab-")
+    os.environ["TMPDIR"], tempfile.tempdir = folder, None
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture(autouse=True)
@@ -47,17 +64,41 @@ def shared_data() -> Path:
     return folder
 
 
+def crossed(*axes: Iterable[Any]) -> list[Any]:
+    """Every combination, as pytest's parameters; `make test` runs some, among which each value is at least once."""
+    lists = [list(axis) for axis in axes]
+    some = {
+        tuple(values[(i + skew * (i // len(values))) % len(values)] for skew, values in enumerate(lists))
+        for i in range(max(map(len, lists)))
+    }
+    return [pytest.param(*each, marks=() if each in some else pytest.mark.slow) for each in itertools.product(*lists)]
+
+
 def attnlab(
-    *args: str, cwd: Path, env: dict[str, str] | None = None, timeout: int = 300
+    *args: str, cwd: Path, env: dict[str, str] | None = None, timeout: int = 300, fresh: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Run the real command line."""
-    return subprocess.run(
-        [*COMMAND, *args],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    """Run the real command line; ``fresh``: in a process that imports all itself, for what is about its start."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **(env or {})}
+    if fresh:
+        return subprocess.run(
+            [*COMMAND, *args],
+            cwd=cwd,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    pipes = [os.pipe() for _ in range(2)]
+    process = warm.start(args, cwd, env, *(written for _, written in pipes))
+    for _, written in pipes:
+        os.close(written)
+    with ThreadPoolExecutor(2) as pool:
+        texts = [pool.submit(Path(f"/dev/fd/{read}").read_text) for read, _ in pipes]
+        if wait(texts, timeout).not_done:  # subprocess.run waits for all who may write, too
+            os.killpg(process.pid, signal.SIGKILL)
+            raise subprocess.TimeoutExpired(["attnlab", *args], timeout)
+    for read, _ in pipes:
+        os.close(read)
+    return subprocess.CompletedProcess(["attnlab", *args], process.wait(timeout), *(text.result() for text in texts))

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tests import warm
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -46,14 +48,17 @@ class Faulty(nn.Module):
                 return logits * torch.nan
             if self.fault == "memory" and len(list(records.glob("memory-*"))) == 1:
                 raise torch.OutOfMemoryError("CUDA out of memory, or so it says")
-            time.sleep(25 if self.fault == "slow" else 0.02)
+            time.sleep(15 if self.fault == "slow" else 0.02)
         return logits
 
 
 class Sweep:
-    """``attnlab train -m ... study=<study> <settings>``, in a session of its own as in a terminal of its own."""
+    """``attnlab train -m ... study=<study> <settings>``, in a session of its own as in a terminal of its own.
 
-    def __init__(self, cwd: Path, study: str, *settings: str) -> None:
+    ``fresh``: it imports all itself, and so does its fork server.
+    """
+
+    def __init__(self, cwd: Path, study: str, *settings: str, fresh: bool = False) -> None:
         self.study, self.records_folder = cwd / "outputs" / study, cwd / "records" / study
         self.records_folder.mkdir(parents=True, exist_ok=True)
         config = cwd / "conf" / "backbone" / "faulty.yaml"
@@ -65,16 +70,21 @@ class Sweep:
         settings_of_user = {"PYTHONPATH": path, "ATTNLAB_ALLOW": "tests", "FAULTY_RECORDS": str(self.records_folder)}
         number = len(list(cwd.glob("*.out")))
         self.out, self.err = cwd / f"{number}.out", cwd / f"{number}.err"
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **settings_of_user}
+        self.process: subprocess.Popen[bytes] | warm.Process
         with self.out.open("w") as out, self.err.open("w") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "attnlab.cli", *command],
-                cwd=cwd,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **settings_of_user},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
+            if fresh:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "attnlab.cli", *command],
+                    cwd=cwd,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    start_new_session=True,
+                )
+            else:
+                self.process = warm.start(command, cwd, env, out.fileno(), err.fileno())
 
     @property
     def stdout(self) -> str:

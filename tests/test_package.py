@@ -143,7 +143,7 @@ def test_version_is_one():
 
 def test_make_help_lists_the_targets():
     text = subprocess.run(["make", "help"], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
-    for target in ("install", "run", "test", "test-cluster", "docs", "check", "clean"):
+    for target in ("install", "run", "test", "test-all", "test-oldest", "test-cluster", "docs", "check", "clean"):
         assert f"make {target} " in text
 
 

@@ -1,6 +1,7 @@
 """Attention at every role of a network: what must hold on real tensors."""
 
 import copy
+import itertools
 import warnings
 from collections.abc import Sequence
 
@@ -11,8 +12,14 @@ import attnlab
 from attnlab.insertion import attached, find_sites
 
 
-def check(net: nn.Module, size: Sequence[int], classes: int, export: bool) -> list[str]:
-    """The roles; an AssertionError names the role and attention that do not keep a promise of the README."""
+ATTENTIONS = ("se", "cbam")
+
+
+def check(net: nn.Module, size: Sequence[int], classes: int, export: bool, only: int | None = None) -> list[str]:
+    """The roles; an AssertionError names the role and attention that do not keep a promise of the README.
+
+    ``only`` one role with one attention is checked, the one of this number, and nothing else.
+    """
     net.eval().requires_grad_(False)
     for name, parameter in net.named_parameters():
         if not name.endswith("bias") and not parameter.any():
@@ -22,22 +29,22 @@ def check(net: nn.Module, size: Sequence[int], classes: int, export: bool) -> li
     expected = net(x)
     assert expected.shape == (2, classes)
     roles = list(dict.fromkeys(site.role for site in find_sites(net, size)))
-    for role in roles:
-        for attention in ("se", "cbam"):
-            sites = attnlab.attach(net, attention, at=role, init="identity", ratio=4, input_size=size)
-            assert torch.equal(net(x), expected), (role, attention)
-            stir(net)
-            net.train()(x).square().sum().backward()
-            for path, module in attached(net).items():
-                reached = [p.grad is not None and p.grad.isfinite().all() for p in module.parameters()]
-                assert all(reached), (role, path)
-                assert any(p.grad.abs().sum() > 0 for p in module.parameters()), (role, path)
-            missing, unexpected = net.eval().load_state_dict(bare, strict=False)
-            assert not unexpected
-            assert all("attention_" in key for key in missing)
-            assert attnlab.detach(net) == len(sites)
-            assert torch.equal(net(x), expected), (role, attention)
-    if not roles:
+    every = list(itertools.product(roles, ATTENTIONS))
+    for role, attention in every if only is None else [every[only % len(every)]]:
+        sites = attnlab.attach(net, attention, at=role, init="identity", ratio=4, input_size=size)
+        assert torch.equal(net(x), expected), (role, attention)
+        stir(net)
+        net.train()(x).square().sum().backward()
+        for path, module in attached(net).items():
+            reached = [p.grad is not None and p.grad.isfinite().all() for p in module.parameters()]
+            assert all(reached), (role, path)
+            assert any(p.grad.abs().sum() > 0 for p in module.parameters()), (role, path)
+        missing, unexpected = net.eval().load_state_dict(bare, strict=False)
+        assert not unexpected
+        assert all("attention_" in key for key in missing)
+        assert attnlab.detach(net) == len(sites)
+        assert torch.equal(net(x), expected), (role, attention)
+    if not roles or only is not None:
         return roles
     role = "stage" if "stage" in roles else roles[-1]
     attnlab.attach(net, "cbam", at=role, merge="concat", init="identity", ratio=4, input_size=size)

@@ -1,4 +1,7 @@
-"""Every backbone of conf/, and timm networks of many families: attention at each role, on real tensors."""
+"""Every backbone of conf/, and timm networks of many families: attention at each role, on real tensors.
+
+`make test` looks at one role of each, another of the next, and at all of a few.
+"""
 
 import pytest
 import timm
@@ -7,9 +10,9 @@ from attnlab.config import schema
 from attnlab.config.build import build_network
 from attnlab.config.compose import CONF, composing
 from tests.backbones import everywhere
-from tests.test_conf import needed
+from tests.config.test_conf import needed
 
-PATHS = sorted((CONF / "backbone").glob("*.yaml"))
+PATHS = {path.stem: path for path in sorted((CONF / "backbone").glob("*.yaml"))}
 SIZES = {"inception_v3": 96, "inception_resnet_v2": 96, "alexnet": 64}  # else 32×32, if it is enough
 # The same code as another, only deeper: not exported again.
 DEEPER = {
@@ -24,6 +27,13 @@ TIMM = (  # a small one of each family
     *("repghostnet_050", "repvit_m0_9", "res2net50_26w_4s", "resnest14d", "resnetv2_18", "mnasnet_small"),
     *("legacy_seresnet18", "skresnet18", "starnet_s1", "ese_vovnet19b_slim", "mixnet_s", "repvgg_a0"),
 )
+WHOLE = {"mini_xception", "resnet20", "test_efficientnet"}
+
+
+def looks(names):
+    """(name, None) for a look at all of it, (name, number) for one at its role of that number."""
+    everything = [pytest.param(name, None, marks=() if name in WHOLE else pytest.mark.slow) for name in names]
+    return everything + [(name, number) for number, name in enumerate(names) if name not in WHOLE]
 
 
 class Images:
@@ -41,21 +51,20 @@ def compose():
         yield lambda *overrides: compose_one(overrides)
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("name", "only"), looks(PATHS))
 @pytest.mark.filterwarnings("ignore")
-def test_backbones_of_conf(compose, path, monkeypatch):
+def test_backbones_of_conf(compose, name, only, monkeypatch):
     monkeypatch.setenv("ATTNLAB_ALLOW", "tests")
-    name = path.stem
-    config = schema.check(compose(f"backbone={name}", *needed(path)))
+    config = schema.check(compose(f"backbone={name}", *needed(PATHS[name])))
     data = Images(SIZES.get(name, 32))
     net, _ = build_network(config, data)
-    roles = everywhere.check(net, data.shape, 5, export=name not in DEEPER)
+    roles = everywhere.check(net, data.shape, 5, export=name not in DEEPER, only=only)
     assert {"unit", "stage"} <= set(roles)
 
 
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize(("name", "only"), looks(TIMM))
 @pytest.mark.filterwarnings("ignore")
-def test_timm(name):
+def test_timm(name, only):
     net = timm.create_model(name, num_classes=5)
-    roles = everywhere.check(net, (3, 64, 64), 5, export=True)
+    roles = everywhere.check(net, (3, 64, 64), 5, export=True, only=only)
     assert {"block", "stage"} <= set(roles)

@@ -67,7 +67,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(outcomes, case):
 
 
 def test_help(tmp_path):
-    everything = attnlab("--help", cwd=tmp_path)
+    everything = attnlab("--help", cwd=tmp_path, fresh=True)
     assert everything.returncode == 0
     for verb in ("train", "plan", "status", "sites", "cost", "report"):
         assert f"attnlab {verb}" in everything.stdout

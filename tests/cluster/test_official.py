@@ -12,8 +12,8 @@ SMALL = ["data=digits", "trainer.max_epochs=1", "data.batch_size=300"]
 def test_other_launchers(tmp_path, launcher):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
     command = ["train", "-m", f"hydra/launcher={launcher}", "attention=none,se", "attention.ratio=4,8", *SMALL]
-    done = attnlab(*command, cwd=tmp_path)
+    done = attnlab(*command, cwd=tmp_path, fresh=True)
     assert done.returncode == 0, done.stderr
     folders = sorted(path.parent for path in tmp_path.glob("outputs/default/*/status.json"))
     assert [ledger.attempts(folder) for folder in folders] == [1] * 3
-    assert attnlab(*command, cwd=tmp_path).returncode == 0
+    assert attnlab(*command, cwd=tmp_path, fresh=True).returncode == 0

@@ -132,7 +132,14 @@ def small_images(folder):
     return [f"data.folder={folder}", "data.num_classes=2", "data.size=32", "data.batch_size=4", *shares]
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "experiment"], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem == "cbam_table4" else ())
+        for path in FILES
+        if path.parent.name == "experiment"
+    ],
+)
 def test_experiment_says_its_command_cost_and_result_and_trains(path, tmp_path, monkeypatch):
     from attnlab.training import loop
 

@@ -29,6 +29,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import attnlab
+from tests.conftest import crossed
 
 SHORT = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]  # expansion, channels, blocks, stride: the first third
 NETS = {
@@ -349,9 +350,7 @@ def differences(transformation, name, attention):
     return distance(*of_bare), distance(*of_net), distance(of_bare[0], of_net[0])
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
-@pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("transformation", TRANSFORMATIONS)
+@pytest.mark.parametrize(("transformation", "name", "attention"), crossed(TRANSFORMATIONS, NETS, ATTENTIONS))
 @torch.no_grad()
 def test_attention_stays(transformation, name, attention):
     torch.compiler.reset()
@@ -368,7 +367,9 @@ def test_attention_stays(transformation, name, attention):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name", ["mini_xception", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "mobilenet_v2"))]
+)
 def test_compiled_bare_and_then_with_attention(name):
     """What was compiled for the bare network does not serve for the other, whatever came first and however."""
     torch.compiler.reset()

@@ -25,7 +25,7 @@ def study(tmp_path_factory):
 
 def test_status_while_it_runs_and_when_it_is_killed(study):
     cwd, sweep = study
-    sweep.until(lambda: len(sweep.records()) == 3)  # the last one is in the middle of a step, which takes 25 s
+    sweep.until(lambda: len(sweep.records()) == 3)  # the last one is in the middle of a step, which takes 15 s
     folders = {fault: folder.name for fault, folder in sweep.folders("backbone.fault").items()}
     shown = attnlab("status", "outputs/study", cwd=cwd)
     assert (shown.returncode, shown.stderr) == (0, "")

@@ -19,9 +19,9 @@ from attnlab.training import worker
 from tests.faulty import Sweep
 
 FAULTS = ("backbone.fault=none,slow,exception,sigkill,exit,nan_loss,memory", "data.batch_size=100")
-FAULTS += ("hydra.launcher.cpu_slots=2", "hydra.launcher.timeout_min=0.3")
+FAULTS += ("hydra.launcher.cpu_slots=2", "hydra.launcher.timeout_min=0.2")
 ERRORS = {
-    "slow": "timed out after 0.3 min",
+    "slow": "timed out after 0.2 min",
     "exception": "RuntimeError: broken on purpose",
     "sigkill": "killed by SIGKILL (out of memory?)",
     "exit": "its process ended with exit code 5",
@@ -38,8 +38,8 @@ def start(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("local")
     started = []
 
-    def start_one(study, *settings):
-        started.append(Sweep(cwd, study, *settings))
+    def start_one(study, *settings, fresh=False):
+        started.append(Sweep(cwd, study, *settings, fresh=fresh))
         return started[-1]
 
     yield start_one
@@ -59,7 +59,7 @@ def sweeps(start):
         "backbone.fault=none,none,memory" + 5 * ",none",
     )
     return {
-        "together": [start("together", *LIFE), start("together", *LIFE)],
+        "together": [start("together", *LIFE, fresh=True), start("together", *LIFE)],
         "faults": start("faults", *FAULTS),
         "packed": start("packed", *packed, *unlike, "trainer=" + 7 * "default," + "ddp"),
     }
@@ -67,7 +67,7 @@ def sweeps(start):
 
 def test_interrupted_and_killed_at_any_moment_and_typed_again(start, sweeps):
     """Twelve points end as if nothing had happened, and none is trained again that was finished."""
-    sweep = start("life", *LIFE)
+    sweep = start("life", *LIFE, fresh=True)
     sweep.until(sweep.folders)  # the first point is about to start
     sweep.signal(signal.SIGINT)
     assert sweep.finish() == 130

@@ -1,0 +1,180 @@
+"""Commands of attnlab in processes that have imported everything already: forks of a server that has done nothing else.
+
+A fresh process imports PyTorch, Lightning, Hydra and more for some seconds; here each worker of pytest pays that once.
+A command runs as ``python -m attnlab.cli`` does, in a session, a folder and an environment of its own. The fork server
+of a sweep is a fork, too. What is about the start itself wants a fresh process.
+"""
+
+import atexit
+import contextlib
+import functools
+import gc
+import importlib
+import json
+import multiprocessing.util
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing.util import spawnv_passfds
+from pathlib import Path
+from typing import Any
+
+HEAVY = (
+    *("lightning.pytorch", "matplotlib.pyplot", "statsmodels.api", "wandb", "hydra", "rich.console"),
+    *("attnlab.cli.networks", "attnlab.study", "attnlab.sweep.launch.preload", "attnlab.sweep.table"),
+)
+
+
+class Process:
+    """The part of subprocess.Popen that the tests use."""
+
+    def __init__(self, status: int) -> None:
+        self._status = status  # a pipe: its process id, and in the end its exit code
+        self.returncode: int | None = None
+        self.pid = int(self._line())
+
+    def _line(self) -> str:
+        line = ""
+        while not line.endswith("\n"):
+            line += os.read(self._status, 1).decode() or "-9\n"  # without a server, nothing
+        return line
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+        return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not select.select([self._status], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("attnlab", timeout or 0)
+            self.returncode = int(self._line())
+            os.close(self._status)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def start(argv: Sequence[str], cwd: Path, env: Mapping[str, str], stdout: int, stderr: int) -> Process:
+    """``attnlab <argv>``, in a session of its own, with nothing to read."""
+    request = json.dumps({"argv": list(argv), "cwd": str(cwd), "env": dict(env)})
+    ours, theirs = os.pipe()
+    socket.send_fds(_server(), [request.encode()], [stdout, stderr, theirs])
+    os.close(theirs)
+    return Process(ours)
+
+
+@functools.cache
+def _server() -> socket.socket:
+    """It ends with this process."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    subprocess.Popen(
+        [sys.executable, __file__, str(theirs.fileno())],
+        pass_fds=[theirs.fileno()],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    theirs.close()
+    return ours
+
+
+def _serve(requests: socket.socket) -> dict[str, Any]:
+    """Returns a request, in a process that is for it."""
+    while True:
+        message, fds, *_ = socket.recv_fds(requests, 1 << 20, 3)
+        if not message:
+            os._exit(0)
+        if os.fork() == 0:
+            break
+        for fd in fds:
+            os.close(fd)
+        while os.waitpid(-1, os.WNOHANG)[0]:  # who watched the commands before
+            pass
+    requests.close()
+    *outputs, status = fds
+    if command := os.fork():
+        for fd in outputs:
+            os.close(fd)
+        os.write(status, f"{command}\n".encode())
+        code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
+        with contextlib.suppress(BrokenPipeError):
+            os.write(status, f"{code}\n".encode())
+        os._exit(0)
+    os.close(status)
+    os.setsid()
+    for number, fd in enumerate(outputs, 1):
+        os.dup2(fd, number)
+        os.close(fd)
+    return json.loads(message)
+
+
+def _spawn(path: bytes, arguments: Sequence[str], passed: Sequence[int]) -> int:
+    """In place of multiprocessing's own: its fork server need not import everything again."""
+    code = arguments[-1]
+    if "forkserver" not in code:
+        return spawnv_passfds(path, arguments, passed)
+    if pid := os.fork():
+        return pid
+    first = 3
+    for fd in sorted(passed):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+    try:
+        exec(code, {"__name__": "__main__"})
+    finally:
+        os._exit(0)
+
+
+def _import_everything() -> None:
+    for name in HEAVY:
+        importlib.import_module(name)
+    import torch
+
+    torch.set_num_threads(1)
+    assert len(os.listdir("/proc/self/task")) == 1  # or a fork would lack the others
+    gc.collect()
+    gc.freeze()  # else each fork would look at all of it, and so copy it
+
+
+def _run(request: dict[str, Any], own_path: list[str]) -> None:
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(request["cwd"])
+    sys.argv[1:] = request["argv"]
+    sys.path[:] = [request["cwd"], *_python_path(), *own_path]
+    multiprocessing.util.spawnv_passfds = _spawn
+    runpy.run_module("attnlab.cli", run_name="__main__", alter_sys=True)
+
+
+def _python_path() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+def _leave() -> None:
+    """Without taking apart, one by one, the thousands of objects that were imported."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+if __name__ == "__main__":
+    exit_code = 1  # of an error
+    atexit.register(_leave)  # first, so that it comes last
+    own_path = [path for path in sys.path[1:] if path not in _python_path()]
+    _import_everything()
+    try:
+        _run(_serve(socket.socket(fileno=int(sys.argv[1]))), own_path)
+    except SystemExit as end:
+        exit_code = end.code
