@@ -1,6 +1,7 @@
 """Shared by the tests: golden tensors, real data where it is there, and the real command line."""
 
 import itertools
+import multiprocessing.util
 import os
 import shutil
 import signal
@@ -36,7 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own stay where they are
     folder = tempfile.mkdtemp(prefix="attnlab-")
     os.environ["TMPDIR"], tempfile.tempdir = folder, None
-    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    # At the very end: multiprocessing removes its own folder, in this one, at -100.
+    multiprocessing.util.Finalize(None, shutil.rmtree, [folder, True], exitpriority=-200)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,6 @@ from torch import nn
 import attnlab
 from attnlab.insertion import attached, find_sites
 
-
 ATTENTIONS = ("se", "cbam")
 
 
