@@ -41,6 +41,14 @@ def pytest_configure(config: pytest.Config) -> None:
     multiprocessing.util.Finalize(None, shutil.rmtree, [folder, True], exitpriority=-200)
 
 
+LONG = ("test_local", "test_distributed", "test_checkpoints", "test_every", "test_loop", "test_transformations")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long starts first, so that no worker of pytest waits in the end for another."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
