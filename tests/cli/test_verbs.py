@@ -10,7 +10,7 @@ from tests.conftest import attnlab
 
 # fmt: off
 BAD = {
-    "unknown command": (["trian"], "attnlab trian: no such command; nearest: train; valid: completion, cost, dashboard,"),
+    "unknown command": (["trian"], "attnlab trian: no such command; nearest: train; valid: completion, cost,"),
     "unknown key": (["train", "attention=cbam", "attention.rato=4"], "attention.rato: attention=cbam has no such "),
     "unknown top-level key": (["train", "sed=3"], "sed: no such setting; nearest: seed; valid:"),
     "unknown name": (["train", "attention=cbm"], "attention=cbm: no such config; nearest: cbam; valid:"),
