@@ -57,7 +57,8 @@ test-oldest: install-dev ## run what leans on others' insides with the oldest ve
 		$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check uv && \
 		$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --constraint constraints-oldest.txt --editable '.[test]' && \
 		touch $(OLDEST)/.installed; }
-	@$(OLDEST)/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile tests/config tests/ledger tests/training tests/sweep tests/cli
+	@$(OLDEST)/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile -m "not slow" tests/config tests/training/test_checkpoints.py \
+		tests/training/test_classifier.py tests/training/test_loop.py tests/sweep/test_grid.py tests/sweep/test_plan.py
 
 test-cluster: install-dev ## run the cluster tests: real SLURM (Debian, root), real Ray
 	@$(BIN)/python -m pytest -rs tests/cluster
