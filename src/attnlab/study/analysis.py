@@ -1,7 +1,6 @@
 """What a study says, as one dictionary: the tables, the page, the figures and W&B show this and nothing else."""
 
 import base64
-import importlib.metadata
 import shlex
 import time
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from attnlab import ledger
+from attnlab import __version__, ledger
 from attnlab.study import costs, effects, examples, factors, prose
 from attnlab.study.collect import (
     Point,
@@ -52,7 +51,7 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
         "study": study.folder.name,
         "folder": str(study.folder),
         "made": time.strftime("%Y-%m-%d %H:%M"),
-        "version": importlib.metadata.version("attnlab"),
+        "version": __version__,
         "baseline": prose.levels(wanted),
         "factors": {factors.short(name): levels for name, levels in study.factors.items()},
         "paths": {factors.short(name): name.split(".") for name in study.factors},

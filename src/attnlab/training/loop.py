@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import logging
 import os
 import platform
@@ -16,11 +15,10 @@ from typing import Any
 from attnlab import ledger
 from attnlab.ledger import lock
 from attnlab.training.stop import Preempted, Stop
-from attnlab.training.version import code_version
+from attnlab.training.version import code_version, library_versions
 
 Config = Mapping[str, Any]
 log = logging.getLogger("attnlab")
-LIBRARIES = ("attnlab", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 PREEMPTED = 75  # exit code of a process that saved and stopped because it was asked to (EX_TEMPFAIL)
 
 
@@ -229,7 +227,7 @@ def _write_about(folder: Path, config: Config, threads: int | None) -> None:
     about |= {
         "code": versions,  # the last one is that of this attempt
         "python": platform.python_version(),
-        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "libraries": library_versions(),
         "threads": about.get("threads") or threads or torch.get_num_threads(),
     }
     ledger.write_json(folder / "point.json", about)

@@ -1,14 +1,18 @@
-"""Which code trains a point: a hash of attnlab's files, and the commit of its checkout."""
+"""What trains a point: a hash of attnlab's files, the commit of its checkout, the versions of libraries."""
 
 import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import inspect
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attnlab import __version__
+
+LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 Config = Mapping[str, Any]
 
 
@@ -26,6 +30,12 @@ def code_version(config: Config) -> dict[str, str | None]:
     for file in sorted(files):
         source.update(file.read_bytes())
     return {"source": source.hexdigest()[:8], "git": _commit()}
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """attnlab's version, and those of what it trains with."""
+    return {"attnlab": __version__, **{name: importlib.metadata.version(name) for name in LIBRARIES}}
 
 
 @functools.cache

@@ -14,6 +14,7 @@ import attnlab.training.progress
 import attnlab.training.version
 import attnlab.training.worker
 
+attnlab.training.version.library_versions()
 attnlab.training.version.own_source()  # of the code that is imported here, whatever becomes of the files
 
 with contextlib.suppress(ImportError):
