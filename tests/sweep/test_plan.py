@@ -76,21 +76,20 @@ def test_all_that_is_wrong_is_told_at_once():
     assert len(str(error.value).splitlines()) == 2
 
 
-def test_demo_is_ten_points_of_eighteen_combinations():
+def test_demo_is_twenty_points():
     planned = plan.make(["experiment=demo"])
-    assert (planned.combinations, len(planned.points)) == (18, 10)
+    assert (planned.combinations, len(planned.points)) == (25, 20)  # 20, and the five of equal cost
     titles = [point.title for point in planned.points]
-    assert titles[0].startswith("[1/10] none s0 ")
-    assert titles[-1].startswith("[10/10] cbam order=parallel s1 ")
-    assert len(set(titles)) == 10
+    assert titles[0].startswith("[1/20] none s0 ")
+    assert titles[14].startswith("[15/20] cbam init=identity s4 ")
+    assert titles[-1].startswith("[20/20] none backbone.width=1.032 s4 ")
+    assert len(set(titles)) == 20
     kinds = {
-        (c["attention"]["name"], c["attention"].get("order"), c["seed"])
+        (c["attention"]["name"], c["attention"].get("init"), c["backbone"]["width"], c["seed"])
         for c in (point.config for point in planned.points)
     }
-    orders = ("channel_first", "spatial_first", "parallel")
-    assert kinds == {
-        (a, o, s) for a, o in [("none", None), ("se", None), *(("cbam", o) for o in orders)] for s in (0, 1)
-    }
+    variants = [("none", None, 1.0), ("none", None, 1.032), ("cbam", "authors", 1.0), ("cbam", "identity", 1.0)]
+    assert kinds == {(*variant, seed) for variant in variants for seed in range(5)}
 
 
 NOT_RUN = r"hydra\.[\w.]+=.*: a config may not run this"

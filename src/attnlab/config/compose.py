@@ -123,7 +123,8 @@ def check_hydra(hydra: DictConfig) -> None:
         if raw[part] != NO_LOGGING:
             raise InputError(f"hydra.{part}: must stay none; a point's words go to its log.txt")
     for part in ("run", "sweep"):
-        if (given := raw[part]["dir"]) not in (POINTS_ARE_IN, "."):  # "." stands in a point's own config.yaml
+        # A point's own config.yaml, which train.yaml is no part of, has "." and Hydra's defaults.
+        if (given := raw[part]["dir"]) not in (POINTS_ARE_IN, ".") and "/${now:" not in given:
             raise InputError(f"hydra.{part}.dir={given}: points are in <output_dir>/<study>; set output_dir={given}")
     if raw["job"]["env_set"]:
         raise InputError("hydra.job.env_set: must stay empty; set the environment before attnlab runs")
