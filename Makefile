@@ -45,7 +45,7 @@ run: install ## run the demo study on the embedded digits and show its leaderboa
 
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-test: install-dev ## run the tests (about 4 minutes on 2 cores)
+test: install-dev ## run the tests (about 6 minutes on 2 cores)
 	@$(PYTEST) -m "not slow"
 
 test-all: install-dev ## run them with all combinations (about 15 minutes on 2 cores)

@@ -55,7 +55,11 @@ def printed(found):
     return [(f"{parameters / 1e6:.2f}", f"{macs / 1e9:.3f}") for parameters, macs in found]
 
 
-@pytest.mark.parametrize(("name", "widen"), TABLE_4)
+DEEPER = ("resnet34", "resnet101", "resnext101_32x4d")  # the same blocks as another
+ROWS = [pytest.param(*row, marks=pytest.mark.slow if row[0] in DEEPER else ()) for row in TABLE_4]
+
+
+@pytest.mark.parametrize(("name", "widen"), ROWS)
 def test_table_4(name, widen):
     found = costs(name, "branch", widen=widen, stride_on="1x1")
     assert printed(found) == TABLE_4[name, widen]

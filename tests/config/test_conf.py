@@ -29,6 +29,7 @@ NEEDED = {  # what a choice does not say by itself
     **{name: ["attention.groups=8"] for name in ("sge", "shuffle", "sk")},  # of the 16 channels of the first site
 }
 OWN = {"backbone": "OwnNet", "attention": "OwnAttention"}
+LONG = ("cbam_table4", "worth")  # their costs and widths are tested in test_cbam_tables and test_equal_cost
 CALLED = [path for path in FILES if path.parent.name in schema.GROUPS]
 
 
@@ -135,7 +136,7 @@ def small_images(folder):
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem == "cbam_table4" else ())
+        pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in LONG else ())
         for path in FILES
         if path.parent.name == "experiment"
     ],
