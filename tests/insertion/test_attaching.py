@@ -309,7 +309,6 @@ def test_compile_fullgraph(x, role, merge):
     torch.testing.assert_close(gradients, [p.grad for p in net.parameters()])
 
 
-@pytest.mark.slow  # test_costs compiles by the default backend, too
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 def test_compile_resnet_with_the_default_backend():
     net = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 0, 0, 0], num_classes=3)
