@@ -149,11 +149,14 @@ def _import_everything() -> None:
 
 
 def _run(request: dict[str, Any], own_path: list[str]) -> None:
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     sys.argv[1:] = request["argv"]
     sys.path[:] = [request["cwd"], *_python_path(), *own_path]
+    os.makedirs(MEDIA_TMP.name, exist_ok=True)  # W&B's, which the end of a command before may have removed
     multiprocessing.util.spawnv_passfds = _spawn
     runpy.run_module("attnlab.cli", run_name="__main__", alter_sys=True)
 

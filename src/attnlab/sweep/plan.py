@@ -67,8 +67,16 @@ class Plan:
         return [p for p in self.points if p.state != "done" and (p.state != "failed" or self.retry)]
 
 
-def make(argv: Sequence[str], tell: Told = lambda text: None, *, without_data: bool = False) -> Plan:
+def make(
+    argv: Sequence[str],
+    tell: Told = lambda text: None,
+    *,
+    without_data: bool = False,
+    warm_up: Callable[[dict[str, Any]], None] = lambda launcher: None,
+) -> Plan:
     """The plan of ``attnlab train <argv>``; ``without_data``: only to look at, so data that are missing are no error.
+
+    ``warm_up`` is called with the launcher of a sweep that has no error at first sight, before all that takes seconds.
 
     Raises InputError: a line for each thing that is wrong, with the valid choices; with sweep.on_error=skip only if
     no good point is left.
@@ -81,7 +89,9 @@ def make(argv: Sequence[str], tell: Told = lambda text: None, *, without_data: b
         hydra: Any = OmegaConf.to_container(config.hydra)
         multirun = args.multirun or config.hydra.mode == RunMode.MULTIRUN
         here = not multirun or hydra["launcher"]["_target_"].rpartition(".")[2] not in ("Slurm", "Ray")
-        plan = check(zip(combinations, compose_plain(combinations, compose_one), strict=True), tell, here, without_data)
+        composed = zip(combinations, compose_plain(combinations, compose_one), strict=True)
+        starts = (lambda: warm_up(hydra["launcher"])) if multirun else lambda: None
+        plan = check(composed, tell, here, without_data, starts)
     plan.multirun, plan.hydra = multirun, {key: hydra[key] for key in ("launcher", "sweeper")}
     settings: Any = OmegaConf.to_container(config.get("sweep") or OmegaConf.create())
     for point in plan.points:
@@ -171,6 +181,7 @@ def check(
     tell: Told = lambda text: None,
     here: bool = True,
     without_data: bool = False,
+    warm_up: Callable[[], None] = lambda: None,
 ) -> Plan:
     """Check every combination (its overrides, and its config or what is wrong with it), and build each point on meta.
 
@@ -179,17 +190,25 @@ def check(
     errors: dict[str, None] = {}  # each once, in order
     combinations: dict[Path, list[list[str]]] = defaultdict(list)
     configs: dict[Path, dict[str, Any]] = {}
-    number = 0
-    for number, (overrides, config) in enumerate(composed, start=1):
-        if number % 50 == 0:
-            tell(f"combination {number}")
+    readable, number = list[tuple[list[str], dict[str, Any]]](), 0
+    for overrides, config in composed:
+        number += 1
         try:
             if isinstance(config, InputError):
                 raise config
             raw = plain(config)
             precheck(raw)
-            from attnlab.config import schema  # torch comes with it, which errors told so far need not wait for
+            readable.append((overrides, raw))
+        except InputError as error:
+            errors[str(error)] = None
+    if readable and not errors:
+        warm_up()
+    for i, (overrides, raw) in enumerate(readable, start=1):
+        from attnlab.config import schema  # torch comes with it, which errors told so far need not wait for
 
+        if i % 50 == 0:
+            tell(f"combination {i}")
+        try:
             checked = schema.check(raw)
         except InputError as error:
             errors[str(error)] = None

@@ -22,7 +22,8 @@ def run(argv: list[str]) -> int:
         hydras_own.run(compose.for_hydra(argv), compose.CONF, {}, retry=False)
         return 0
     with Console().status("Checking every point before the first one starts") as status:
-        planned = plan.make(argv, lambda text: status.update(f"Checking every point: {text}"))
+        tell = lambda text: status.update(f"Checking every point: {text}")  # noqa: E731
+        planned = plan.make(argv, tell, warm_up=launchers.warm_up)
     for error in planned.errors:
         print(f"attnlab: left out: {error}", file=sys.stderr)
     if planned.is_grid:

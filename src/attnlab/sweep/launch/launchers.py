@@ -20,6 +20,14 @@ def ours(launcher: Mapping[str, Any]) -> bool:
     return package == "hydra_plugins.attnlab_launcher" and name in NAMES
 
 
+def warm_up(launcher: Mapping[str, Any]) -> None:
+    """Have what a launcher on this machine needs be ready when the plan is."""
+    if ours(launcher) and NAMES[launcher["_target_"].rpartition(".")[2]] == "local":
+        from attnlab.sweep.launch.local import start_fork_server
+
+        start_fork_server()
+
+
 def prepared(launcher: Mapping[str, Any]) -> functools.partial[None]:
     """The launcher's function with its settings. Raises InputError for a wrong setting, or a package not installed."""
     name = NAMES[launcher["_target_"].rpartition(".")[2]]

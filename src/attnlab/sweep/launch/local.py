@@ -62,9 +62,7 @@ def launch(
         if slots[0] != "cpu" and wanted > len(set(slots)):
             raise InputError(f"trainer.devices={wanted}: this launcher has GPU {', '.join(dict.fromkeys(slots))} only")
 
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["attnlab.sweep.launch.preload"])
-    _start_fork_server()
+    context = start_fork_server()
     broken: OSError | None = None  # the first folder that could not be written
     free, running = list(slots), list[Running]()
     queue, elsewhere, alone = deque(points), list[Planned](), set[Path]()
@@ -140,18 +138,21 @@ def _out_of_memory(point: Planned) -> bool:
     return status["state"] == "failed" and not killed and any(words in status["error"] for words in told)
 
 
-def _start_fork_server() -> None:
-    """Start what the points' processes are forked from, deaf to what terminals and `timeout` send to all processes.
+def start_fork_server() -> Any:
+    """Start what the points' processes are forked from, unless it runs; returns the context of multiprocessing.
 
-    Its children inherit the mask: Ctrl-C and the end of the terminal are the launcher's to deal with. They lift it for
-    SIGTERM, with which the launcher asks them to save.
+    It is deaf to what terminals and `timeout` send to all processes. Its children inherit the mask: Ctrl-C and the end
+    of the terminal are the launcher's to deal with. They lift it for SIGTERM: the launcher asks them to save by that.
     """
     from multiprocessing import forkserver, resource_tracker  # not on Windows
 
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["attnlab.sweep.launch.preload"])
     resource_tracker.ensure_running()  # it would lift the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     forkserver.ensure_running()
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
 
 
 def _start(context: Any, train: Callable[..., int], point: Planned, taken: list[str], threads: int) -> Any:
