@@ -92,6 +92,16 @@ def test_demo_is_twenty_points():
     assert kinds == {(*variant, seed) for variant in variants for seed in range(5)}
 
 
+def test_what_a_launcher_needs_starts_when_nothing_is_wrong_at_first_sight():
+    started = []
+    plan.make(["-m", "attention=none,se", "data=digits"], warm_up=started.append)
+    assert [launcher["_target_"].rpartition(".")[2] for launcher in started] == ["Local"]
+    plan.make(["data=digits"], warm_up=started.append)  # a single point is trained here
+    with pytest.raises(InputError, match=r"attention\.ratio=0"):
+        plan.make(["-m", "attention=se", "attention.ratio=0,4", "data=digits"], warm_up=started.append)
+    assert len(started) == 1
+
+
 NOT_RUN = r"hydra\.[\w.]+=.*: a config may not run this"
 
 

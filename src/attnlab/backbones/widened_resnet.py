@@ -1,11 +1,11 @@
 """torchvision's ResNet with other widths, and the stride on the other convolution."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torchvision.models.resnet as tv
 from torch import nn
 
-StrideOn = Literal["3x3", "1x1"]
+from attnlab.backbones.resnets import StrideOn
 
 
 def block_named(name: str) -> type[nn.Module]:
