@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from attnlab import ledger
-from attnlab.config import schema
+from attnlab.config import schema, settings, signatures
 from attnlab.config.build import build_data, build_network
 from attnlab.config.compose import CONF, composing
 from attnlab.config.many import compose_plain
@@ -30,7 +30,7 @@ NEEDED = {  # what a choice does not say by itself
 }
 OWN = {"backbone": "OwnNet", "attention": "OwnAttention"}
 LONG = ("cbam_table4", "worth")  # their costs and widths are tested in test_cbam_tables and test_equal_cost
-CALLED = [path for path in FILES if path.parent.name in schema.GROUPS]
+CALLED = [path for path in FILES if path.parent.name in settings.GROUPS]
 
 
 def needed(path):
@@ -45,7 +45,7 @@ def compose():
 
 def test_all_groups_are_there():
     groups = {path.parent.name for path in FILES}
-    assert groups == {*schema.GROUPS, "sites", "trainer", "logger", "experiment"}
+    assert groups == {*settings.GROUPS, "sites", "trainer", "logger", "experiment"}
 
 
 @pytest.mark.parametrize("name", ["local", "slurm", "ray"])
@@ -53,7 +53,7 @@ def test_launchers_files_hold_their_settings_and_defaults(name):
     node = yaml.safe_load((CONF / "hydra" / "launcher" / f"{name}.yaml").read_text())
     assert launchers.ours(node)
     function = launchers.prepared(node)
-    takes, _ = schema.parameters(function.func)
+    takes, _ = signatures.parameters(function.func)
     settings = {key: p.default for key, p in takes.items() if key not in ("points", "train")}
     assert function.keywords.keys() == settings.keys()
     assert function.keywords == {
@@ -72,13 +72,13 @@ def test_keys_are_the_targets_signature(compose, path, monkeypatch):
     assert node["name"] == named
     if node["_target_"] is None:
         return
-    takes, _ = schema.parameters(schema.locate(node["_target_"], group))
+    takes, _ = signatures.parameters(signatures.locate(node["_target_"], group))
     listed = (
-        schema.settings_of_target(node, group).keys()
+        signatures.settings_of_target(node, group).keys()
         - {"target"}
-        - ({*schema.CROSSED} if group == "attention" else set())
+        - ({*settings.CROSSED} if group == "attention" else set())
     )
-    wanted = takes.keys() - set(schema.GROUPS[group].given) - ({*schema.CROSSED} if group == "attention" else set())
+    wanted = takes.keys() - set(settings.GROUPS[group].given) - ({*settings.CROSSED} if group == "attention" else set())
     assert listed <= wanted
     if group != "optimizer":  # torch's have more settings than anyone wants to see
         assert listed == wanted

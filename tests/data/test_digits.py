@@ -78,23 +78,6 @@ def test_moments_are_those_of_the_training_images(cluttered):
     assert float(std) == pytest.approx(float(pixels.std(correction=0)), abs=1e-6)
 
 
-def test_data_move_to_the_trainers_device():
-    class OnMeta:  # any device but the CPU
-        class strategy:  # noqa: N801
-            root_device = torch.device("meta")
-
-        current_epoch = global_rank = 0
-        world_size = 1
-
-    data = Digits(batch_size=50, pad=1, flip=True)
-    data.trainer = OnMeta()
-    data.setup("fit")
-    for batches in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
-        assert {batches.images.device.type, batches.labels.device.type, batches.mean.device.type} == {"meta"}
-        x, y = next(iter(batches))
-        assert (x.device.type, y.device.type, x.shape[1:]) == ("meta", "meta", (1, 32, 32))
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -113,4 +96,4 @@ def test_bad_settings_are_named(settings, message):
 
 def test_more_in_a_batch_than_there_are():
     with pytest.raises(InputError, match="batch_size=2000: there are only 1197 training images"):
-        Digits(batch_size=2000).prepare_data()
+        _ = Digits(batch_size=2000).splits

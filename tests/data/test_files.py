@@ -63,7 +63,7 @@ def test_absent_without_download(tmp_path, dataset):
     with pytest.raises(
         InputError, match=rf"data={dataset}: put .* into {tmp_path}, or set data.root \(data.download=true fetches"
     ) as error:
-        TorchvisionData(dataset=dataset, root=str(tmp_path), download=False).prepare_data()
+        _ = TorchvisionData(dataset=dataset, root=str(tmp_path), download=False).splits
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -72,7 +72,7 @@ def test_absent_and_offline(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.delenv("no_proxy", raising=False)
     with pytest.raises(InputError, match=r"data=fashion_mnist: put FashionMNIST/raw.*\(the download failed: ") as error:
-        TorchvisionData(dataset="fashion_mnist", root=str(tmp_path)).prepare_data()
+        _ = TorchvisionData(dataset="fashion_mnist", root=str(tmp_path)).splits
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -108,14 +108,14 @@ def test_image_folder_with_given_splits(tmp_path):
     assert (test.images[:, 0, 8, 8] == 80 * test.labels).all()
     (tmp_path / "val" / "owl").rename(tmp_path / "val" / "yak")
     with pytest.raises(InputError, match="class 'yak' is not among those of train"):
-        ImageFolder(folder=str(tmp_path), size=16, batch_size=4).prepare_data()
+        _ = ImageFolder(folder=str(tmp_path), size=16, batch_size=4).splits
 
 
 def test_a_broken_image_is_named(tmp_path):
     make_folder(tmp_path)
     (tmp_path / "dog" / "0.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"0\.png"):
-        ImageFolder(folder=str(tmp_path)).prepare_data()
+        _ = ImageFolder(folder=str(tmp_path)).splits
 
 
 def test_real_photographs(shared_data, tmp_path):
@@ -139,7 +139,7 @@ def test_stated_classes_need_no_folder_until_the_data_are_loaded(tmp_path):
     data = ImageFolder(folder=str(tmp_path / "absent"), size=24, num_classes=7)
     assert (data.num_classes, data.shape) == (7, (3, 24, 24))
     with pytest.raises(MissingData, match=r"data.folder=.*absent: must be a folder with a subfolder of images"):
-        data.prepare_data()
+        _ = data.splits
     make_folder(tmp_path)
     assert ImageFolder(folder=str(tmp_path), num_classes=3).num_classes == 3
     with pytest.raises(InputError, match=r"data.num_classes=7: .* has 3 subfolders"):
@@ -152,4 +152,4 @@ def test_an_empty_class_is_named(tmp_path):
     make_folder(tmp_path)
     (tmp_path / "newt").mkdir()
     with pytest.raises(InputError, match="newt"):
-        ImageFolder(folder=str(tmp_path)).prepare_data()
+        _ = ImageFolder(folder=str(tmp_path)).splits

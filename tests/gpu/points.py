@@ -20,7 +20,8 @@ from torch import Tensor
 
 from attnlab import ledger
 from attnlab.config.build import build_data, build_network
-from attnlab.training.classifier import build_classifier
+from attnlab.training.classifier import Classifier
+from attnlab.training.optimisation import build_optimisation
 from tests.gpu.measure import Note, check, kernel_seconds
 
 CONF = "name: hungry\n_target_: tests.gpu.hungry.Hungry\n"
@@ -213,8 +214,8 @@ def kernels(config: dict[str, Any], device: str) -> tuple[float, float]:
     """Seconds that the GPU computes in a training step, and in a validation batch; on a CPU, that they take."""
     data = build_data(config)
     net, _ = build_network(config, data)
-    classifier = build_classifier(config, net, data).to(device)
-    optimizer = classifier.grouped_optimizer()
+    classifier = Classifier(build_optimisation(config, net, data), data.num_classes).to(device)
+    optimizer = classifier.optimisation.optimizer()
     half = config["trainer"]["precision"] == "bf16-mixed"
 
     def images(n: int) -> tuple[Tensor, Tensor]:

@@ -73,18 +73,19 @@ def test_four_complete_point_folders(sweep):
 
 def test_the_reported_test_accuracy_is_that_of_the_best_checkpoint(sweep):
     from attnlab.config.build import build_data, build_network
-    from attnlab.training.classifier import build_classifier
+    from attnlab.training.classifier import Classifier
+    from attnlab.training.optimisation import build_optimisation
 
     folder = next(f for f in folders(sweep[0]) if "cbam" in f.name)
     config = yaml.safe_load((folder / "config.yaml").read_text())
     data = build_data(config)
     net, _ = build_network(config, data)
-    classifier = build_classifier(config, net, data).eval()
+    classifier = Classifier(build_optimisation(config, net, data), 10).eval()
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     classifier.load_state_dict(best["state_dict"])
     right = total = 0
     with torch.no_grad():
-        for x, y in data.test_dataloader():
+        for x, y in data.batches(data.splits.test):
             right += int((classifier(x).argmax(1) == y).sum())
             total += len(y)
     result = json.loads((folder / "result.json").read_text())

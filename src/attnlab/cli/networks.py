@@ -19,7 +19,7 @@ from attnlab.config.build import build_data, build_network
 from attnlab.data import ImageData
 from attnlab.errors import InputError, first_line
 from attnlab.insertion import Cost, Latency, Site, cost, count_by_site, find_sites, select_sites, time_together, trace
-from attnlab.training.classifier import build_classifier
+from attnlab.training.optimisation import build_optimisation
 
 # The order in which an image meets the places of a block.
 FLOW = ("pre", "unit", "depthwise", "branch", "shortcut", "block", "stage")
@@ -141,7 +141,7 @@ def _rows_of_drawing(sites: Sequence[Site], chosen: Sequence[Site]) -> list[_Row
 
 def _cost(config: dict[str, Any], data: ImageData) -> Cost:
     net = _network(config, data)
-    trainable = build_classifier(config, net, data).trainable()  # less what backbone.freeze freezes
+    trainable = build_optimisation(config, net, data).trainable()  # less what backbone.freeze freezes
     return replace(cost(net, data.shape), trainable=trainable)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnlab.config import schema
+from attnlab.config import signatures
 from attnlab.data import ImageData
 from attnlab.errors import InputError, first_line
 from attnlab.insertion import Site, attach
@@ -18,7 +18,7 @@ Config = Mapping[str, Any]
 def build_data(config: Config) -> ImageData:
     """The data module; its order and augmentation come from the point's seed."""
     with named("data", config):
-        return schema.call(config["data"], "data", order_seed=config["seed"])
+        return signatures.call(config["data"], "data", order_seed=config["seed"])
 
 
 def build_network(config: Config, data: ImageData) -> tuple[nn.Module, list[Site]]:
@@ -29,7 +29,7 @@ def build_network(config: Config, data: ImageData) -> tuple[nn.Module, list[Site
     torch.manual_seed(config["seed"])
     with named("backbone", config):
         backbone = config["backbone"]
-        net = schema.call(
+        net = signatures.call(
             backbone, "backbone", name=backbone["name"], num_classes=data.num_classes, in_channels=data.shape[0]
         )
     attention, sites = config["attention"], config["sites"]
@@ -37,7 +37,7 @@ def build_network(config: Config, data: ImageData) -> tuple[nn.Module, list[Site
         return net, []
     where = {key: value for key, value in sites.items() if key not in ("name", "role")}
     settings = {key: value for key, value in attention.items() if key not in ("name", "_target_")}
-    target = schema.locate(attention["_target_"], "attention")
+    target = signatures.locate(attention["_target_"], "attention")
     with named("attention", config):
         changed = attach(net, target, at=sites["role"], input_size=data.shape, **where, **settings)
     return net, changed

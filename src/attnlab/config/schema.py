@@ -5,69 +5,37 @@ left out), so that equal experiments have equal identities.
 """
 
 import functools
-import inspect
 import json
-import typing
+import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import DictConfig
 
-from attnlab.attention import register
-from attnlab.attention.hybrid import COMMON, name_of, require_identity
+from attnlab.config.remembered import recall, remember
 from attnlab.config.settings import (
     CHECKPOINT,
-    COUNT,
-    CROSSED,
-    DEVICES,
+    GROUPS,
     LOSS,
-    NAME,
-    OURS,
-    PACKAGES,
+    SITES,
     SWEEP,
     TOP,
     TRAINER,
     Settings,
-    allowed_packages,
     check_keys,
     check_logger,
-    checked_own,
     checked_value,
     mapping_of,
     plain,
     require_known,
-    shown,
 )
-from attnlab.errors import InputError
-from attnlab.insertion import attach
-from attnlab.ledger import LATER, present_name
-from attnlab.targets import find, parameters
-
-
-class Group(NamedTuple):
-    """A config group whose ``_target_`` is called: with what at run time, and what it may be."""
-
-    base: str  # class that the target must derive from
-    functions: str  # the package of ours whose functions serve as well
-    given: tuple[str, ...]  # arguments that come from the program
-
-
-GROUPS = {
-    "backbone": Group("torch.nn.Module", "attnlab.backbones", ("name", "num_classes", "in_channels")),
-    "attention": Group("torch.nn.Module", "attnlab.attention", ("channels", "map_size")),
-    "data": Group("lightning.LightningDataModule", "attnlab.data", ("order_seed",)),
-    "optimizer": Group("torch.optim.Optimizer", "attnlab.training", ("params",)),
-    "scheduler": Group(
-        "torch.optim.lr_scheduler.LRScheduler", "attnlab.training.schedules", ("optimizer", "total_steps")
-    ),
-}
 
 
 def check(config: DictConfig | Mapping[str, Any]) -> Settings:
     """The config as a plain dictionary in normal form. Raises InputError: one line, with the valid choices.
 
     ``sweep``, which is no part of a point, is checked and left out.
-    Imports what the config names, and builds nothing.
+    Imports what the config names if it was not checked before, and builds nothing.
     """
     raw = plain(config)
     for key in raw:
@@ -75,17 +43,14 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
     checked = {key: checked_value(key, raw.get(key), hint) for key, hint in TOP.items()}
     for group in GROUPS:
         node = json.dumps(mapping_of(raw, group))
-        checked[group] = json.loads(_checked_target(group, node, allowed_packages()))
-    hints = _hints(attach)
-    sites = {"name": NAME, "role": hints["at"]}
-    sites |= {key: hints[key] for key in ("stages", "blocks", "names", "exclude", "merge")}
+        checked[group] = json.loads(_normal_form(group, node, os.environ.get("ATTNLAB_ALLOW", "")))
     bare = checked["attention"]["name"] == "none"
     if raw.get("sites") is not None or not bare:
-        checked["sites"] = check_keys("sites", mapping_of(raw, "sites"), sites)
+        checked["sites"] = check_keys("sites", mapping_of(raw, "sites"), SITES)
     if bare:
         checked["sites"] = None
     checked["loss"] = check_keys("loss", mapping_of(raw, "loss"), LOSS)
-    checked["trainer"] = _check_trainer(mapping_of(raw, "trainer"))
+    checked["trainer"] = check_keys("trainer", mapping_of(raw, "trainer"), TRAINER)
     frozen = checked["backbone"]["freeze"]
     if frozen is not True:
         if frozen >= checked["trainer"]["max_epochs"]:
@@ -100,160 +65,17 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
     return checked
 
 
-def locate(target: str, group: str) -> Any:
-    """The class or function that ``_target_`` names, if a config of this group may call it.
+@functools.lru_cache(maxsize=1000)  # the points of a sweep have most groups in common
+def _normal_form(group: str, node: str, trusted: str) -> str:
+    settings = json.loads(node)
+    # What is registered or trusted by the user may change with any of its files.
+    ours = str(settings.get("_target_") or "attnlab.").startswith(("attnlab.", "torch."))
+    ours = ours and not trusted and "parts" not in settings
+    if ours and (known := recall(group, node)):
+        return known
+    from attnlab.config.signatures import checked_target  # torch comes with it
 
-    An attention may be named as it is registered; then it is ours, or of a package installed with an entry point.
-
-    Only names in attnlab, torch, torchvision, timm, lightning and the packages that the user lists in the
-    environment variable ATTNLAB_ALLOW, and only what the group is for: a config from a stranger runs nothing else.
-    """
-    if group == "attention" and "." not in target:
-        return register.named(target)
-    allowed = allowed_packages()
-    package = target.partition(".")[0]
-    if package not in allowed:
-        raise InputError(
-            f"{group}._target_={target}: package {package!r} is not allowed; allowed: "
-            f"{', '.join(allowed)} (to trust your own: ATTNLAB_ALLOW={package})"
-        )
-    found = find(target)
-    home = getattr(found, "__module__", None) or ""
-    kind = GROUPS[group]
-    base = find(kind.base)
-    if inspect.isclass(found):
-        fits = issubclass(found, base) and home.partition(".")[0] in allowed
-    else:
-        mine = set(allowed) - set(PACKAGES)
-        fits = callable(found) and (home.startswith(kind.functions) or home.partition(".")[0] in mine)
-    if found is None or not fits:
-        what = "not found (PYTHONPATH=. looks here)" if found is None else f"no {base.__name__} class"
-        raise InputError(f"{group}._target_={target}: {what}; it must be a {kind.base} of an allowed package")
-    return found
-
-
-def call(node: Mapping[str, Any], group: str, **given: Any) -> Any:
-    """Call a checked node's target with its settings and what the program gives (what it takes of that).
-
-    The choice's ``name`` is given to a target that has a parameter of this name, not to one that takes anything.
-    """
-    target = locate(node["_target_"], group)
-    takes, open_ended = parameters(target)
-    settings = settings_of_target(node, group)
-    given = {key: value for key, value in given.items() if key in takes or (open_ended and key != "name")}
-    return target(**given, **settings)
-
-
-def settings_of_target(node: Mapping[str, Any], group: str) -> Settings:
-    """Without the choice's name, its target, and what attnlab acts on itself."""
-    return {key: value for key, value in node.items() if key not in ("name", "_target_", *OURS.get(group, ()))}
-
-
-@functools.lru_cache(maxsize=1000)
-def _checked_target(group: str, node: str, allowed: tuple[str, ...]) -> str:
-    """``_check_target`` as JSON: the points of a sweep have most groups in common."""
-    return json.dumps(_check_target(group, json.loads(node)))
-
-
-def _check_target(group: str, node: Settings) -> Settings:
-    name, target = node.get("name"), node.get("_target_")
-    if isinstance(target, str):
-        target = present_name(target)
-    checked_value(f"{group}.name", name, NAME)
-    settings = settings_of_target(node, group)
-    ours = {**LATER.get(group, {}), **{key: node[key] for key in OURS.get(group, ()) if key in node}}
-    ours = {key: checked_own(group, key, value) for key, value in ours.items()}
-    if name == "custom" and target is not None and settings.get("target") == target:  # conf/backbone/custom.yaml
-        name = str(settings.pop("target")).rpartition(".")[2]
-    if group == "attention":
-        for key in CROSSED.keys() & settings.keys():
-            checked_value(f"attention.{key}", settings[key], CROSSED[key])
-    if target is not None and not isinstance(target, str):
-        raise InputError(f"{group}._target_={shown(target)}: must be the dotted path of a class")
-    if target is None:
-        if group not in ("attention", "scheduler"):
-            raise InputError(f"{group}._target_ is missing: it names the class to build")
-        for key in settings:
-            require_known(group, key, (*CROSSED, "init") if group == "attention" else ())
-        return {"name": "none"}
-
-    found = locate(target, group)
-    takes, open_ended = parameters(found)
-    takes = {key: p for key, p in takes.items() if key not in GROUPS[group].given}
-    # Defaults of torch's own stay implicit: a new one in its next release is no new experiment.
-    checked: Settings = {
-        key: _default(p)
-        for key, p in takes.items()
-        if p.default is not p.empty and _jsonable(p.default) and not target.startswith("torch.")
-    }
-    for key, value in settings.items():
-        if key in takes:
-            checked[key] = checked_value(f"{group}.{key}", value, takes[key].annotation)
-        elif group == "attention" and key in CROSSED and (value is None or not open_ended):
-            pass  # no effect
-        else:
-            if not open_ended:
-                require_known(group, key, (*takes, *ours))
-            checked[key] = value
-    for key in OURS.get(group, {}).keys() & takes.keys():
-        if ours[key] != LATER[group][key]:
-            raise InputError(f"{group}.{key}: attnlab acts on it, but {name} has a setting of that name; rename that")
-    missing = [key for key, p in takes.items() if p.default is p.empty and key not in checked]
-    if missing:
-        raise InputError(f"{group}.{missing[0]} is missing: {name} needs it")
-    if group == "attention" and "parts" in checked and "parts" in takes:
-        checked |= _normal_parts(checked, takes)
-    for key in getattr(found, "without_effect", lambda settings: ())({"name": name, **checked}):
-        checked.pop(key, None)
-    return {"name": name, "_target_": _canonical(target, found) if group == "attention" else target, **checked, **ours}
-
-
-def _canonical(target: str, found: Any) -> str:
-    """One path for what has several: ``attnlab.attention.CBAM`` is ``cbam``, and ``attnlab.attention.cbam.CBAM``."""
-    name = getattr(found, "__qualname__", "")
-    for path in (f"attnlab.attention.{name}", f"{getattr(found, '__module__', '')}.{name}"):
-        if find(path) is found:
-            return path
-    return target
-
-
-def _normal_parts(settings: Settings, takes: typing.Iterable[str]) -> Settings:
-    """The parts of a hybrid in full, with the settings that were given to all of them."""
-    common = {key: settings[key] for key in COMMON if settings.get(key) is not None}
-    parts = []
-    for part in settings["parts"]:
-        name, own = name_of(part), {} if isinstance(part, str) else part
-        found = locate(name, "attention")
-        given, open_ended = parameters(found)
-        if common.get("init") == "identity" and not ("init" in given or open_ended):
-            require_identity(name, getattr(found, "starts_as_identity", False))
-        shared = {key: value for key, value in common.items() if key in given or open_ended}
-        try:
-            node = _check_target("attention", {**shared, **own, "name": name, "_target_": name})
-        except InputError as error:
-            raise InputError(f"attention.parts: {name}: {error}") from None
-        parts.append({"name": node.pop("_target_"), **{key: node[key] for key in node if key != "name"}})
-    return {"parts": parts, **{key: None for key in COMMON if key in takes}}
-
-
-def _check_trainer(node: Settings) -> Settings:
-    import lightning
-
-    hints = {key: hint for key, hint in _hints(lightning.Trainer.__init__).items() if key in TRAINER}
-    hints |= {"max_epochs": COUNT, "devices": DEVICES, "strategy": typing.Literal["auto", "ddp"]}
-    return check_keys("trainer", node, hints)
-
-
-_hints = functools.cache(typing.get_type_hints)
-
-
-def _default(parameter: inspect.Parameter) -> Any:
-    """The default as the annotated type (16 for a float is 16.0), or as it is where it is not of that type."""
-    try:
-        return checked_value(parameter.name, parameter.default, parameter.annotation)
-    except InputError:
-        return parameter.default
-
-
-def _jsonable(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str, list, tuple, dict))
+    form = json.dumps(checked_target(group, settings))
+    if ours:
+        remember(group, node, form)
+    return form

@@ -1,13 +1,13 @@
 """Settings whose types and ranges are known without importing torch, and how a wrong value is told.
 
-What the classes of a config take is in ``schema``.
+What the classes of a config take is in ``signatures``.
 """
 
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -35,6 +35,27 @@ PATTERNS = {
     r"^[\w+-][\w.+-]*$": "must be a name of letters, digits, _, +, - and dots that does not begin with a dot",
     r"^[^/\\#?%:]{1,128}$": "must be at most 128 characters, and none of / \\ # ? % :",
 }
+
+
+class Group(NamedTuple):
+    """A config group whose ``_target_`` is called: with what at run time, and what it may be."""
+
+    base: str  # class that the target must derive from
+    functions: str  # the package of ours whose functions serve as well
+    given: tuple[str, ...]  # arguments that come from the program
+
+
+GROUPS = {
+    "backbone": Group("torch.nn.Module", "attnlab.backbones", ("name", "num_classes", "in_channels")),
+    "attention": Group("torch.nn.Module", "attnlab.attention", ("channels", "map_size")),
+    "data": Group("attnlab.data.ImageData", "attnlab.data", ("order_seed",)),
+    "optimizer": Group("torch.optim.Optimizer", "attnlab.training", ("params",)),
+    "scheduler": Group(
+        "torch.optim.lr_scheduler.LRScheduler", "attnlab.training.schedules", ("optimizer", "total_steps")
+    ),
+}
+
+
 TOP: dict[str, Any] = {
     "seed": Annotated[int, Field(ge=0, lt=2**32)],
     "study": NAME,
@@ -67,14 +88,37 @@ LOGGERS: dict[str, dict[str, Any]] = {
         "checkpoints": bool,
     },
 }
-# Settings of Lightning's Trainer that a config may set. attnlab decides the others itself, or they would lose results.
-TRAINER = {
-    *("max_epochs", "precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches"),
-    *("limit_train_batches", "deterministic", "benchmark", "detect_anomaly", "profiler"),
-    *("accelerator", "devices", "strategy", "enable_progress_bar"),
+SITES: dict[str, Any] = {  # as attach has them
+    "name": NAME,
+    "role": str,
+    "stages": Literal["all"] | Sequence[int],
+    "blocks": Literal["all", "first", "last"] | Sequence[int],
+    "names": str | Sequence[str] | None,
+    "exclude": str | Sequence[str],
+    "merge": Literal["scale", "add", "concat"],
 }
 COUNT = Annotated[int, Field(ge=1)]
-DEVICES = COUNT | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+# Settings of Lightning's Trainer that a config may set, with the types of its signature and, where attnlab takes less,
+# ours. attnlab decides the others itself, or they would lose results.
+TRAINER: dict[str, Any] = {
+    "max_epochs": COUNT,
+    "precision": Literal[64, 32, 16]
+    | Literal["transformer-engine", "transformer-engine-float16", "16-true", "16-mixed", "bf16-true", "bf16-mixed"]
+    | Literal["32-true", "64-true", "64", "32", "16", "bf16"]
+    | None,
+    "gradient_clip_val": int | float | None,
+    "gradient_clip_algorithm": str | None,
+    "accumulate_grad_batches": int,
+    "limit_train_batches": int | float | None,
+    "deterministic": bool | Literal["warn"] | None,
+    "benchmark": bool | None,
+    "detect_anomaly": bool,
+    "profiler": str | None,
+    "accelerator": str,
+    "devices": COUNT | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)],
+    "strategy": Literal["auto", "ddp"],
+    "enable_progress_bar": bool | None,
+}
 
 
 def precheck(raw: Settings) -> None:
@@ -85,7 +129,7 @@ def precheck(raw: Settings) -> None:
         if isinstance(node := raw.get(group), Mapping):
             check_keys(group, dict(node), hints)
     check_logger(mapping_of(raw, "logger"))
-    known = {"attention": CROSSED, "trainer": {"max_epochs": COUNT, "devices": DEVICES}}
+    known = {"attention": CROSSED, "trainer": TRAINER}
     for group, hints in known.items():
         node = raw.get(group)
         for key, value in node.items() if isinstance(node, Mapping) else ():

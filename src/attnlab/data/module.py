@@ -1,8 +1,7 @@
-"""The data module: loads the splits once and hands out their batches."""
+"""What every data set does: load the splits once, hand out their batches."""
 
 import functools
 
-import lightning
 import torch
 from torch import Tensor
 
@@ -10,7 +9,7 @@ from attnlab.data.images import Batches, Images, Splits
 from attnlab.errors import InputError
 
 
-class ImageData(lightning.LightningDataModule):
+class ImageData:
     """Base of the data sets: subclasses say ``num_classes`` and ``shape`` (C, H, W), and ``load`` the splits.
 
     ``seed`` makes and splits the data; ``order_seed`` (the point's seed) drives order and augmentation.
@@ -30,7 +29,6 @@ class ImageData(lightning.LightningDataModule):
         seed: int = 0,
         order_seed: int = 0,
     ) -> None:
-        super().__init__()
         positive(batch_size=batch_size, eval_batch_size=eval_batch_size)
         if pad < 0:
             raise InputError(f"pad={pad}: must be at least 0")
@@ -61,17 +59,10 @@ class ImageData(lightning.LightningDataModule):
         std = (share @ values.square() - mean.square()).clamp_min(1e-12).sqrt()
         return mean.float(), std.float()
 
-    def prepare_data(self) -> None:
-        _ = self.splits
-
-    def setup(self, stage: str) -> None:
-        """All data move to the trainer's device, once."""
-        _ = self.moments
-        if self.trainer:
-            self.splits = Splits(*(split.to(self.trainer.strategy.root_device) for split in self.splits))
-
-    def batches(self, split: Images, shuffle: bool = False, epoch: int = 0) -> Batches:
-        """The batches of one epoch of a split."""
+    def batches(
+        self, split: Images, shuffle: bool = False, epoch: int = 0, *, shard: tuple[int, int] = (0, 1)
+    ) -> Batches:
+        """The batches of one epoch of a split; ``shard``: which of how many equal parts of each (rank, ranks)."""
         mean, std = self.moments
         return Batches(
             split,
@@ -83,18 +74,8 @@ class ImageData(lightning.LightningDataModule):
             epoch=epoch,
             pad=self.pad,
             flip=self.flip,
-            shard=(self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1),
+            shard=shard,
         )
-
-    def train_dataloader(self) -> Batches:
-        # Asked for anew before each epoch (Trainer(reload_dataloaders_every_n_epochs=1)).
-        return self.batches(self.splits.train, shuffle=True, epoch=self.trainer.current_epoch if self.trainer else 0)
-
-    def val_dataloader(self) -> Batches:
-        return self.batches(self.splits.val)
-
-    def test_dataloader(self) -> Batches:
-        return self.batches(self.splits.test)
 
 
 def positive(**settings: int) -> None:

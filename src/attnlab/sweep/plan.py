@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from attnlab import ledger
+from attnlab.config import schema
 from attnlab.config.compose import composing, parse
 from attnlab.config.many import compose_plain
 from attnlab.config.settings import plain, precheck
@@ -204,8 +205,6 @@ def check(
     if readable and not errors:
         warm_up()
     for i, (overrides, raw) in enumerate(readable, start=1):
-        from attnlab.config import schema  # torch comes with it, which errors told so far need not wait for
-
         if i % 50 == 0:
             tell(f"combination {i}")
         try:

@@ -130,7 +130,7 @@ class GateCurves(Callback):
 def draw_pictures(trainer: Any, classifier: Any, folder: Path, count: int) -> list[Path]:
     """``pictures/00.png``, ...: each of the first validation images, and where the attention looks in it."""
     images = next(iter(trainer.datamodule.val_dataloader()))
-    pixels = trainer.datamodule.splits.val.images[:count].cpu()
+    pixels = trainer.datamodule.data.splits.val.images[:count].cpu()
     x, labels = (part[:count] for part in images)
     with as_in_validation(trainer, classifier) as forward:
         predicted = forward(x).argmax(1).tolist()

@@ -83,10 +83,11 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
     from attnlab.config.build import build_data, build_network
     from attnlab.insertion import check, count, time_forward, trace
     from attnlab.training.checkpoints import Checkpoints, InPlace, latest
-    from attnlab.training.classifier import build_classifier
+    from attnlab.training.classifier import Classifier, Feed
     from attnlab.training.distributed import from_all_ranks, synchronise
     from attnlab.training.gates import GateCurves
     from attnlab.training.loggers import open_loggers
+    from attnlab.training.optimisation import build_optimisation
     from attnlab.training.progress import PointProgress, ProgressFile
 
     first, ranks = rank() == 0, ledger.devices(config)
@@ -101,11 +102,12 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
     if ranks > 1:
         synchronise(net)
     check(net, data.shape)
-    classifier = build_classifier(config, net, data)
-    counted = dataclasses.replace(counted, trainable=classifier.trainable())
-    if classifier.body is not None and first:
-        epochs = "all epochs" if classifier.freeze_for is True else f"the first {classifier.freeze_for} epochs"
-        frozen = sum(p.numel() for p in classifier.body.parameters)
+    optimisation = build_optimisation(config, net, data)
+    classifier, feed = Classifier(optimisation, data.num_classes), Feed(data)
+    counted = dataclasses.replace(counted, trainable=optimisation.trainable())
+    if optimisation.body is not None and first:
+        epochs = "all epochs" if optimisation.freeze_for is True else f"the first {optimisation.freeze_for} epochs"
+        frozen = sum(p.numel() for p in optimisation.body.parameters)
         log.info("frozen for %s: %s parameters, all but the attention and the last layer", epochs, f"{frozen:,}")
     for seed in (random.seed, numpy.random.seed, torch.manual_seed):
         seed(config["seed"])
@@ -135,13 +137,13 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
         if ranks > 1:
             start = _told_by_first(folder, start, first)
         log.info("attempt %s, from %s", ledger.read_json(folder / "status.json")["attempts"], start or "the beginning")
-        trainer.fit(classifier, data, ckpt_path=start, weights_only=True)
+        trainer.fit(classifier, feed, ckpt_path=start, weights_only=True)
         seconds, best = checkpoints.seconds, checkpoints.best
         if first:
             checkpoints.keep_best_and_last()
         weights = torch.load(checkpoints.path(best["step"]), map_location="cpu", weights_only=True)["state_dict"]
         classifier.load_state_dict(weights)
-        trainer.test(classifier, data, verbose=False)
+        trainer.test(classifier, feed, verbose=False)
         tested = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
         answers = from_all_ranks(classifier.tested).numpy()
         if first:
@@ -173,7 +175,7 @@ def _show_end(
     from attnlab.training.gates import Gate, draw_pictures, numbers_of
     from attnlab.training.loggers import Wandb
 
-    wanted = config["logger"]
+    wanted, classes = config["logger"], trainer.datamodule.data.num_classes
     pictures, gates = list[Path](), list[Gate]()
     if wanted.get("pictures"):
         with surviving("pictures"):
@@ -187,7 +189,7 @@ def _show_end(
                 gates = numbers_of(trainer, classifier)
         names = ("best.ckpt", "last.ckpt") if wanted.get("checkpoints") else ()
         kept = [folder / "checkpoints" / name for name in names]
-        logger.log_end(summary, answers, trainer.datamodule.num_classes, gates, pictures, kept, trainer.global_step)
+        logger.log_end(summary, answers, classes, gates, pictures, kept, trainer.global_step)
 
 
 def _without_prefix(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:

@@ -15,10 +15,12 @@ from attnlab.config.build import build_data, build_network, named
 from attnlab.data import ImageData
 from attnlab.errors import InputError, MissingData, first_line
 from attnlab.insertion import Cost, count, trace
-from attnlab.training.classifier import build_classifier
 from attnlab.training.distributed import synchronise
+from attnlab.training.optimisation import build_optimisation
 
 Config = Mapping[str, Any]
+# What every machine can do; the Trainer itself must say whether it can do anything else.
+ORDINARY = {"precision": "32-true", "gradient_clip_val": None, "accelerator": "auto", "devices": 1, "strategy": "auto"}
 
 
 class Rehearsed(NamedTuple):
@@ -67,7 +69,7 @@ def rehearse(configs: Iterable[Config], here: bool = True) -> Iterator[Rehearsed
 
 def _load(config: Config, data: ImageData) -> None:
     with named("data", config):
-        data.prepare_data()
+        _ = data.splits
 
 
 def _rehearse_network(config: Config, data: ImageData) -> tuple[nn.Module, Cost]:
@@ -92,19 +94,15 @@ def _rehearse_network(config: Config, data: ImageData) -> tuple[nn.Module, Cost]
 def _rehearse_training(config: Config, data: ImageData, net: nn.Module) -> None:
     """Loss, optimizer and scheduler of a config; nothing is trained."""
     with torch.device(next(net.parameters()).device):
-        classifier = build_classifier(config, net, data)
+        optimisation = build_optimisation(config, net, data)
         with named("optimizer", config):
-            optimizer = classifier.grouped_optimizer()
-        if classifier.make_scheduler is not None:
+            optimizer = optimisation.optimizer()
+        if optimisation.make_scheduler is not None:
             with named("scheduler", config):
-                classifier.make_scheduler(optimizer=optimizer, total_steps=100)
+                optimisation.make_scheduler(optimizer=optimizer, total_steps=100)
 
 
 def _rehearse_trainer(config: Config, data: ImageData, net: nn.Module, here: bool) -> None:
-    import lightning
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch.plugins.environments import LightningEnvironment
-
     ranks = ledger.devices(config)
     if data.batch_size % ranks:
         raise InputError(f"data.batch_size={data.batch_size}: must be a multiple of trainer.devices, which is {ranks}")
@@ -119,15 +117,19 @@ def _rehearse_trainer(config: Config, data: ImageData, net: nn.Module, here: boo
             synchronise(copy.deepcopy(net))
         except InputError as error:
             raise InputError(f"trainer.devices={ranks}: {error}") from None
+    settings = {**config["trainer"], **({} if here else {"accelerator": "cpu", "devices": 1})}
+    if {key: settings.get(key) for key in settings if key not in ("max_epochs", "enable_progress_bar")} == ORDINARY:
+        return
+    import lightning  # seconds
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+
     plugin = LightningEnvironment()  # as the points will have it: not SLURM's
-    elsewhere = {} if here else {"accelerator": "cpu", "devices": 1}
     logging.disable(logging.WARNING)  # what hardware there is will be said by the points
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            lightning.Trainer(
-                **{**config["trainer"], **elsewhere}, logger=False, enable_checkpointing=False, plugins=plugin
-            )
+            lightning.Trainer(**settings, logger=False, enable_checkpointing=False, plugins=plugin)
     except (MisconfigurationException, ImportError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"trainer: {first_line(error)}") from None
     finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attnlab import __version__
+from attnlab.source import own_source
 
 LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 Config = Mapping[str, Any]
@@ -18,8 +19,8 @@ Config = Mapping[str, Any]
 
 def code_version(config: Config) -> dict[str, str | None]:
     """``source``: hash of attnlab's files and of those that define the config's classes; ``git``: the commit."""
-    from attnlab.config.schema import GROUPS, locate
-    from attnlab.config.settings import PACKAGES
+    from attnlab.config.settings import GROUPS, PACKAGES
+    from attnlab.config.signatures import locate
 
     files = set()
     for group in GROUPS:
@@ -36,15 +37,6 @@ def code_version(config: Config) -> dict[str, str | None]:
 def library_versions() -> dict[str, str]:
     """attnlab's version, and those of what it trains with."""
     return {"attnlab": __version__, **{name: importlib.metadata.version(name) for name in LIBRARIES}}
-
-
-@functools.cache
-def own_source() -> str:
-    """Hash of attnlab's own files."""
-    found = hashlib.sha256()
-    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
-        found.update(file.read_bytes())
-    return found.hexdigest()
 
 
 @functools.cache

@@ -27,7 +27,7 @@ def run(argv: list[str]) -> int:
         print(f"attnlab: left out: {error}", file=sys.stderr)
     at_once = 1
     launcher = planned.hydra["launcher"]
-    if launchers.ours(launcher):
+    if planned.todo and launchers.ours(launcher):
         settings = launchers.prepared(launcher).keywords
         if launcher["_target_"].endswith("Local") and planned.multirun:
             wanted = {key: settings[key] for key in ("gpus", "slots_per_gpu", "cpu_slots")}
