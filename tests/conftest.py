@@ -1,5 +1,6 @@
 """Shared by the tests: golden tensors, real data where it is there, and the real command line."""
 
+import gc
 import itertools
 import multiprocessing.util
 import os
@@ -47,6 +48,12 @@ LONG = ("test_local", "test_distributed", "test_checkpoints", "test_every", "tes
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long starts first, so that no worker of pytest waits in the end for another."""
     items.sort(key=lambda item: item.path.stem not in LONG)
+    gc.collect()
+    gc.freeze()  # a million objects that were imported, through which each collection would go
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

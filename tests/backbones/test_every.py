@@ -1,6 +1,6 @@
 """Every backbone of conf/, and timm networks of many families: attention at each role, on real tensors.
 
-`make test` looks at one role of each, another of the next, and at all of a few.
+`make test` looks at one role of each that no other is a deeper form of, another of the next, and at all of a few.
 """
 
 import pytest
@@ -14,7 +14,7 @@ from tests.config.test_conf import needed
 
 PATHS = {path.stem: path for path in sorted((CONF / "backbone").glob("*.yaml"))}
 SIZES = {"inception_v3": 96, "inception_resnet_v2": 96, "alexnet": 64}  # else 32×32, if it is enough
-# The same code as another, only deeper: not exported again.
+# The same code as another, only deeper: not exported again, and looked at by `make test-all` alone.
 DEEPER = {
     *("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet34", "resnet101", "resnet152"),
     *("resnet32", "resnet44", "resnet56", "resnet110", "resnext101_32x4d", "squeezenet1_0", "mobilenet_v3_large"),
@@ -32,8 +32,9 @@ WHOLE = {"mini_xception", "resnet20", "test_efficientnet"}
 
 def looks(names):
     """(name, None) for a look at all of it, (name, number) for one at its role of that number."""
-    everything = [pytest.param(name, None, marks=() if name in WHOLE else pytest.mark.slow) for name in names]
-    return everything + [(name, number) for number, name in enumerate(names) if name not in WHOLE]
+    params = [(name, None, name not in WHOLE) for name in names]
+    params += [(name, number, name in DEEPER) for number, name in enumerate(names) if name not in WHOLE]
+    return [pytest.param(name, number, marks=[pytest.mark.slow] * slow) for name, number, slow in params]
 
 
 class Images:

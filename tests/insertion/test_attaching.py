@@ -310,6 +310,7 @@ def test_compile_fullgraph(x, role, merge):
 
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+@pytest.mark.slow
 def test_compile_resnet_with_the_default_backend():
     net = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 0, 0, 0], num_classes=3)
     net.layer2 = net.layer3 = net.layer4 = nn.Sequential()

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import attnlab
 
-SMALL = ["data=digits", "trainer.max_epochs=2", "data.batch_size=100", "backbone.bn_momentum=0.2"]
+SMALL = ["backbone=lenet5", "sites=unit", "data=digits", "trainer.max_epochs=2", "data.batch_size=100"]
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ ARGV = [
     "data.pad=2",
     "data.flip=true",
 ]
-EPOCHS, STEPS = 8, 39
+EPOCHS, STEPS = 5, 39
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,7 +130,9 @@ def test_killed_at_random_moments_ends_to_the_bit_as_if_never_killed(uninterrupt
     assert (folder / "log.txt").read_text().count("from the beginning") == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGUSR2, signal.SIGINT))]
+)
 def test_asked_to_stop_it_saves_where_it_is(uninterrupted, number):
     folder = prepared(f"asked{number}")
     process = start(folder)
