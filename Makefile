@@ -61,7 +61,7 @@ test-oldest: install-dev ## run what leans on others' insides with the oldest ve
 		tests/training/test_classifier.py tests/training/test_loop.py tests/sweep/test_grid.py tests/sweep/test_plan.py
 
 test-cluster: install-dev ## run the cluster tests: real SLURM (Debian, root), real Ray
-	@$(BIN)/python -m pytest -rs tests/cluster
+	@$(BIN)/python -m pytest -rs -n 3 --dist=loadfile tests/cluster
 
 docs: install-dev ## run the commands of every README (some minutes)
 	@$(BIN)/python -m tests.docs

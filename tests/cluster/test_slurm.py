@@ -46,10 +46,10 @@ class World:
         (cwd / "conf" / "attention" / "broken.yaml").write_text("name: broken\n_target_: mine.Broken\n")
 
     def train(self, *words):
-        return attnlab("train", "--config-dir", "conf", "-m", *SMALL, *words, cwd=self.cwd, env=self.env, fresh=True)
+        return attnlab("train", "--config-dir", "conf", "-m", *SMALL, *words, cwd=self.cwd, env=self.env)
 
     def status(self, study):
-        return attnlab("status", f"outputs/{study}", cwd=self.cwd, env=self.env, fresh=True).stdout
+        return attnlab("status", f"outputs/{study}", cwd=self.cwd, env=self.env).stdout
 
     def folder(self, study, attention):
         (folder,) = (self.cwd / "outputs" / study).glob(f"mini_xception-{attention}-*")

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 from scipy.stats import t
 
+from attnlab.study.report import headline
+
 ATTENTIONS = ["se", "cbam", "eca", "gc", "coordinate"]
 COSTS = ["parameters", "macs", "latency_ms"]
 
@@ -29,7 +31,7 @@ def make_study(variants: int = 17, seeds: int = 5, epochs: int = 12, name: str =
     rows.sort(key=lambda row: -row["accuracy"]["mean"])
     for row in rows:
         row["front"] = [cost for cost in COSTS if not any(_beats(other, row, cost) for other in rows)]
-    return {
+    told = {
         "study": name,
         "made": "2026-11-22 21:10",
         "version": "0.1.0",
@@ -65,6 +67,7 @@ def make_study(variants: int = 17, seeds: int = 5, epochs: int = 12, name: str =
             {"name": "pareto", "title": "Accuracy against cost", "how": "Up and left is better.", "svg": _picture(rows)}
         ],
     }
+    return {**told, "headline": headline(told)}
 
 
 def _factors(wanted: int) -> dict[str, list[str]]:
@@ -100,7 +103,7 @@ def _variant(rng: Any, levels: dict[str, str], bare: Any, mean: float, seeds: in
     row |= dict.fromkeys(["difference", "difference_test", "p", "p_holm", "effect_size", "verdict"])
     row |= dict.fromkeys(["more_seeds", "gain", "equal_cost"])
     if bare:
-        row |= _comparison(row, bare, more)
+        row |= {"baseline": bare["label"], "baseline_id": bare["id"], **_comparison(row, bare, more)}
     return row
 
 

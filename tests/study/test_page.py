@@ -81,10 +81,10 @@ def test_head_says_what_was_found(visit):
     better = [variant for variant in variants if variant["verdict"] == "better"]
     assert tab.title() == "ratio_and_place · attnlab"
     said = tab.inner_text("#verdict")
-    assert said.startswith(f"{len(better)} of 16 variants are better than the baseline")
+    assert tab.inner_text("#numbers").startswith(f"{len(better)} of 16 variants are better than the baseline")
     most = max(better, key=lambda variant: variant["difference"]["mean"])
     difference = most["difference"]
-    assert most["label"] in said
+    assert said.startswith(f"{most['label']} is better than none: ")
     assert f"+{100 * difference['mean']:.1f} ± {100 * difference['half_width']:.1f} points" in said
     assert "17 variants, 85 finished points, 5 seeds a variant. The baseline is attention=none." in tab.inner_text(
         "#scope"
@@ -112,8 +112,9 @@ def test_a_study_that_shows_nothing_says_so(visit, tmp_path):
     file = tmp_path / "report.html"
     file.write_text(to_html(told), encoding="utf-8")
     tab = visit(file=file)
-    assert tab.inner_text("#verdict").startswith("None of 16 variants is better than the baseline")
-    assert "16 are of one pair only" in tab.inner_text("#verdict")
+    assert tab.inner_text("#verdict").startswith("No attention is shown to be better. The highest is ")
+    assert tab.inner_text("#numbers").startswith("None of 16 variants is better than the baseline")
+    assert "16 are of one pair only" in tab.inner_text("#numbers")
     heads = tab.locator("#board > thead th").all_inner_texts()
     assert not any("p (Holm)" in head or "effect" in head for head in heads)  # columns without a number
     assert tab.locator("h2").all_inner_texts() == ["How to read this", "Leaderboard"]

@@ -131,8 +131,12 @@ const withVerdict = (verdict) =>
   compared.filter((variant) => variant.verdict === verdict).sort((a, b) => b.difference.mean - a.difference.mean);
 
 function conclusion() {
-  if (!compared.length)
+  if (!told.headline)
     return ["No variant has a baseline to be compared with: nothing is shown to be better or worse."];
+  return [el("strong", told.headline)];
+}
+function inNumbers() {
+  if (!compared.length) return null;
   const better = withVerdict("better");
   const rest = [["worse", "worse"], ["undecided", "undecided"], ["one pair", "of one pair only"]]
     .map(([verdict, words]) => [withVerdict(verdict).length, words])
@@ -140,31 +144,13 @@ function conclusion() {
     .map(([n, words]) => `${count(n)} ${n === 1 ? "is" : "are"} ${words}`);
   const many = `${better.length ? count(better.length) : "None"} of ${several(compared.length, "variant")}`;
   const than = baselines.length > 1 ? "their baselines" : "the baseline";
-  const first = `${many} ${better.length > 1 ? "are" : "is"} better than ${than}`;
-  const out = [el("strong", first), ` after correction for all comparisons${rest.length ? `; ${list(rest)}` : ""}. `];
-  if (better.length)
-    return [...out, "The most is gained by ", el("strong", better[0].label), ": ", gained(better[0]), "."];
-  const best = [...compared].sort((a, b) => b.difference.mean - a.difference.mean)[0];
-  const more = best.more_seeds
-    ? `, and ${several(best.more_seeds, "more seed")} would decide it if it is what it looks like`
-    : "";
-  return [...out, "The highest is ", el("strong", best.label), ": ", gained(best), ` (${best.verdict}${more}).`];
-}
-function atWhichCost() {
-  const better = withVerdict("better");
-  if (!better.length) return null;
-  const out = [];
-  const same = better[0].equal_cost;
-  if (same)
-    out.push(
-      `Against ${same.label}, which has as many ${same.cost === "macs" ? "MACs" : same.cost}, ${better[0].label} is at `,
-      el("span.nobr", `${estimate(same, true)} points`),
-      ` (${same.verdict}). `,
-    );
+  const verb = better.length > 1 ? "are" : "is";
+  const out = [`${many} ${verb} better than ${than} after correction for all comparisons`];
+  if (rest.length) out.push(`; ${list(rest)}`);
   const cheapest = [...better].sort((a, b) => a.macs - b.macs)[0];
-  if (cheapest !== better[0])
-    out.push("Of the better ones, ", el("strong", cheapest.label), " has the fewest MACs: ", gained(cheapest), ".");
-  return out.length ? el("p", out) : null;
+  if (better.length > 1)
+    out.push(". Of the better ones, ", el("strong", cheapest.label), " has the fewest MACs: ", gained(cheapest));
+  return el("p", { id: "numbers" }, [...out, "."]);
 }
 function gained(variant) {
   const p = known(variant.p_holm) ? ` (p ${probability(variant.p_holm)})` : "";
@@ -187,7 +173,7 @@ function showHead() {
   byId("made").textContent = `${told.made} · attnlab ${told.version}`;
   byId("summary").append(
     el("p.lead", { id: "verdict" }, conclusion()),
-    atWhichCost() ?? "",
+    inNumbers() ?? "",
     told.at_equal_cost ? el("p", told.at_equal_cost) : "",
     el("p", { id: "scope" }, scope()),
     varies.length ? el("dl", { "aria-label": "what varies" }, varies.flat()) : "",
