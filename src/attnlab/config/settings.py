@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from attnlab.config.annotations import written_types
 from attnlab.errors import InputError, choices
 
 Settings = dict[str, Any]
@@ -135,6 +136,14 @@ def precheck(raw: Settings) -> None:
         for key, value in node.items() if isinstance(node, Mapping) else ():
             if key in hints:
                 checked_value(f"{group}.{key}", value, hints[key])
+    for group in GROUPS:
+        node = raw.get(group)
+        if not isinstance(node, Mapping):
+            continue
+        types = written_types(str(node.get("_target_")))
+        for key, value in node.items():
+            if key in types and key not in (*GROUPS[group].given, *OURS.get(group, ())):
+                checked_value(f"{group}.{key}", value, types[key])
     for group in OURS:
         node = raw.get(group)
         for key, value in node.items() if isinstance(node, Mapping) else ():
