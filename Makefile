@@ -6,7 +6,7 @@ INSTALLED_DEV := .venv/.installed-dev
 OLDEST := .venv-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test test-all test-cluster test-oldest docs check clean
+.PHONY: help install install-dev install-oldest run test test-all test-cluster test-oldest docs check clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,12 +51,14 @@ test: install-dev ## run the tests (about 6 minutes on 2 cores)
 test-all: install-dev ## run them with all combinations (about 15 minutes on 2 cores)
 	@$(PYTEST)
 
-test-oldest: install-dev ## run what leans on others' insides with the oldest versions allowed, in .venv-oldest
+install-oldest: ## install the oldest versions allowed into .venv-oldest (once)
 	@test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	@test $(OLDEST)/.installed -nt constraints-oldest.txt || { \
 		$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check uv && \
 		$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --constraint constraints-oldest.txt --editable '.[test]' && \
 		touch $(OLDEST)/.installed; }
+
+test-oldest: install-oldest ## run what leans on others' insides with the oldest versions allowed
 	@$(OLDEST)/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile -m "not slow" tests/config tests/training/test_checkpoints.py \
 		tests/training/test_classifier.py tests/training/test_loop.py tests/sweep/test_grid.py tests/sweep/test_plan.py
 

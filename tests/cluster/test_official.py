@@ -5,7 +5,7 @@ import pytest
 from attnlab import ledger
 from tests.conftest import attnlab
 
-SMALL = ["data=digits", "trainer.max_epochs=1", "data.batch_size=300"]
+SMALL = ["backbone=lenet5", "sites=unit", "data=digits", "trainer.max_epochs=1", "data.batch_size=300"]
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
@@ -16,4 +16,4 @@ def test_other_launchers(tmp_path, launcher):
     assert done.returncode == 0, done.stderr
     folders = sorted(path.parent for path in tmp_path.glob("outputs/default/*/status.json"))
     assert [ledger.attempts(folder) for folder in folders] == [1] * 3
-    assert attnlab(*command, cwd=tmp_path, fresh=True).returncode == 0
+    assert attnlab(*command, cwd=tmp_path).returncode == 0

@@ -48,8 +48,9 @@ def test_all_groups_are_there():
     assert groups == {*settings.GROUPS, "sites", "trainer", "logger", "experiment"}
 
 
-@pytest.mark.parametrize("name", ["local", "slurm", "ray"])
-def test_launchers_files_hold_their_settings_and_defaults(name):
+@pytest.mark.parametrize(("name", "needs"), [("local", "attnlab"), ("slurm", "submitit"), ("ray", "ray")])
+def test_launchers_files_hold_their_settings_and_defaults(name, needs):
+    pytest.importorskip(needs)
     node = yaml.safe_load((CONF / "hydra" / "launcher" / f"{name}.yaml").read_text())
     assert launchers.ours(node)
     function = launchers.prepared(node)
