@@ -43,7 +43,9 @@ run: install ## run the demo study on the embedded digits and show its leaderboa
 		'  attnlab sites backbone=resnet18 --input 3x224x224      where attention can go in your network' \
 		'  attnlab plan -m attention=none,se,cbam sites=branch,block "seed=range(5)" study=mine   plan your own study'
 
-PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+# One worker more than cores: some of the tests wait for processes.
+WORKERS = $$($(BIN)/python -c 'import os; print(min(4, 1 + len(os.sched_getaffinity(0))))')
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 test: install-dev ## run the tests (about 6 minutes on 2 cores)
 	@$(PYTEST) -m "not slow"
