@@ -102,7 +102,7 @@ def attnlab(
             cwd=cwd,
             env=env,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=timeout,
             stdin=subprocess.DEVNULL,
             check=False,
@@ -112,7 +112,7 @@ def attnlab(
     for _, written in pipes:
         os.close(written)
     with ThreadPoolExecutor(2) as pool:
-        texts = [pool.submit(Path(f"/dev/fd/{read}").read_text) for read, _ in pipes]
+        texts = [pool.submit(Path(f"/dev/fd/{read}").read_text, "utf-8") for read, _ in pipes]
         if wait(texts, timeout).not_done:  # subprocess.run waits for all who may write, too
             os.killpg(process.pid, signal.SIGKILL)
             raise subprocess.TimeoutExpired(["attnlab", *args], timeout)

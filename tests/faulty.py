@@ -36,7 +36,7 @@ class Faulty(nn.Module):
         logits = self.layers(x)
         if self.training and not x.is_meta:
             records = Path(os.environ["FAULTY_RECORDS"])
-            with open(records / f"{self.fault}-{os.getpid()}", "a") as file:
+            with open(records / f"{self.fault}-{os.getpid()}", "a", encoding="utf-8") as file:
                 file.write(f"{os.environ.get('CUDA_VISIBLE_DEVICES', '')} {time.monotonic()}\n")
             if self.fault == "exception":
                 raise RuntimeError("broken on purpose\nand in detail")

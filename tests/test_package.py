@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -33,7 +34,7 @@ FOLDERS_ALONE = {"study", "tracking"}  # of the lower floors these use the ledge
 def imports(path: Path) -> set[str]:
     """Rooms of attnlab that a file imports, lazily or not."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "attnlab":
             parts = node.module.split(".")
             found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
@@ -65,6 +66,21 @@ def test_no_function_bears_its_modules_name():
     for path in SOURCE.rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
             assert getattr(node, "name", None) != path.stem, path
+
+
+def test_text_is_read_and_written_as_utf_8_whatever_the_locale():
+    """Ruff (PLW1514) sees only what it knows to be a Path."""
+    for path in SOURCE.rglob("*.py"):
+        for call in (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func)
+            modes = [a.value for a in call.args if isinstance(a, ast.Constant) and set(str(a.value)) <= set("rwxab+")]
+            is_text = (
+                name.endswith(".read_text")
+                or (name.endswith(".write_text") and len(call.args) == 1)  # ours takes a path, too
+                or (re.fullmatch(r"(?!os\.)(.*\.)?open", name) and not any("b" in mode for mode in modes))
+                or any(word.arg == "text" and ast.unparse(word.value) == "True" for word in call.keywords)
+            )
+            assert not is_text or "encoding" in {word.arg for word in call.keywords}, f"{path}:{call.lineno}"
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def main() -> None:
         analyse(study)
         times["analyse"] = time.perf_counter() - start
         start = time.perf_counter()
-        with open(os.devnull, "w") as sys.stdout:
+        with open(os.devnull, "w", encoding="utf-8") as sys.stdout:
             write_report(root)
         sys.stdout = sys.__stdout__
         times["report, all in all"] = time.perf_counter() - start

@@ -145,14 +145,16 @@ def small_images(folder):
 def test_experiment_says_its_command_cost_and_result_and_trains(path, tmp_path, monkeypatch):
     from attnlab.training import loop
 
-    head = list(itertools.takewhile(lambda line: line.startswith("#"), Path(path).read_text().splitlines()))
+    head = list(
+        itertools.takewhile(lambda line: line.startswith("#"), Path(path).read_text(encoding="utf-8").splitlines())
+    )
     for word in ("command", "cost", "expected"):
         assert any(line.startswith(f"# {word} ") for line in head), word
-    assert yaml.safe_load(Path(path).read_text())["study"] == path.stem
+    assert yaml.safe_load(Path(path).read_text(encoding="utf-8"))["study"] == path.stem
 
     monkeypatch.chdir(tmp_path)
     small = ["trainer.max_epochs=1", "data.copies=1", "data.clutter=1"]
-    if {"override /data": "image_folder"} in yaml.safe_load(Path(path).read_text()).get("defaults", []):
+    if {"override /data": "image_folder"} in yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("defaults", []):
         full = plan.make([f"experiment={path.stem}"], without_data=True)  # of ImageNet, which is not here
         assert full.missing
         assert all(point.cost for point in full.points)

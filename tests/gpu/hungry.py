@@ -19,7 +19,7 @@ class Hungry(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and not x.is_meta:
             records = Path(os.environ["HUNGRY_RECORDS"])
-            with open(records / str(os.getpid()), "a") as file:
+            with open(records / str(os.getpid()), "a", encoding="utf-8") as file:
                 file.write(f"{time.monotonic()}\n")
             with contextlib.suppress(FileExistsError):
                 (records / "first").touch(exist_ok=False)

@@ -77,7 +77,7 @@ def without_seed(identity: Mapping[str, Any]) -> dict[str, Any]:
 def digest(identity: Mapping[str, Any]) -> str:
     """SHA-256 of the canonical JSON, hexadecimal."""
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def choice_names(config: Config) -> dict[str, str]:

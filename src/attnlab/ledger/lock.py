@@ -194,7 +194,7 @@ def _last(locks: Path) -> int:
 def _now(locks: Path) -> float:
     """By the clock that sets the heartbeats, which is the file server's."""
     probe = locks / f".{uuid.uuid4().hex}"
-    with probe.open("x") as file:
+    with probe.open("xb") as file:
         now = os.fstat(file.fileno()).st_mtime
     probe.unlink()
     return now
@@ -245,7 +245,7 @@ def _machine() -> str:
     if sys.platform == "win32":
         return uuid.uuid4().hex  # os.kill(..., 0) does not ask there, it kills: only heartbeats tell
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return f"{uuid.getnode():x}"

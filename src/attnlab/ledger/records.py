@@ -17,11 +17,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """The contents, or {} if there is no such file."""
     try:
         try:
-            return json.loads(path.read_text())
+            return json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             if error.errno != errno.ESTALE:  # replaced on another machine between opening and reading
                 raise
-            return json.loads(path.read_text())
+            return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
 
@@ -50,7 +50,7 @@ def write_array(path: Path, array: "numpy.ndarray") -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))  # names of files, as a locale without UTF-8 has them
 
 
 def write_bytes(path: Path, content: bytes) -> None:

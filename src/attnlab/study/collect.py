@@ -43,7 +43,8 @@ class Point:
 
     def curve(self) -> dict[str, list[float]]:
         """metrics.csv by column; {} for a file that is not there, or damaged."""
-        with contextlib.suppress(OSError, ValueError, TypeError), (self.folder / "metrics.csv").open() as file:
+        path = self.folder / "metrics.csv"
+        with contextlib.suppress(OSError, ValueError, TypeError), path.open(encoding="utf-8") as file:
             columns: dict[str, list[float]] = defaultdict(list)
             for row in csv.DictReader(file):
                 for key, value in row.items():

@@ -119,7 +119,13 @@ def upload(run: Run) -> Upload:
 def _wandb_sync(file: Path) -> str:
     """All that `wandb sync` says."""
     with tempfile.TemporaryDirectory() as scratch:  # for its log
-        environment = {**os.environ, "WANDB_DIR": scratch, "WANDB_MODE": "online", "COLUMNS": "1000"}
+        environment = {
+            **os.environ,
+            "WANDB_DIR": scratch,
+            "WANDB_MODE": "online",
+            "COLUMNS": "1000",
+            "PYTHONIOENCODING": "utf-8",
+        }
         environment.setdefault("WANDB__GRAPHQL_RETRY_MAX", RETRIES)
         done = subprocess.run(
             [sys.executable, "-m", "wandb", "sync", str(file.resolve())],
@@ -127,7 +133,7 @@ def _wandb_sync(file: Path) -> str:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             check=False,
         )

@@ -84,5 +84,5 @@ class ProgressFile(Callback):
             "val_accuracy": None if accuracy is None else float(accuracy),
         }
         temporary = self.path.with_name(".progress.json")
-        temporary.write_text(json.dumps(value))
+        temporary.write_text(json.dumps(value), encoding="utf-8")
         os.replace(temporary, self.path)  # no fsync: it serves only while the point runs

@@ -47,5 +47,5 @@ def _commit() -> str | None:
         return None
     command = ["git", "-C", str(here.parent), "describe", "--always", "--dirty", "--abbrev=12"]
     with contextlib.suppress(OSError):
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=False).stdout.strip() or None
     return None

@@ -18,4 +18,4 @@ attnlab.training.version.library_versions()
 attnlab.training.version.own_source()  # of the code that is imported here, whatever becomes of the files
 
 with contextlib.suppress(ImportError):
-    import wandb  # noqa: F401
+    import wandb

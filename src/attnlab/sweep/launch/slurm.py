@@ -158,7 +158,7 @@ class Task:
 def _is_running() -> bool:
     """Whether SLURM lets this job run still: not if it is being requeued or cancelled."""
     command = ["squeue", "--noheader", "--format=%T", "--jobs", os.environ["SLURM_JOB_ID"]]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    asked = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     return asked.returncode != 0 or asked.stdout.strip() == "RUNNING"
 
 
@@ -185,7 +185,10 @@ def _array_size() -> int:
 def _ask(*command: str) -> str:
     """What a command of SLURM prints. Raises InputError without SLURM."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+        asked = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=120
+        )
+        return asked.stdout
     except FileNotFoundError:
         raise InputError(f"hydra/launcher=slurm: there is no SLURM here (no {command[0]})") from None
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
