@@ -1,13 +1,13 @@
 """From a command line to its verb, and from what the verb raises to an exit code."""
 
 import importlib
-import os
 import pkgutil
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
 from attnlab.cli import verbs
+from attnlab.cli.terminal import all_printed, print_anywhere
 from attnlab.errors import InputError, choices
 
 # What people come for, in the order of the help.
@@ -21,6 +21,12 @@ GROUPS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 all well, 1 a point failed, 2 bad input (nothing was started), 130 interrupted."""
+    print_anywhere()
+    code = _code_of(argv)
+    return code if all_printed() else code or 1
+
+
+def _code_of(argv: Sequence[str] | None) -> int:
     verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         if verb in ("-h", "--help"):
@@ -38,9 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"attnlab: {line}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         print("attnlab: interrupted; the same command goes on with what is not finished", file=sys.stderr)
         return 130

@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import inspect
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -140,10 +141,23 @@ def parse_overrides(overrides: Sequence[str], config_loader: Any = None) -> list
 
 
 def _not_an_override(text: str, reason: str) -> str:
-    key, is_setting, value = text.partition("=")
-    if is_setting and value and not set(value) & set("'\"[]{}\n"):  # a plain text with characters that mean something
-        return f"""{text}: the value needs quotes inside the shell's own: "{key}='{value}'\""""
-    return f"{text}: not an override of the form key=value ({reason})"
+    key, _, value = text.partition("=")
+    # Words of lists and sweeps by themselves, or all of it, with characters that mean something.
+    words = re.sub(r"""'[^']*'|"[^"]*"|[^][{}(),:'"]+""", _quoted, value)
+    one = "" if set(value) & set('[]{}"\n') or value[:1] == "'" else f'"{value}"' if "'" in value else f"'{value}'"
+    for readable in filter(None, (words, one)):
+        with contextlib.suppress(OverrideParseException):
+            if value and OverridesParser.create().parse_overrides([f"{key}={readable}"]):
+                typed = f"{key}={readable}"
+                typed = shlex.quote(typed) if set(typed) & set('"$`\\!') else f'"{typed}"'
+                return f"{text}: the value needs quotes inside the shell's own: {typed}"
+    why = "" if reason.startswith("Lexer") else f" ({reason})"
+    return f"{text}: not an override of the form key=value{why}"
+
+
+def _quoted(word: re.Match[str]) -> str:
+    text = word[0]
+    return text if text[0] in "'\"" or re.fullmatch(r"[\w./+*%-]*", text.strip(), re.ASCII) else f"'{text}'"
 
 
 def _in_timm(name: str) -> str:

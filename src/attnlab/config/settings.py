@@ -216,6 +216,10 @@ def checked_value(key: str, value: Any, hint: Any) -> Any:
         )
         if any(e["type"] == "string_pattern_mismatch" for e in error.errors()):
             raise InputError(f"{key}={shown(value)}: {PATTERNS[error.errors()[0]['ctx']['pattern']]}") from None
+        if any(e["type"] == "json_invalid" for e in error.errors()):  # of half characters
+            raise InputError(
+                f"{key}={shown(value)}: no text in this locale; PYTHONUTF8=1 before it reads UTF-8"
+            ) from None
         text = " or ".join(reasons).replace(" or must be ", " or ") or "is of a wrong type"
         raise InputError(f"{key}={shown(value)}: {text}") from None
 

@@ -39,8 +39,6 @@ def run(argv: list[str]) -> int:
         else:
             titles = {point.folder: point.title for point in planned.points} if planned.is_grid else {}
             hydras_own.run(compose.for_hydra(argv), compose.CONF, titles, planned.retry)
-    except BrokenPipeError:
-        raise
     except OSError as error:  # a point's own troubles are in its folder: this one could not be made
         raise InputError(f"output_dir: {error}") from None
     return say_how_it_went(planned)
