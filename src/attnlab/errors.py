@@ -1,6 +1,7 @@
 """The one exception for bad input: its text is one line for the person at the keyboard."""
 
 import contextlib
+import errno
 import logging
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
@@ -24,6 +25,16 @@ def choices(wrong: str, valid: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's text, or its type where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def unwritable(error: OSError, where: object = "a file") -> str:
+    """Which file (of ``where``, should the error not say) could not be written, why, and what to do."""
+    full = "free some space there, and the same command goes on with what is not finished"
+    advice = full if error.errno in FULL else "set output_dir to a folder that can be written"
+    return f"{error.filename or where}: could not be written: {error.strerror or error}; {advice}"
 
 
 @contextlib.contextmanager

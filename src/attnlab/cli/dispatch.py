@@ -8,7 +8,7 @@ from types import ModuleType
 
 from attnlab.cli import verbs
 from attnlab.cli.terminal import all_printed, print_anywhere
-from attnlab.errors import InputError, choices
+from attnlab.errors import FULL, InputError, choices, unwritable
 
 # What people come for, in the order of the help.
 GROUPS = {
@@ -44,6 +44,11 @@ def _code_of(argv: Sequence[str] | None) -> int:
         for line in str(error).splitlines():
             print(f"attnlab: {line}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"attnlab: {unwritable(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("attnlab: interrupted; the same command goes on with what is not finished", file=sys.stderr)
         return 130

@@ -2,6 +2,7 @@
 
 import sys
 
+from attnlab.errors import InputError, unwritable
 from attnlab.sweep.plan import Plan
 
 
@@ -25,3 +26,14 @@ def say_how_it_went(planned: Plan) -> int:
         if any(point.config["logger"]["name"] == "wandb" for point in planned.points):
             print(f"      attnlab sync {study}")
     return 1 if failed or planned.errors or "killed" in states.values() else 0
+
+
+def say_what_was_not_written(error: OSError, planned: Plan) -> int:
+    """Raises InputError if nothing was started."""
+    folders = [point.folder for point in planned.points]
+    reason = unwritable(error, folders[0].parent)
+    if not any(folder.exists() for folder in folders):
+        raise InputError(reason) from None
+    say_how_it_went(planned)
+    print(f"attnlab: {reason}", file=sys.stderr)
+    return 1

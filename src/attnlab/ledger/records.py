@@ -1,5 +1,6 @@
 """Files of a folder: written atomically, read whole."""
 
+import contextlib
 import csv
 import errno
 import io
@@ -57,8 +58,13 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write atomically: a reader sees the old file or the new one, whatever happens to the writer."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise type(error)(error.errno, error.strerror, str(path)) from None  # that of a full disk names no file

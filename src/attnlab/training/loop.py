@@ -241,6 +241,7 @@ def _log_file(folder: Path) -> Iterator[None]:
     import lightning  # noqa: F401  (its loggers get their handlers now)
 
     handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # of a full disk others will tell
     handler.addFilter(lambda record: not record.getMessage().startswith("💡"))  # Lightning's advertisements
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):

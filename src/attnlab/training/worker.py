@@ -75,20 +75,25 @@ def wait(process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.1)
 
 
-def record_end(folder: Path, exit_code: int, reason: str = "") -> None:
+def record_end(folder: Path, exit_code: int, reason: str = "") -> OSError | None:
     """After a worker's end: a point that still says running or pending was killed, and has failed.
 
     Unless it was asked to stop before it could say so: then it goes on next time. ``exit_code`` is negative for a
     signal, as subprocess and multiprocessing have it; ``reason``: why the worker was stopped, if that is a failure too.
+    Returns what kept it from being written (a full disk): the point stays "running" without a process, killed.
     """
     if exit_code == BUSY:
-        return
-    # Where nothing can be written (a full disk), the point stays "running" without a process: killed.
-    with contextlib.suppress(lock.Busy, OSError), lock.hold(folder):
-        state = ledger.read_json(folder / "status.json").get("state")
-        if state in ("running", "pending") or (reason and state == "preempted"):
-            asked = not reason and exit_code in (loop.PREEMPTED, -signal.SIGTERM)
-            ledger.set_status(folder, "preempted" if asked else "failed", error=reason or death(exit_code))
+        return None
+    try:
+        with contextlib.suppress(lock.Busy), lock.hold(folder):
+            state = ledger.read_json(folder / "status.json").get("state")
+            if state in ("running", "pending") or (reason and state == "preempted"):
+                asked = not reason and exit_code in (loop.PREEMPTED, -signal.SIGTERM)
+                ledger.set_status(folder, "preempted" if asked else "failed", error=reason or death(exit_code))
+    except OSError as error:
+        error.filename = error.filename or str(folder / "status.json")
+        return error
+    return None
 
 
 def death(exit_code: int) -> str:

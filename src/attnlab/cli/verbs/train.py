@@ -2,8 +2,6 @@
 
 import sys
 
-from attnlab.errors import InputError
-
 GROUP, PLACE, WORDS = "train", 1, "[-m] [key=value ...]"
 
 
@@ -11,7 +9,7 @@ def run(argv: list[str]) -> int:
     """Check every point, launch what is not finished, say how it went."""
     from rich.console import Console
 
-    from attnlab.cli.ending import say_how_it_went
+    from attnlab.cli.ending import say_how_it_went, say_what_was_not_written
     from attnlab.config import compose
     from attnlab.sweep import grid, plan, table
     from attnlab.sweep.launch import hydras_own, launchers, single
@@ -40,5 +38,5 @@ def run(argv: list[str]) -> int:
             titles = {point.folder: point.title for point in planned.points} if planned.is_grid else {}
             hydras_own.run(compose.for_hydra(argv), compose.CONF, titles, planned.retry)
     except OSError as error:  # a point's own troubles are in its folder: this one could not be made
-        raise InputError(f"output_dir: {error}") from None
+        return say_what_was_not_written(error, planned)
     return say_how_it_went(planned)

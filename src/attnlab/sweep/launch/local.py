@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from attnlab import ledger
-from attnlab.errors import InputError
+from attnlab.errors import InputError, unwritable
 from attnlab.ledger import lock
 from attnlab.sweep.launch import slots as machine
 from attnlab.sweep.launch.display import Display
@@ -85,7 +85,7 @@ def launch(
                     continue
                 except OSError as error:
                     broken = broken or error
-                    display.note(f"{point.title}  {error}")
+                    display.note(f"{point.title}  {unwritable(error, point.folder)}")
                     continue
                 for slot in taken:
                     free.remove(slot)
@@ -110,7 +110,7 @@ def launch(
                     elsewhere.append(item.point)
                     continue
                 if item.reason or not (interrupts and code == -signal.SIGKILL):  # a second Ctrl-C is no failure
-                    worker.record_end(item.point.folder, code, item.reason)
+                    broken = worker.record_end(item.point.folder, code, item.reason) or broken
                 if slots_per_gpu > 1 and item.point.folder not in alone and _out_of_memory(item.point):
                     alone.add(item.point.folder)
                     queue.append(item.point)

@@ -1,0 +1,54 @@
+"""The last lines of a command: what could not be written, what failed, what to type next."""
+
+import os
+import subprocess
+
+import pytest
+
+from tests.conftest import attnlab
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own, of 600 KB."""
+    if os.name != "posix" or os.geteuid():
+        pytest.skip("only root may mount a small disk")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "none", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_told_in_a_line_and_the_point_goes_on_once_there_is_room(small_disk, tmp_path):
+    words = ["data=digits", "trainer.max_epochs=1", f"output_dir={small_disk}", "study=s", "backbone.width=0.25"]
+    stays = small_disk / "ballast"
+    stays.write_bytes(bytes(500_000))
+    for multirun in ([], ["-m"]):
+        full = attnlab("train", *multirun, *words, cwd=tmp_path)
+        assert full.returncode == 1, full.stderr
+        (line,) = full.stderr.splitlines()
+        assert line.startswith(f"attnlab: {small_disk}/s/")
+        assert line.endswith(
+            ": could not be written: No space left on device; "
+            "free some space there, and the same command goes on with what is not finished"
+        )
+    assert stays.stat().st_size == 500_000
+    subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)
+    done = attnlab("train", "-m", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "to resume" in done.stdout
+    assert len(list(small_disk.glob("s/*/result.json"))) == 1
+
+
+def test_an_output_dir_where_nothing_can_be_written_is_bad_input(tmp_path):
+    refused = attnlab("train", "data=digits", "output_dir=/proc/x", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "attnlab: /proc/x: could not be written: No such file or directory; "
+        "set output_dir to a folder that can be written\n"
+    )
