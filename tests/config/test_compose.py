@@ -66,8 +66,22 @@ STRANGE = [
     ("hydra_logging:\n    root:\n      level: INFO", "hydra.hydra_logging: must stay none"),
     ("job:\n    env_set:\n      ATTNLAB_ALLOW: os", "hydra.job.env_set: must stay empty"),
     ("job:\n    env_set: ${loss.l2}", "hydra.job.env_set: must stay empty"),
+    ("output_subdir: .hydra/x", "hydra.output_subdir=.hydra/x: has no effect"),
     ("job:\n    chdir: ${data.flip}", "hydra.job.chdir: must stay false"),
 ]
+
+
+@pytest.mark.parametrize("before", ["", "  - override /sites: stem\n"])
+def test_a_group_as_a_list_of_a_defaults_list_is_refused(tmp_path, before):
+    (tmp_path / "experiment").mkdir()
+    both = tmp_path / "experiment" / "both.yaml"
+    with composing(config_dir=str(tmp_path)) as compose_one:
+        both.write_text(f"# @package _global_\ndefaults:\n{before}  - override /attention: [se, cbam]\n")
+        with pytest.raises(InputError, match=r"^attention=\[se,cbam\]: of a list, the last would count alone"):
+            compose_one(["experiment=both"])
+        both.write_text(f"# @package _global_\ndefaults:\n{before}  - /attention: [se, cbam]\n")
+        with pytest.raises(InputError, match="list"):
+            compose_one(["experiment=both"])
 
 
 def test_a_strangers_config_as_one_of_several(tmp_path):

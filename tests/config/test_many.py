@@ -40,7 +40,7 @@ def users(tmp_path):
             defaults: [mine, override /optimizer: sgd]
             attention: {_target_: attnlab.attention.SE}
             loss: {l2: null}
-            hydra: {sweep: {subdir: x}}
+            hydra: {job: {name: x}}
             """,
         "attention/mine.yaml": "defaults: [cbam]\nname: mine\nratio: ${seed}\nmaps: ${attention.name}",
         "data/small.yaml": "defaults: [digits]\nsize: 40\nsub: {x: 1, y: [1, {z: 2}]}",

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import inspect
 import re
@@ -17,7 +18,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.config.hydra_insides import create_config_search_path, create_main_hydra, get_args_parser
@@ -61,7 +63,7 @@ def for_hydra(argv: Sequence[str]) -> list[str]:
 def composing(
     config_path: str | None = None, config_dir: str | None = None, config_name: str | None = None
 ) -> Iterator[Compose]:
-    """A function ``(overrides, **options) -> config`` whose errors are InputErrors of one line.
+    """A function ``(overrides, return_hydra_config=False) -> config`` whose errors are InputErrors of one line.
 
     The arguments are Hydra's --config-path, --config-dir and --config-name.
     """
@@ -73,11 +75,20 @@ def composing(
         folder = f"file://{Path(config_dir).absolute()}"
         path.prepend("command-line", folder, anchor=SearchPathQuery(provider="schema"))
 
-    def compose_one(overrides: Sequence[str], **options: Any) -> DictConfig:
+    def compose_one(overrides: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
         try:
-            return compose(name, list(overrides), **options)
+            config = compose(name, list(overrides), return_hydra_config=True)
+            if "hydra" in config and not return_hydra_config:  # else it is looked at elsewhere
+                _refuse_lists(config.hydra)
+                with open_dict(config):
+                    del config["hydra"]
+            return config
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
             raise InputError(_one_line(error, compose_one, overrides)) from None
+        except KeyError as error:
+            raise InputError(f"hydra.job.env_copy: {error} is not set here; it must stay empty") from None
+        except AssertionError:  # Hydra's own, of an override before such a list
+            raise InputError("a defaults list gives a group as a list; write one config of it, or sweep it") from None
 
     version.setbase("1.3")
     GlobalHydra.instance().clear()
@@ -88,7 +99,46 @@ def composing(
         GlobalHydra.instance().clear()
 
 
+@functools.cache
+def _groups() -> set[str]:
+    return {path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"}
+
+
+def _refuse_lists(hydra: DictConfig) -> None:
+    """Raise InputError where several configs of a group were chosen: Hydra merges them, and the last wins."""
+    choices, loader = hydra.runtime.choices, GlobalHydra.instance().config_loader()
+    folders = [Path(str(source.path).removeprefix("file://")) for source in loader.get_search_path().get_path()]
+    files = [folder / "experiment" / f"{choices.get('experiment')}.yaml" for folder in folders]
+    listed = any(file.is_file() and A_LIST.search(file.read_text(encoding="utf-8")) for file in files)
+    if {*_groups(), "hydra/launcher", "hydra/sweeper"} <= {*choices} and not listed:
+        return  # Hydra leaves a list out of the choices
+    chosen: dict[tuple[str, str], list[str]] = {}
+    overrides = [*hydra.overrides.hydra, *hydra.overrides.task]
+    for default in loader.compute_defaults_list(hydra.job.config_name, overrides, RunMode.RUN).defaults:
+        group, _, name = str(default.config_path).rpartition("/")
+        chosen.setdefault((group, str(default.parent)), []).append(name)
+    for (group, parent), names in chosen.items():
+        is_group = group in _groups() or group in ("hydra/launcher", "hydra/sweeper")
+        if is_group and not parent.startswith(f"{group}/") and (len(names) > 1 or group not in choices):
+            several = ",".join(names)
+            instead = f"choose one, such as {group}={names[0]}"
+            if len(names) > 1 and group in _groups():
+                instead = f"a point each: -m {group}={several}"
+            if len(names) > 1 and group in ("attention", "sites"):
+                instead += "; one network with both: in Python, attnlab.attach twice"
+            raise InputError(f"{group}=[{several}]: of a list, the last would count alone; {instead}")
+
+
+A_LIST = re.compile(r"^ *- *['\"]?(override +)?/?[\w/]+['\"]? *: *(\[|$)", re.MULTILINE)  # of a defaults list
 POINTS_ARE_IN = "${output_dir}/${study}"  # as conf/train.yaml has it, for what Hydra's other launchers write
+WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {  # unless they are as conf/train.yaml or Hydra has them
+    "output_subdir": (None, ".hydra"),
+    "sweep.subdir": (".", "${hydra.job.num}"),
+    "verbose": (False,),
+    "job.id": ("???",),
+    "job.num": ("???",),
+    "job.config.override_dirname": ({"kv_sep": "=", "item_sep": ",", "exclude_keys": []},),
+}
 NO_LOGGING = {"version": 1, "root": None, "disable_existing_loggers": False}  # Hydra's own `none`
 
 
@@ -100,6 +150,8 @@ def check_hydra(hydra: DictConfig) -> None:
     """
     from attnlab.config.settings import PACKAGES, allowed_packages
     from attnlab.targets import find
+
+    _refuse_lists(hydra)
 
     trusted = {"hydra", "hydra_plugins", *allowed_packages()} - set(PACKAGES)
 
@@ -127,10 +179,16 @@ def check_hydra(hydra: DictConfig) -> None:
         # A point's own config.yaml, which train.yaml is no part of, has "." and Hydra's defaults.
         if (given := raw[part]["dir"]) not in (POINTS_ARE_IN, ".") and "/${now:" not in given:
             raise InputError(f"hydra.{part}.dir={given}: points are in <output_dir>/<study>; set output_dir={given}")
-    if raw["job"]["env_set"]:
-        raise InputError("hydra.job.env_set: must stay empty; set the environment before attnlab runs")
+    for key in ("env_copy", "env_set"):
+        if raw["job"][key]:
+            raise InputError(f"hydra.job.{key}: must stay empty; set the environment before attnlab runs")
     if raw["job"]["chdir"]:
         raise InputError("hydra.job.chdir: must stay false; a point's folder is below output_dir")
+
+    for key, defaults in WITHOUT_EFFECT.items():
+        given = functools.reduce(dict.__getitem__, key.split("."), raw)
+        if given not in defaults:
+            raise InputError(f"hydra.{key}={given}: has no effect: a point's folder, log and config.yaml are attnlab's")
 
 
 def parse_overrides(overrides: Sequence[str], config_loader: Any = None) -> list[Override]:
