@@ -5,7 +5,51 @@ import subprocess
 
 import pytest
 
+from attnlab import ledger
+from attnlab.cli.ending import say_how_it_went
+from attnlab.sweep.plan import Plan, Planned
 from tests.conftest import attnlab
+
+BASIC = {"sweeper": {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"}}
+
+
+def planned(study, logger="csv", retry=False, **states):
+    points = []
+    for name, state in states.items():
+        ledger.set_status(study / name, state, error="killed by SIGKILL (out of memory?)")
+        points.append(Planned(study / name, {"logger": {"name": logger}}, [[]], state, 1))
+    return Plan(points, len(points), [], [], multirun=True, retry=retry, hydra=BASIC)
+
+
+def test_failed_points_say_what_to_type(tmp_path, capsys):
+    study = tmp_path / "s"
+    command = ["train", "-m", "seed=0,1", "study='a b'"]
+    assert say_how_it_went(planned(study, a="failed", b="preempted"), command) == 1
+    said = capsys.readouterr()
+    assert said.err == (
+        f"attnlab: 1 of 2 points failed\nattnlab:   killed by SIGKILL (out of memory?): see {study}/a/log.txt\n"
+    )
+    typed = """attnlab train -m seed=0,1 'study='"'"'a b'"'"'' """
+    assert said.out.startswith(f"failed points again: {typed}sweep.retry=failed\n")
+    say_how_it_went(planned(study, a="failed", retry=True), [*command, "sweep.retry=failed"])
+    assert capsys.readouterr().out.startswith(f"failed points again: {typed}sweep.retry=failed\n")
+    say_how_it_went(planned(study, a="failed"), ["more", str(study)])
+    again = f"failed points again: attnlab train --config-dir {study}/a --config-name config"
+    assert capsys.readouterr().out.startswith(again)
+
+
+def test_wandb_is_to_be_synchronised_only_where_something_waits(tmp_path, capsys, monkeypatch):
+    plan = planned(tmp_path, logger="wandb", a="preempted")
+    say_how_it_went(plan, ["train"])
+    assert "attnlab sync" not in capsys.readouterr().out
+    file = tmp_path / "a" / "wandb" / "offline-run-1" / "run-1.wandb"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    say_how_it_went(plan, ["train"])
+    assert f"attnlab sync {tmp_path}\n" in capsys.readouterr().out
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    say_how_it_went(plan, ["train"])
+    assert "nothing is logged to W&B: WANDB_MODE=disabled\n" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -85,3 +85,10 @@ def test_the_confusion_matrix_of_many_classes_holds_what_is_not_empty():
 
     answers = np.array([[0, 0, 999, 5], [0, 0, 999, 7]])
     assert _confusion(answers, 1000).table.data == [["0", "0", 2], ["5", "7", 1], ["999", "999", 1]]
+
+
+def test_wandb_that_is_switched_off_stays_off(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with open_loggers({"logger": {"name": "wandb"}}, tmp_path) as loggers:
+        assert loggers == []
+    assert list(tmp_path.iterdir()) == []

@@ -1,12 +1,16 @@
 """The last lines of a command that ran points: what failed, what to type next."""
 
+import shlex
 import sys
+from collections.abc import Sequence
 
 from attnlab.errors import InputError, unwritable
 from attnlab.sweep.plan import Plan
+from attnlab.tracking import runs
 
 
-def say_how_it_went(planned: Plan) -> int:
+def say_how_it_went(planned: Plan, command: Sequence[str]) -> int:
+    """``command``: the words after attnlab that ran the points."""
     from attnlab.ledger import read_json, state
 
     if not planned.is_grid:  # its sweeper has chosen the points
@@ -18,22 +22,30 @@ def say_how_it_went(planned: Plan) -> int:
         print(f"attnlab: {len(failed)} of {len(states)} points failed", file=sys.stderr)
     for folder in failed:
         print(f"attnlab:   {read_json(folder / 'status.json')['error']}: see {folder}/log.txt", file=sys.stderr)
+    if failed:
+        again = shlex.join(["attnlab", *command, *(["sweep.retry=failed"] if not planned.retry else [])])
+        if command[0] != "train":
+            again = f"attnlab train --config-dir {shlex.quote(str(failed[0]))} --config-name config (for each)"
+        print(f"failed points again: {again}")
     for study in dict.fromkeys(folder.parent for folder in states):
         if any(now != "done" for folder, now in states.items() if folder.parent == study):
             print(f"how it stands: attnlab status {study}")
         if any(now == "done" for folder, now in states.items() if folder.parent == study):
             print(f"next: attnlab report {study}")
         if any(point.config["logger"]["name"] == "wandb" for point in planned.points):
-            print(f"      attnlab sync {study}")
+            if off := runs.switched_off():
+                print(f"      nothing is logged to W&B: {off}")
+            elif runs.wait(study):
+                print(f"      attnlab sync {study}")
     return 1 if failed or planned.errors or "killed" in states.values() else 0
 
 
-def say_what_was_not_written(error: OSError, planned: Plan) -> int:
+def say_what_was_not_written(error: OSError, planned: Plan, command: Sequence[str]) -> int:
     """Raises InputError if nothing was started."""
     folders = [point.folder for point in planned.points]
     reason = unwritable(error, folders[0].parent)
     if not any(folder.exists() for folder in folders):
         raise InputError(reason) from None
-    say_how_it_went(planned)
+    say_how_it_went(planned, command)
     print(f"attnlab: {reason}", file=sys.stderr)
     return 1

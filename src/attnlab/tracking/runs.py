@@ -27,6 +27,20 @@ def destination(study: Path) -> dict[str, Any]:
     return {key: settings.get(key) or default for key, default in defaults.items()}
 
 
+def wait(study: Path) -> bool:
+    """Whether offline runs of the study, or of its points, are not uploaded yet."""
+    files = [*study.glob("wandb/offline-run-*/*.wandb"), *study.glob("*/wandb/offline-run-*/*.wandb")]
+    return any(not Path(f"{file}.synced").exists() for file in files)
+
+
+def switched_off() -> str:
+    """What of the environment tells W&B to do nothing, whatever a config says; empty if nothing does."""
+    for name, off in (("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")):
+        if os.environ.get(name, "").lower() == off:
+            return f"{name}={os.environ[name]}"
+    return ""
+
+
 def require_account() -> None:
     """Raises InputError where W&B has no credentials; whether the server takes them is not asked."""
     import wandb

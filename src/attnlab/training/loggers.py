@@ -1,6 +1,7 @@
 """Where a point's metrics go besides its metrics.csv: W&B or TensorBoard, on request."""
 
 import contextlib
+import logging
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from attnlab.errors import surviving
 from attnlab.ledger import choice_names, read_json, write_json
-from attnlab.tracking.runs import artifacts_in
+from attnlab.tracking.runs import artifacts_in, switched_off
 from attnlab.training.gates import Gate
 from attnlab.training.stop import Preempted
 
@@ -85,6 +86,9 @@ def open_loggers(config: Mapping[str, Any], point: Path, first: bool = True) -> 
     ``first``: whether this is the process of rank 0, which alone logs.
     """
     name = config["logger"]["name"] if first else "csv"
+    if name == "wandb" and (off := switched_off()):
+        logging.getLogger("attnlab").info("nothing is logged to W&B: %s", off)
+        name = "csv"
     if name == "tensorboard":
         yield [TensorBoardLogger(str(point), name="", version="tensorboard")]
     elif name == "wandb":

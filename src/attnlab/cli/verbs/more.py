@@ -35,5 +35,5 @@ def run(argv: list[str]) -> int:
     try:
         more.run(planned, ["more", *argv])
     except OSError as error:
-        return say_what_was_not_written(error, planned)
-    return say_how_it_went(planned)
+        return say_what_was_not_written(error, planned, ["more", *argv])
+    return say_how_it_went(planned, ["more", *argv])

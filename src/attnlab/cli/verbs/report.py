@@ -29,9 +29,15 @@ def run(argv: list[str]) -> int:
 
     told = write_report(args.study, args.format, levels(args.baseline))
     if told["wandb"] and told["written"]:
+        from attnlab.tracking import runs
+
+        if off := runs.switched_off():
+            print(f"nothing is logged to W&B: {off}", file=sys.stderr)
+            return 0
         from attnlab.tracking.mirror import log_study
 
         study = Path(args.study)
         log_study(study, told, [study / "report.html", *sorted((study / "figures").iterdir())])
-        print(f'W&B: the run "{told["study"]} report"; attnlab sync {args.study} uploads it', file=sys.stderr)
+        how = f"; attnlab sync {args.study} uploads it" if runs.wait(study) else ""
+        print(f'W&B: the run "{told["study"]} report"{how}', file=sys.stderr)
     return 0

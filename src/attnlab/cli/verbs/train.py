@@ -38,5 +38,5 @@ def run(argv: list[str]) -> int:
             titles = {point.folder: point.title for point in planned.points} if planned.is_grid else {}
             hydras_own.run(compose.for_hydra(argv), compose.CONF, titles, planned.retry)
     except OSError as error:  # a point's own troubles are in its folder: this one could not be made
-        return say_what_was_not_written(error, planned)
-    return say_how_it_went(planned)
+        return say_what_was_not_written(error, planned, ["train", *argv])
+    return say_how_it_went(planned, ["train", *argv])
