@@ -1,7 +1,9 @@
 """What a dotted path names, and which settings it takes."""
 
+import functools
 import importlib
 import inspect
+import sys
 import typing
 from typing import Any
 
@@ -27,31 +29,51 @@ def find(path: str) -> Any:
     return None
 
 
+def home(target: Any, path: str) -> str:
+    """The package of what was found at a path; what is made there, such as a partial, is at home there."""
+    module = path.rpartition(".")[0]
+    if isinstance(target, functools.partial):
+        return module if module in sys.modules else home(target.func, path)
+    return getattr(target, "__module__", None) or ""
+
+
 def parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Keyword parameters of a class or function by name, and whether it takes any others.
+    """Keyword parameters of what is called, a class or anything else, by name, and whether it takes any others.
 
     A class that passes ``**kwargs`` on takes the parameters of the next class in its line too.
     """
+    target = inspect.unwrap(target)  # a class behind a decorator
     if not inspect.isclass(target):
-        return _keywords(target)
+        return _keywords(inspect.signature(target), target)
     found: dict[str, inspect.Parameter] = {}
     for cls in target.__mro__:
-        if "__init__" in vars(cls):
-            more, open_ended = _keywords(vars(cls)["__init__"])
+        init = vars(cls).get("__init__")
+        if cls is object and not found:  # it may have a __new__ alone
+            return _keywords(inspect.signature(target), target.__new__)
+        if init:
+            signature = inspect.signature(init)
+            first = next(iter(signature.parameters.values()), None)
+            if first is not None and first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):  # self
+                signature = signature.replace(parameters=[*signature.parameters.values()][1:])
+            more, open_ended = _keywords(signature, init)
             found = more | found
             if not open_ended:
                 return found, False
     return found, True
 
 
-def _keywords(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+def _keywords(signature: inspect.Signature, annotated: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    while isinstance(annotated, functools.partial):
+        annotated = annotated.func
+    if inspect.isclass(annotated):
+        annotated = annotated.__init__
+    elif not inspect.isroutine(annotated):
+        annotated = type(annotated).__call__
     try:
-        hints = typing.get_type_hints(function, include_extras=True)
+        hints = typing.get_type_hints(annotated, include_extras=True)
     except Exception:  # annotations that only a type checker can read: names are still checked
         hints = {}
-    found = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name != "self":
-            found[name] = parameter.replace(annotation=hints.get(name, Any))
-    kinds = [p.kind for p in inspect.signature(function).parameters.values()]
-    return found, inspect.Parameter.VAR_KEYWORD in kinds
+    given = signature.parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    found = {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in given if p.kind in kinds}
+    return found, any(p.kind is p.VAR_KEYWORD for p in given)

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from attnlab import attention
-from attnlab.config import schema, settings
+from attnlab.config import schema, settings, signatures
 from attnlab.errors import InputError
 from attnlab.ledger import digest, identity
 from attnlab.sweep.plan import composing
@@ -206,6 +206,80 @@ def test_frozen_for_all_epochs_is_frozen(compose):
 def test_bad_settings_of_freezing_and_rates(compose, override, message):
     with pytest.raises(InputError, match=message):
         schema.check(compose(override))
+
+
+FACTORIES = """
+import functools
+from torch import nn
+
+class Net(nn.Linear):
+    def __init__(s, num_classes, in_channels, self: int = 1, width: int = 2):
+        super().__init__(in_channels, num_classes)
+        s.width = width
+
+class Wider(Net):
+    def __init__(me, *args, extra: bool = False, **kwargs):
+        super().__init__(*args, **kwargs)
+
+def checked(cls):
+    @functools.wraps(cls)
+    def make(*args, **kwargs):
+        return cls(*args, **kwargs)
+    return make
+
+Decorated = checked(Net)
+
+def wrapped(init):
+    @functools.wraps(init)
+    def around(*args, **kwargs):
+        init(*args, **kwargs)
+    return around
+
+class Around(nn.Linear):
+    @wrapped
+    def __init__(this, num_classes, in_channels, width: int = 2):
+        super().__init__(in_channels, num_classes)
+
+class New(nn.Module):
+    def __new__(cls, num_classes, in_channels, width: int = 2):
+        return Net(num_classes, in_channels, width=width)
+
+class Factory:
+    def __call__(f, num_classes, in_channels, width: int = 2):
+        return Net(num_classes, in_channels, width=width)
+
+partial = functools.partial(Net, width=3)
+made = Factory()
+method = made.__call__
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("Net", {"self": 1, "width": 2}),
+        ("Wider", {"extra": False, "self": 1, "width": 2}),
+        ("Decorated", {"self": 1, "width": 2}),
+        ("Around", {"width": 2}),
+        ("New", {"width": 2}),
+        ("made", {"width": 2}),
+        ("method", {"width": 2}),
+        ("partial", {"self": 1, "width": 3}),
+    ],
+)
+def test_whatever_makes_a_network_says_what_it_takes(compose, tmp_path, monkeypatch, name, settings):
+    (tmp_path / "factories.py").write_text(FACTORIES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("ATTNLAB_ALLOW", "factories")
+    words = ["backbone=custom", f"backbone.target=factories.{name}"]
+    backbone = schema.check(compose(*words))["backbone"]
+    assert {key: backbone[key] for key in backbone if key not in ("name", "_target_", "freeze")} == settings
+    net = signatures.call(backbone, "backbone", num_classes=5, in_channels=4)
+    assert (net.out_features, net.in_features) == (5, 4)
+    with pytest.raises(InputError, match=r"backbone\.width=wide: must be a valid integer"):
+        schema.check(compose(*words, "+backbone.width=wide"))
+    with pytest.raises(InputError, match=r"backbone\.widht: no such setting; nearest: width"):
+        schema.check(compose(*words, "+backbone.widht=3"))
 
 
 # Of points that were trained before attention was a module of its own, and before settings were added.

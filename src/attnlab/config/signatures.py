@@ -25,7 +25,7 @@ from attnlab.config.settings import (
 )
 from attnlab.errors import InputError
 from attnlab.ledger import LATER, present_name
-from attnlab.targets import find, parameters
+from attnlab.targets import find, home, parameters
 
 
 def locate(target: str, group: str) -> Any:
@@ -46,14 +46,14 @@ def locate(target: str, group: str) -> Any:
             f"{', '.join(allowed)} (to trust your own: ATTNLAB_ALLOW={package})"
         )
     found = find(target)
-    home = getattr(found, "__module__", None) or ""
+    at_home = home(found, target)
     kind = GROUPS[group]
     base = find(kind.base)
     if inspect.isclass(found):
-        fits = issubclass(found, base) and home.partition(".")[0] in allowed
+        fits = issubclass(found, base) and at_home.partition(".")[0] in allowed
     else:
         mine = set(allowed) - set(PACKAGES)
-        fits = callable(found) and (home.startswith(kind.functions) or home.partition(".")[0] in mine)
+        fits = callable(found) and (at_home.startswith(kind.functions) or at_home.partition(".")[0] in mine)
     if found is None or not fits:
         what = "not found (PYTHONPATH=. looks here)" if found is None else f"no {base.__name__} class"
         raise InputError(f"{group}._target_={target}: {what}; it must be a {kind.base} of an allowed package")
