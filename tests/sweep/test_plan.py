@@ -175,6 +175,56 @@ class Net(nn.Module):
     assert len(plan.make([*argv, "sites.names=[conv]"]).points) == 1
 
 
+NEEDS_TWO = (
+    r"data.batch_size={}: must be at least 2 to train mini_xception with attention={}: Expected more than 1 value"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["attention=bam", "data.batch_size=1"], NEEDS_TWO.format(1, "bam")),
+        (["attention=srm", "data.batch_size=1", "backbone.freeze=true"], NEEDS_TWO.format(1, "srm")),
+        (["attention=bam", "data.batch_size=2"], None),
+        (["attention=se", "data.batch_size=1"], None),
+        (["attention=bam", "data.batch_size=2", "trainer=ddp", "trainer.devices=2"], None),  # norms are synchronised
+    ],
+)
+def test_a_network_that_cannot_train_on_its_batches_is_found(words, message):
+    argv = ["data=digits", "trainer.accelerator=cpu", *words]
+    if message is None:
+        assert len(plan.make(argv).points) == 1
+    else:
+        with pytest.raises(InputError, match=message):
+            plan.make(argv)
+
+
+def test_a_frozen_networks_norms_take_a_single_image(tmp_path, monkeypatch):
+    """And a network that looks at values, or fails, in training alone."""
+    (tmp_path / "in_training.py").write_text("""
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, num_classes, in_channels, fails: bool = False):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(in_channels, 4, 3), nn.BatchNorm1d(4), nn.Linear(4, num_classes)
+        self.fails = fails
+    def forward(self, x):
+        if self.training and not (x.mean().item() < 1e9 and not self.fails):
+            raise RuntimeError("fails in training")
+        return self.head(self.norm(self.conv(x).mean((2, 3))))
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("ATTNLAB_ALLOW", "in_training")
+    argv = ["data=digits", "backbone=custom", "backbone.target=in_training.Net", "data.batch_size=1"]
+    with pytest.raises(
+        InputError, match=r"data.batch_size=1: must be at least 2 to train Net with attention=none: Exp"
+    ):
+        plan.make(argv)
+    assert len(plan.make([*argv, "backbone.freeze=true"]).points) == 1
+    with pytest.raises(InputError, match=r"^backbone=Net: RuntimeError: fails in training$"):
+        plan.make([*argv, "data.batch_size=8", "+backbone.fails=true"])
+
+
 def test_planning_writes_nothing(tmp_path):
     plan.make(["-m", "attention=none,se"])
     assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from attnlab.config.build import build_data, build_network, named
 from attnlab.data import ImageData
 from attnlab.errors import InputError, MissingData, first_line
 from attnlab.insertion import Cost, count, trace
+from attnlab.insertion.tracing import in_mode
 from attnlab.training.distributed import synchronise
 from attnlab.training.optimisation import build_optimisation
 
@@ -62,6 +63,7 @@ def rehearse(configs: Iterable[Config], here: bool = True) -> Iterator[Rehearsed
             net, cost = once(_rehearse_network, config, data, of=network)
             once(_rehearse_training, config, data, net, of=(*network, "optimizer", "scheduler", "loss"))
             once(_rehearse_trainer, config, data, net, here, of=(*network, "trainer"))
+            once(_rehearse_step, config, data, net, of=(*network, "trainer"))
             yield Rehearsed(cost, None, missing)
         except InputError as error:
             yield Rehearsed(None, str(error))
@@ -100,6 +102,37 @@ def _rehearse_training(config: Config, data: ImageData, net: nn.Module) -> None:
         if optimisation.make_scheduler is not None:
             with named("scheduler", config):
                 optimisation.make_scheduler(optimizer=optimizer, total_steps=100)
+
+
+def _rehearse_step(config: Config, data: ImageData, net: nn.Module) -> None:
+    """The network in training, on a batch as a device gets them (a smaller last one is left out)."""
+    ranks = ledger.devices(config)
+    batch = data.batch_size // ranks if ranks == 1 else max(2, data.batch_size // ranks)  # norms see those of all
+    error = _error_in_training(config, data, net, batch)
+    if error is None:
+        return
+    if batch == 1 and _error_in_training(config, data, net, 2) is None:
+        why = f"{config['backbone']['name']} with attention={config['attention']['name']}: {first_line(error)}"
+        raise InputError(f"data.batch_size={data.batch_size}: must be at least 2 to train {why}")
+    with named("backbone", config):
+        raise error
+
+
+def _error_in_training(config: Config, data: ImageData, net: nn.Module, batch: int) -> Exception | None:
+    with torch.device(device := next(net.parameters()).device), in_mode(net, training=True):
+        optimisation = build_optimisation(config, net, data)
+        if optimisation.freeze_for is True:
+            optimisation.freeze(0)
+        try:
+            optimisation.losses(net(torch.zeros(batch, *data.shape)), torch.zeros(batch, dtype=torch.long))
+        except Exception as error:
+            if device.type != "meta":
+                return error
+        else:
+            return None
+        finally:
+            optimisation.thaw()
+    return _error_in_training(config, data, build_network(config, data)[0], min(batch, 2))  # it may look at values
 
 
 def _rehearse_trainer(config: Config, data: ImageData, net: nn.Module, here: bool) -> None:
