@@ -111,10 +111,40 @@ def test_image_folder_with_given_splits(tmp_path):
         _ = ImageFolder(folder=str(tmp_path), size=16, batch_size=4).splits
 
 
-def test_a_broken_image_is_named(tmp_path):
+def test_broken_images_are_named(tmp_path):
     make_folder(tmp_path)
+    whole = (tmp_path / "dog" / "1.png").read_bytes()
     (tmp_path / "dog" / "0.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"0\.png"):
+    (tmp_path / "dog" / "1.png").write_bytes(whole[:-30])
+    named = r"cannot be read: dog/0\.png \(no image\), dog/1\.png \(.*truncated.*\); mend or remove$"
+    with pytest.raises(InputError, match=named) as error:
+        _ = ImageFolder(folder=str(tmp_path)).splits
+    assert len(str(error.value).splitlines()) == 1
+    for i in range(3):
+        (tmp_path / "cat" / f"{i}.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"cat/2\.png \(no image\) and 2 more; mend"):
+        _ = ImageFolder(folder=str(tmp_path)).splits
+
+
+def test_what_is_left_out_is_counted_and_what_is_no_class_is_none(tmp_path):
+    make_folder(tmp_path)
+    before = ImageFolder(folder=str(tmp_path), size=16, batch_size=4)
+    assert (len(before.splits.train), before.notes) == (42, ())
+    Image.new("RGB", (9, 9)).save(tmp_path / "dog" / "moving.gif")
+    for name in ("dog/a.GIF", "cat/notes.txt", "cat/README", "cat/.DS_Store", ".git/config", "__MACOSX/._1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    data = ImageFolder(folder=str(tmp_path), size=16, batch_size=4)
+    assert torch.equal(data.splits.train.images, before.splits.train.images)
+    assert data.num_classes == 3
+    (note,) = data.notes
+    assert note == (
+        f"data.folder={tmp_path}: left out 4 files of other formats: .gif 2, .txt 1, no extension 1; "
+        "the folders .git, __MACOSX"
+    )
+    (tmp_path / "newt").mkdir()
+    (tmp_path / "newt" / "only.gif").write_bytes(b"")
+    with pytest.raises(InputError, match=r"no image in newt; remove the folder \(left out 5 files .*: \.gif 3, "):
         _ = ImageFolder(folder=str(tmp_path)).splits
 
 

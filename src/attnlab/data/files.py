@@ -3,6 +3,8 @@
 torchvision and scikit-learn, which take seconds to import, are imported where images are read.
 """
 
+import os
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +13,8 @@ import torch
 from attnlab.data.images import Images, Splits
 from attnlab.data.module import ImageData, positive
 from attnlab.errors import InputError, MissingData, first_line
+
+NAMED = 3  # files in a message
 
 
 class TorchvisionData(ImageData):
@@ -90,7 +94,7 @@ class ImageFolder(ImageData):
         self.shape = (3, size, size)
         self.given_splits = (self.folder / "train").is_dir()
         classes = self.folder / "train" if self.given_splits else self.folder
-        self.classes = sorted(entry.name for entry in classes.iterdir() if entry.is_dir()) if classes.is_dir() else []
+        self.classes, _ = _classes(classes)
         found = len(self.classes)
         if num_classes is not None and num_classes < 2:
             raise InputError(f"data.num_classes={num_classes}: must be at least 2")
@@ -114,19 +118,62 @@ class ImageFolder(ImageData):
 
     def read(self, folder: Path) -> Images:
         import torchvision
+        from PIL import UnidentifiedImageError
         from torchvision.transforms import v2
 
         resize = v2.Compose([v2.Resize(self.size), v2.CenterCrop(self.size), v2.PILToTensor()])
-        try:
-            data = torchvision.datasets.ImageFolder(str(folder), transform=resize)
-            images, labels = zip(*data, strict=True)
-        except OSError as error:  # no images, or one that cannot be read
-            raise InputError(f"data.folder={folder}: {first_line(error)}") from None
-        strangers = set(data.classes) - set(self.classes)
-        if strangers:
+        names, others = _classes(folder)
+        if not names:
+            raise InputError(f"data.folder={folder}: must hold a subfolder of images for each class")
+        if strangers := set(names) - set(self.classes):
             raise InputError(f"data.folder={folder}: class {min(strangers)!r} is not among those of train")
-        index = torch.tensor([self.classes.index(name) for name in data.classes])
-        return Images(torch.stack(images), index[list(labels)])
+
+        class Folder(torchvision.datasets.ImageFolder):
+            def find_classes(self, directory: Any) -> tuple[list[str], dict[str, int]]:
+                return names, {name: i for i, name in enumerate(names)}
+
+        try:
+            data = Folder(str(folder), transform=resize, allow_empty=True)
+        except OSError as error:
+            raise InputError(f"data.folder={folder}: {first_line(error)}") from None
+        self._note_what_is_left_out(folder, others, {path for path, _ in data.samples}, names)
+        if empty := sorted(set(names) - {names[label] for _, label in data.samples}):
+            why = "".join(f" ({note.partition(': ')[2]})" for note in self.notes[-1:])
+            raise InputError(f"data.folder={folder}: no image in {', '.join(empty)}; remove the folder{why}")
+        images, wrong = [], []
+        for i, (path, _) in enumerate(data.samples):
+            try:
+                images.append(data[i][0])
+            except Exception as error:  # whatever a decoder raises
+                reason = "no image" if isinstance(error, UnidentifiedImageError) else first_line(error)
+                wrong.append(f"{Path(path).relative_to(folder)} ({reason})")
+        if wrong:
+            more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+            raise InputError(f"data.folder={folder}: cannot be read: {', '.join(wrong[:NAMED])}{more}; mend or remove")
+        index = torch.tensor([self.classes.index(name) for name in names])
+        return Images(torch.stack(images), index[list(data.targets)])
+
+    def _note_what_is_left_out(self, folder: Path, others: list[str], read: set[str], names: list[str]) -> None:
+        kinds: Counter[str] = Counter()
+        for name in names:
+            for place, _, files in os.walk(folder / name, followlinks=True):
+                paths = (os.path.join(place, file) for file in files if not file.startswith("."))
+                kinds.update(Path(path).suffix.lower() or "no extension" for path in paths if path not in read)
+        what = []
+        if kinds:
+            counts = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
+            what.append(f"{kinds.total()} file{'s' * (kinds.total() != 1)} of other formats: {counts}")
+        if others:
+            what.append(f"the folders {', '.join(others)}")
+        if what:
+            self.notes = [*self.notes, f"data.folder={folder}: left out {'; '.join(what)}"]
+
+
+def _classes(folder: Path) -> tuple[list[str], list[str]]:
+    """The subfolders that are classes, and those that a system or a tool has put there."""
+    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    others = [name for name in found if name.startswith(".") or name == "__MACOSX"]
+    return [name for name in found if name not in others], others
 
 
 def split(data: Images, share: float, seed: int) -> tuple[Images, Images]:

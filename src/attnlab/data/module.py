@@ -1,6 +1,7 @@
 """What every data set does: load the splits once, hand out their batches."""
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ class ImageData:
 
     num_classes: int
     shape: tuple[int, int, int]
+    notes: Sequence[str] = ()  # what of the data was left out, once they are loaded
 
     def __init__(
         self,

@@ -1,11 +1,12 @@
 """What a study says in words: warnings, notes to its tables, and the methods paragraph of a paper."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from attnlab.ledger.fingerprints import files_of
 from attnlab.study import costs, examples, factors
-from attnlab.study.collect import Study, Variant, fits, full_names, several_versions
+from attnlab.study.collect import Point, Study, Variant, fits, full_names, several_versions
 from attnlab.study.statistics import FIRST
 
 Told = Mapping[str, Any]  # see analysis
@@ -70,6 +71,7 @@ def _mixed(study: Study) -> Iterator[str]:
     """What should be one and is several: code, PyTorch, devices, folders of a point."""
     points = [point for variant in study.variants for point in variant.points.values()]
     yield from several_versions(point.code for point in points)
+    yield from _several_data(study)
     torch = {point.about.get("libraries", {}).get("torch") for point in points} - {None}
     if len(torch) > 1:
         yield f"finished points are of several versions of PyTorch: {', '.join(sorted(torch))}"
@@ -79,6 +81,26 @@ def _mixed(study: Study) -> Iterator[str]:
     if study.twice:
         names = ", ".join(folder.name for folder in study.twice[:3])
         yield f"left out, since another folder holds the same point: {names}"
+
+
+def _several_data(study: Study) -> Iterator[str]:
+    """Points of one data set whose files were not the same when they were trained."""
+    groups: dict[str, dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
+    for variant in study.variants:
+        for point in variant.points.values():
+            if seen := point.about.get("data"):
+                what = " then ".join(
+                    f"{then['files']} files ({then['names'][:4]}{then['contents'][:4]})" for then in seen
+                )
+                groups[files_of(variant.settings["data"])][what].append(point)
+    for name, seen in groups.items():
+        if len(seen) > 1:
+            parts = []
+            for what, points in sorted(seen.items(), key=lambda item: -len(item[1])):
+                names = ", ".join(point.folder.name for point in points[:3])
+                more = f" and {len(points) - 3} more" if len(points) > 3 else ""
+                parts.append(f"{what} by {names}{more}")
+            yield f"{name}: points were trained on different data: {'; '.join(parts)}; do not compare them"
 
 
 def _without_baseline(study: Study, bases: Bases, wanted: Mapping[str, str]) -> Iterator[str]:

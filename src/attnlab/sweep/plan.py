@@ -53,6 +53,7 @@ class Plan:
     collapsed: list[str]  # which settings made no difference, a line each
     errors: list[str]  # of points that were left out (sweep.on_error=skip)
     missing: list[str] = field(default_factory=list)  # data that are not there, if the plan may do without
+    notes: list[str] = field(default_factory=list)  # on the data of what is not finished
     multirun: bool = False
     retry: bool = False  # failed points are trained again
     hydra: dict[str, Any] = field(default_factory=dict)  # launcher and sweeper
@@ -220,13 +221,19 @@ def check(
         for folder, config in configs.items()
     ]
     missing: dict[str, None] = {} if without_data else errors
-    good = _rehearsed(points, errors, missing, tell, here)
+    notes: dict[str, None] = {}
+    good = _rehearsed(points, errors, missing, notes, tell, here)
     _entitle(good)
-    return Plan(good, number, _collapsed(points), list(errors), list(missing) if without_data else [])
+    return Plan(good, number, _collapsed(points), list(errors), list(missing) if without_data else [], list(notes))
 
 
 def _rehearsed(
-    points: list[Planned], errors: dict[str, None], missing: dict[str, None], tell: Told, here: bool
+    points: list[Planned],
+    errors: dict[str, None],
+    missing: dict[str, None],
+    notes: dict[str, None],
+    tell: Told,
+    here: bool,
 ) -> list[Planned]:
     """The points that can be built, with their costs; what is wrong with the others goes to ``errors``.
 
@@ -242,6 +249,7 @@ def _rehearsed(
         if number % 10 == 0:
             tell(f"building point {number} of {len(fresh)} without memory")
         point.cost = found.cost
+        notes |= dict.fromkeys(found.notes)
         if found.missing:
             missing[found.missing] = None
         if found.error:

@@ -86,6 +86,7 @@ def _made_with(point: Point) -> dict[str, Any]:
         "attnlab's code": code["source"],
         **{key: point.about.get(key) for key in keys},
         **{key: point.result.get(key) for key in ("device", "devices")},
+        "data": [f"{seen['files']} files, {seen['contents']}" for seen in point.about.get("data", [])[-1:]],
         "host": point.status.get("host"),
     }
 

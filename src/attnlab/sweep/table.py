@@ -13,6 +13,7 @@ from rich.table import Table
 
 from attnlab import ledger
 from attnlab.study.collect import mixed_code, si
+from attnlab.sweep.changes import changed_data
 from attnlab.sweep.plan import Plan, Planned
 
 WORDS = {"preempted": "to resume", "killed": "to resume", "pending": "new"}
@@ -26,6 +27,7 @@ def summary(plan: Plan) -> Iterator[str]:
     combinations = f"{plan.combinations} combinations are " if plan.combinations > points else ""
     yield f"{combinations}{points} point{'s' * (points > 1)}: {', '.join(parts)}"
     yield from (f"  {line}" for line in plan.collapsed)
+    yield from (f"  {line}" for line in [*plan.notes, *changed_data(plan.points)])
     if counts["failed"] and not plan.retry:
         yield "  failed points stay as they are; sweep.retry=failed runs them again"
     yield from (f"  {line}" for line in mixed_code(point.folder for point in plan.points))

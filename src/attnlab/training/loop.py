@@ -14,6 +14,7 @@ from typing import Any
 
 from attnlab import ledger
 from attnlab.ledger import lock
+from attnlab.ledger.fingerprints import fingerprint, same_data
 from attnlab.training.stop import Preempted, Stop
 from attnlab.training.version import code_version, library_versions
 
@@ -140,6 +141,8 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
         trainer.fit(classifier, feed, ckpt_path=start, weights_only=True)
         seconds, best = checkpoints.seconds, checkpoints.best
         if first:
+            for note in data.notes:
+                log.info("%s", note)
             checkpoints.keep_best_and_last()
         weights = torch.load(checkpoints.path(best["step"]), map_location="cpu", weights_only=True)["state_dict"]
         classifier.load_state_dict(weights)
@@ -226,6 +229,16 @@ def _write_about(folder: Path, config: Config, threads: int | None) -> None:
     versions = [*(v for v in about.get("code", []) if v["source"] != code["source"]), code]
     if len(versions) > 1:
         log.warning("the code has changed since the first attempt: %s", [v["source"] for v in versions])
+    if (seen := fingerprint(config["data"], contents=True)) is not None:
+        before = about.get("data", [])
+        if before and not same_data(before[-1], seen, config["data"]):
+            log.warning(
+                "the data have changed since the last attempt: %s files then, %s now",
+                before[-1]["files"],
+                seen["files"],
+            )
+            before = [*before, seen]
+        about["data"] = [*before[:-1], seen]  # the last one is what this attempt saw
     about |= {
         "code": versions,  # the last one is that of this attempt
         "python": platform.python_version(),

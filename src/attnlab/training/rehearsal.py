@@ -4,7 +4,7 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +30,7 @@ class Rehearsed(NamedTuple):
     cost: Cost | None
     error: str | None
     missing: str | None = None  # data that are not there
+    notes: Sequence[str] = ()  # on the data
 
 
 def rehearse(configs: Iterable[Config], here: bool = True) -> Iterator[Rehearsed]:
@@ -64,7 +65,7 @@ def rehearse(configs: Iterable[Config], here: bool = True) -> Iterator[Rehearsed
             once(_rehearse_training, config, data, net, of=(*network, "optimizer", "scheduler", "loss"))
             once(_rehearse_trainer, config, data, net, here, of=(*network, "trainer"))
             once(_rehearse_step, config, data, net, of=(*network, "trainer"))
-            yield Rehearsed(cost, None, missing)
+            yield Rehearsed(cost, None, missing, data.notes)
         except InputError as error:
             yield Rehearsed(None, str(error))
 

@@ -1,0 +1,71 @@
+"""Which files a point was trained on: their names and sizes, their times, and their contents where times do not tell.
+
+Paths count from the folder that a config names, so that a folder which is moved stays what it is.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+SETTINGS = re.compile(r"(.+_)?(folder|file|path)")  # of a data set that name what it reads
+Fingerprint = dict[str, Any]  # files, names, times; of a point also contents
+
+
+def fingerprint(data: Mapping[str, Any], contents: bool = False) -> Fingerprint | None:
+    """Of the files that a config's ``data`` names; None where it names none, or none is there."""
+    files = sorted(_files(data))
+    if not files:
+        return None
+    about = [(name, path.stat()) for name, path in files]
+    found: Fingerprint = {
+        "files": len(files),
+        "names": _digest([(name, stat.st_size) for name, stat in about]),
+        "times": _digest([(name, stat.st_mtime_ns) for name, stat in about]),
+    }
+    return {**found, "contents": _contents(data)} if contents else found
+
+
+def same_data(then: Fingerprint, now: Fingerprint, data: Mapping[str, Any]) -> bool:
+    """Whether a point's fingerprint is that of what ``data`` names now; files are read only where times differ."""
+    if then["names"] != now["names"] or then["times"] == now["times"]:
+        return then["names"] == now["names"]
+    return then["contents"] == _contents(data)
+
+
+def files_of(data: Mapping[str, Any]) -> str:
+    """``data.folder=photos``: the settings that name files."""
+    return ", ".join(f"data.{key}={data[key]}" for key in _settings(data))
+
+
+def _settings(data: Mapping[str, Any]) -> list[str]:
+    return [key for key, value in data.items() if isinstance(value, str) and value and SETTINGS.fullmatch(key)]
+
+
+def _files(data: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """With their names; hidden ones, which systems put there, are left out."""
+    for key in _settings(data):
+        root = Path(data[key])
+        if root.is_file():
+            yield key, root
+        for place, folders, names in os.walk(root, followlinks=True):
+            folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+            for path in (Path(place, name) for name in names if not name.startswith(".")):
+                if path.is_file():
+                    yield f"{key}/{path.relative_to(root).as_posix()}", path
+
+
+def _contents(data: Mapping[str, Any]) -> str:
+    found = hashlib.sha256()
+    for _, path in sorted(_files(data)):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                found.update(block)
+    return found.hexdigest()[:16]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

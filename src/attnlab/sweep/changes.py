@@ -1,0 +1,40 @@
+"""Whether the data are still what finished points of a study were trained on."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from attnlab import ledger
+from attnlab.ledger.fingerprints import files_of, fingerprint, same_data
+from attnlab.sweep.plan import Planned
+
+
+def changed_data(points: Sequence[Planned]) -> Iterator[str]:
+    """A line for each study and data set of ``points`` whose files have changed since points were finished."""
+    wanted: dict[tuple[Path, str], dict[str, Any]] = {}
+    for point in points:
+        data = point.config.get("data") or {}
+        if files_of(data):
+            made = ledger.identity(point.config)["data"]
+            wanted.setdefault((point.folder.parent, json.dumps(made, sort_keys=True)), data)
+    for (study, made), data in wanted.items():
+        now = fingerprint(data)
+        if now is None:
+            continue
+        before: dict[str, list[Any]] = {}  # points by what they have seen
+        for path in study.glob("*/result.json"):
+            about = ledger.read_json(path.with_name("point.json"))
+            if (then := about.get("data")) and json.dumps(about["identity"]["data"], sort_keys=True) == made:
+                before.setdefault(json.dumps(then[-1]), []).append(then[-1])
+        other = [then for same in before.values() if not same_data(same[0], now, data) for then in same]
+        if other:
+            counts = sorted({then["files"] for then in other})
+            how = f"{' or '.join(map(str, counts))} files then, {now['files']} now"
+            if counts == [now["files"]]:
+                how = f"{now['files']} files then and now, not the same"
+            yield (
+                f"{files_of(data)}: the data have changed since {len(other)} finished point{'s' * (len(other) > 1)} of "
+                f"{study} saw them ({how}); their results stay, and the report warns of a mixture: "
+                "with another study=... all are trained on the data of now"
+            )
