@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 SOURCE = REPOSITORY / "src" / "attnlab"
 # Each floor may import only those below it.
 FLOORS = [
-    {"errors", "source"},
+    {"errors", "source", "terminal"},
     {"targets"},
     {"registry"},
     {"ledger"},

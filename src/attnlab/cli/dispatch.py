@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from attnlab.cli import verbs
-from attnlab.cli.terminal import all_printed, print_anywhere
 from attnlab.errors import FULL, InputError, choices, unwritable
+from attnlab.terminal import all_printed, print_anywhere
 
 # What people come for, in the order of the help.
 GROUPS = {

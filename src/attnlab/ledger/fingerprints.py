@@ -55,7 +55,8 @@ def _files(data: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
             folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
             for path in (Path(place, name) for name in names if not name.startswith(".")):
                 if path.is_file():
-                    yield f"{key}/{path.relative_to(root).as_posix()}", path
+                    name = os.fsencode(path.relative_to(root)).decode("utf-8", "surrogateescape")  # in any locale
+                    yield f"{key}/{name}", path
 
 
 def _contents(data: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import faulthandler
-import io
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from attnlab import ledger
 from attnlab.ledger import lock
+from attnlab.terminal import print_anywhere
 from attnlab.training import loop
 from attnlab.training.stop import Preempted
 
@@ -25,7 +25,7 @@ def main(folder: Path, title: str = "", threads: int | None = None, patience_s: 
     ``patience_s``: how long to wait for another process, which may have died on another machine.
     """
     faulthandler.enable()
-    _print_anything()
+    print_anywhere(log=True)
     die_with_parent(signal.SIGKILL if loop.rank() else signal.SIGTERM)
     end = time.monotonic() + patience_s
     try:
@@ -42,13 +42,6 @@ def main(folder: Path, title: str = "", threads: int | None = None, patience_s: 
     except Preempted:
         return 0 if loop.rank() else loop.PREEMPTED  # a rank's error would have Lightning kill rank 0
     return 0
-
-
-def _print_anything() -> None:
-    """No point fails for a character that its network prints; log.txt is UTF-8."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
 
 
 def command(folder: Path, *title_and_threads: object) -> list[str]:

@@ -31,7 +31,9 @@ class Job:
 
         from attnlab.config.schema import check
         from attnlab.sweep.launch.outcomes import outcome
+        from attnlab.terminal import print_anywhere
 
+        print_anywhere()  # the launcher may have started this process
         try:
             config = check(composed)
         except InputError:  # told by the plan, and left out (sweep.on_error)

@@ -18,10 +18,10 @@ ORDINARY = """
 STAND_INS = dict(zip(ORDINARY.split()[::2], ORDINARY.split()[1::2], strict=True))
 
 
-def print_anywhere() -> None:
-    """From now on nothing that is printed raises."""
+def print_anywhere(log: bool = False) -> None:
+    """From now on nothing that this process prints raises; ``log``: what is no terminal gets UTF-8."""
     codecs.register_error("attnlab.stand_in", stand_in)
-    sys.stdout, sys.stderr = _robust(sys.stdout), _robust(sys.stderr)
+    sys.stdout, sys.stderr = _robust(sys.stdout, log), _robust(sys.stderr, log)
 
 
 def all_printed() -> bool:
@@ -65,13 +65,13 @@ class _Output(io.FileIO):
             return memoryview(data).nbytes
 
 
-def _robust(stream: TextIO) -> TextIO:
+def _robust(stream: TextIO, log: bool) -> TextIO:
     if stream not in (sys.__stdout__, sys.__stderr__) or not isinstance(stream, io.TextIOWrapper):  # a test's, or none
         return stream
     stream.flush()
     return io.TextIOWrapper(
         io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False)),
-        encoding=stream.encoding,
+        encoding="utf-8" if log and not stream.isatty() else stream.encoding,
         errors="attnlab.stand_in",
         line_buffering=stream.line_buffering or stream.write_through,
     )

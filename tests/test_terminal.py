@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from attnlab.cli.terminal import stand_in
+from attnlab.terminal import stand_in
 from tests.conftest import COMMAND, REPOSITORY
 from tests.study.points import write_point
 
