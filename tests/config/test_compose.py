@@ -43,6 +43,11 @@ def test_a_broken_config_is_one_line(tmp_path, text, message):
         assert len(str(error.value).splitlines()) == 1
 
 
+def test_a_value_that_needs_quotes_says_so():
+    with composing() as compose_one, pytest.raises(InputError, match=r"^study=étude: the value needs quotes .*'étude'"):
+        compose_one(["study=étude"])
+
+
 def test_what_cannot_be_merged_says_why():
     with (
         composing() as compose_one,

@@ -28,6 +28,7 @@ def _elsewhere(tmp_path, monkeypatch):
         (["-m", "study=a,étude"], "study=a,étude: the value needs quotes .*: \"study=a,'étude'\"$"),
         (["tags=['é',é,b]"], r"tags=\['é',é,b\]: the value needs quotes .*: \"tags=\['é','é',b\]\"$"),
         (["study=It's"], "study=It's: the value needs quotes inside the shell's own: 'study=\"It'"),
+        (["-m", "seed=4,"], "seed=4,: a value is missing beside the comma$"),
         (["étude=3"], "étude=3: not an override of the form key=value$"),
         (
             ["attention=se", "sites=[branch,stem]"],

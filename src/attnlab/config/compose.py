@@ -200,6 +200,8 @@ def parse_overrides(overrides: Sequence[str], config_loader: Any = None) -> list
 
 def _not_an_override(text: str, reason: str) -> str:
     key, _, value = text.partition("=")
+    if re.search(r"^,|,,|,$", value):
+        return f"{text}: a value is missing beside the comma"
     # Words of lists and sweeps by themselves, or all of it, with characters that mean something.
     words = re.sub(r"""'[^']*'|"[^"]*"|[^][{}(),:'"]+""", _quoted, value)
     one = "" if set(value) & set('[]{}"\n') or value[:1] == "'" else f'"{value}"' if "'" in value else f"'{value}'"
@@ -229,6 +231,8 @@ def _in_timm(name: str) -> str:
 def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) -> str:
     """What Hydra means, in one line, with the valid choices."""
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        return _not_an_override(str(error.override), first_line(error))
     if text.startswith("Error merging override") and error.__cause__:
         text += f": {first_line(error.__cause__)}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
