@@ -24,7 +24,24 @@ def options(baseline: Mapping[str, str] | None) -> list[str]:
 
 def warnings(told: Told, study: Study, bases: Bases, wanted: Mapping[str, str]) -> list[str]:
     """What is missing, mixed or doubtful, each named."""
-    return [*_mixed(study), *_missing(told), *_without_baseline(study, bases, wanted)]
+    return [*_mixed(study), *_missing(told), *_without_baseline(study, bases, wanted), *damaged(study)]
+
+
+def damaged(study: Study) -> list[str]:
+    """Files that are damaged, as far as they were read, and what becomes of them, a line each kind."""
+    points = [point for variant in study.variants for point in variant.points.values()]
+    left_out = [f"{point.folder}/{point.error}" for point in study.unfinished if point.state == "damaged"]
+    without = [f"{point.folder}/{damage}" for point in points for damage in sorted(point.damage)]
+    kinds = [
+        (left_out, "not in the tables; the command that made the study trains such points again"),
+        (without, "the rest of the point counts; delete its folder to train it anew"),
+        (study.damaged_plans, "what it planned is not known; delete it"),
+    ]
+    return [
+        f"damaged: {'; '.join(files[:3])}{f'; and {len(files) - 3} more' if len(files) > 3 else ''}: {what}"
+        for files, what in kinds
+        if files
+    ]
 
 
 def at_equal_cost(told: Told) -> str:
@@ -48,7 +65,7 @@ def at_equal_cost(told: Told) -> str:
 def _missing(told: Told) -> list[str]:
     """What is missing or doubtful, each named."""
     text = []
-    states = Counter(point["state"] for point in told["unfinished"])
+    states = Counter(point["state"] for point in told["unfinished"] if point["state"] != "damaged")
     for state, n in states.items():
         names = [point["name"] for point in told["unfinished"] if point["state"] == state]
         more = f" and {n - 3} more" if n > 3 else ""

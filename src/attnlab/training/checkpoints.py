@@ -6,7 +6,6 @@ import random
 import shutil
 import time
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,13 @@ from lightning.pytorch.callbacks import Checkpoint
 from torchmetrics import Metric
 
 from attnlab.data.images import Batches
-from attnlab.ledger import write_rows
+from attnlab.errors import first_line
+from attnlab.ledger import make_folder, put, set_aside, write_rows
 from attnlab.training.lightning_insides import mark_updated, mid_accumulation
 from attnlab.training.stop import Preempted, Stop
 
 log = logging.getLogger("attnlab")
+NEEDED = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step", "epoch", "ranks"}
 
 
 class Checkpoints(Checkpoint):
@@ -125,7 +126,7 @@ class Checkpoints(Checkpoint):
                 torch.load(temporary, map_location="cpu", weights_only=True)
             self.saved = True
             sync(temporary)
-            os.replace(temporary, path)
+            put(temporary, path)
             sync(path.parent)
             needed = {self.path(best_row(rows)["step"]) for rows in (self.rows, self.rows[:-1]) if rows}
             for old in saved(self.folder)[2:]:
@@ -139,20 +140,21 @@ class Checkpoints(Checkpoint):
             path = self.folder / "checkpoints" / f"{name}.ckpt"
             shutil.copyfile(self.path(step), path.with_suffix(".tmp"))
             sync(path.with_suffix(".tmp"))
-            os.replace(path.with_suffix(".tmp"), path)
+            put(path.with_suffix(".tmp"), path)
         sync(path.parent)
 
     def delete_steps(self) -> None:
         """What only an unfinished point needs."""
         for path in (self.folder / "checkpoints").glob("step-*"):
-            path.unlink()
+            if path.suffix != ".damaged":
+                path.unlink()
 
 
 class InPlace(TorchCheckpointIO):
     """Writes where it is told; Lightning's own goes through $TMPDIR, which may be small, or memory."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(path).parent)
         torch.save(checkpoint, path)
 
 
@@ -171,16 +173,25 @@ def latest(folder: Path) -> Path | None:
     Raises OSError where a file cannot be read now: it may be whole.
     """
     for path in saved(folder):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-            damaged = f"{type(error).__name__}: {error}"
-        if damaged is None:
+        if not (damage := _damage(path)):
             return path
-        log.warning("%s is damaged (%s): going back to the one before", path.name, damaged)
-        path.rename(path.with_suffix(".damaged"))
+        set_aside(path, f"{path.name} is damaged ({damage}), going back to the one before")
     return None
+
+
+def _damage(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if wrong := archive.testzip():
+                return wrong
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # reads no weights
+    except IsADirectoryError:
+        return "a folder"
+    except OSError:
+        raise
+    except Exception as error:  # whatever zipfile, zlib and pickle make of any bytes
+        return f"{type(error).__name__}: {first_line(error)}"
+    return "" if isinstance(content, dict) and content.keys() >= NEEDED else "it is no checkpoint of a point"
 
 
 def save_states(trainer: Any, module: Any) -> dict[str, Any]:

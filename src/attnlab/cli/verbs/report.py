@@ -32,6 +32,7 @@ def run(argv: list[str]) -> int:
         from attnlab.tracking.mirror import log_study
 
         study = Path(args.study)
-        log_study(study, told, [study / "report.html", *sorted((study / "figures").iterdir())])
+        figures = sorted(path for path in (study / "figures").iterdir() if path.is_file())
+        log_study(study, told, [study / "report.html", *figures])
         print(f'W&B: the run "{told["study"]} report"; attnlab sync {args.study} uploads it', file=sys.stderr)
     return 0
