@@ -15,6 +15,7 @@ from attnlab.ledger.identities import (
 )
 from attnlab.ledger.point import (
     Records,
+    about,
     devices,
     folder,
     is_done,
@@ -48,6 +49,7 @@ __all__ = [
     "LATER",
     "Record",
     "Records",
+    "about",
     "choice_names",
     "damage",
     "devices",

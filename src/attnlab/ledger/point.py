@@ -63,10 +63,15 @@ def prepare(point: Path, config: Config, overrides: Sequence[str] = (), **status
         command = f"# attnlab train --config-dir {shlex.quote(str(point))} --config-name config\n"
         text = yaml.dump({**STANDALONE, **config}, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
         write_text(point / "config.yaml", command + text)
-        made = identity(config)
-        about = {"study": config["study"], "hash": digest(made), "identity": made, "names": choice_names(config)}
-        write_json(point / "point.json", {**read_json(point / "point.json"), **about, "overrides": list(overrides)})
+        written = read_json(point / "point.json")
+        write_json(point / "point.json", {**written, **about(config), "overrides": list(overrides)})
         set_status(point, "pending", **status)
+
+
+def about(config: Config) -> dict[str, Any]:
+    """What point.json says of a config."""
+    made = identity(config)
+    return {"study": config["study"], "hash": digest(made), "identity": made, "names": choice_names(config)}
 
 
 def read_config(*points: Path) -> dict[str, Any]:
@@ -117,18 +122,18 @@ class Records:
 
 def read_point(folder: Path) -> Records:
     """The records of a point's folder, and how it stands."""
-    about, status = read_json(folder / "point.json"), read_json(folder / "status.json")
+    made, status = read_json(folder / "point.json"), read_json(folder / "status.json")
     state = status.get("state", "new")
     result = read_json(folder / "result.json") if state == "done" else Record()
-    if status and not about and not about.damage:
-        about = Record.damaged("point.json is missing")
-    wrong = "; ".join(record.damage for record in (about, status, result) if record.damage)
+    if status and not made and not made.damage:
+        made = Record.damaged("point.json is missing")
+    wrong = "; ".join(record.damage for record in (made, status, result) if record.damage)
     if wrong or state == "running":
         held = lock.holder(folder) is not None
         state = "running" if held else "damaged" if wrong else "killed"
     elif state == "done" and not result:
         state = "new"
-    return Records(folder, about, status, result, state, wrong)
+    return Records(folder, made, status, result, state, wrong)
 
 
 def is_done(point: Path) -> bool:

@@ -172,7 +172,7 @@ def set_aside(path: Path, damage: str) -> None:
     )
     kept = next(other for other in others if not os.path.lexists(other))
     path.rename(kept)
-    log.warning("%s: kept as %s", path.with_name(damage), kept.name)
+    log.warning("%s/%s: kept as %s", path.parent, damage, kept.name)
 
 
 def make_folder(path: Path) -> None:

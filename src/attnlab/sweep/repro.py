@@ -70,7 +70,7 @@ def differences(first: Path, second: Path) -> list[str]:
 def not_compared(first: Path, second: Path) -> list[str]:
     """Files that are damaged, and so cannot be compared, with how they are."""
     files = [folder / name for folder in (first, second) for name in ("test.npy", "metrics.csv")]
-    return [str(file.with_name(wrong)) for file in files if (wrong := ledger.damage(file))]
+    return [f"{file.parent}/{wrong}" for file in files if (wrong := ledger.damage(file))]
 
 
 def reasons(first: Path, second: Path) -> list[str]:

@@ -130,7 +130,9 @@ def _line(point: Standing) -> Text:
         "pending": _queued(point.folder),
         "failed": point.status.get("error"),
         "preempted": point.status.get("error"),
-        "killed": f"{_queued(point.folder)} is gone" if point.status["state"] == "pending" else "its process is gone",
+        "killed": f"{_queued(point.folder)} is gone"
+        if point.status.get("state") == "pending"
+        else "its process is gone",
     }.get(point.state, "")
     text = "  ".join(filter(None, [text, point.damage]))
     if now and point.state in ("running", "preempted", "killed"):

@@ -6,6 +6,7 @@ import random
 import shutil
 import time
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,8 @@ class Checkpoints(Checkpoint):
         trainer.strategy.barrier()
 
     def keep_best_and_last(self) -> None:
-        """``best.ckpt`` and ``last.ckpt`` of a finished point."""
+        """``best.ckpt`` and ``last.ckpt`` of a finished point, and its metrics.csv, should it have been set aside."""
+        write_rows(self.folder / "metrics.csv", self.rows)
         for name, step in (("best", self.best["step"]), ("last", self.rows[-1]["step"])):
             path = self.folder / "checkpoints" / f"{name}.ckpt"
             shutil.copyfile(self.path(step), path.with_suffix(".tmp"))
@@ -172,11 +174,29 @@ def latest(folder: Path) -> Path | None:
 
     Raises OSError where a file cannot be read now: it may be whole.
     """
-    for path in saved(folder):
-        if not (damage := _damage(path)):
-            return path
-        set_aside(path, f"{path.name} is damaged ({damage}), going back to the one before")
-    return None
+    if not saved(folder):
+        _bring_back(folder)
+    return next(_whole(saved(folder)), None)
+
+
+def _whole(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        if damage := _damage(path):
+            set_aside(path, f"{path.name} is damaged ({damage}), going on without it")
+        else:
+            yield path
+
+
+def _bring_back(folder: Path) -> None:
+    """What a finished point has kept, as it was before: its training need not be repeated if a record was damaged."""
+    kept = [path for name in ("best", "last") if (path := folder / "checkpoints" / f"{name}.ckpt").exists()]
+    if len(list(_whole(kept))) < 2:
+        return
+    for path in kept:
+        step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        temporary = path.with_name(f"step-{step:08d}.tmp")
+        shutil.copyfile(path, temporary)
+        os.replace(temporary, temporary.with_suffix(".ckpt"))
 
 
 def _damage(path: Path) -> str:

@@ -219,7 +219,7 @@ def _write_about(folder: Path, config: Config, threads: int | None) -> None:
     """point.json: what the point is made with."""
     import torch
 
-    about = ledger.mended(folder / "point.json")
+    about = ledger.mended(folder / "point.json") or ledger.about(config)
     code = code_version(config)
     versions = [*(v for v in about.get("code", []) if v["source"] != code["source"]), code]
     if len(versions) > 1:

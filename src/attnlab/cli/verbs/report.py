@@ -32,7 +32,7 @@ def run(argv: list[str]) -> int:
         from attnlab.tracking.mirror import log_study
 
         study = Path(args.study)
-        figures = sorted(path for path in (study / "figures").iterdir() if path.is_file())
+        figures = sorted(path for path in (study / "figures").glob("*") if path.is_file())
         log_study(study, told, [study / "report.html", *figures])
         print(f'W&B: the run "{told["study"]} report"; attnlab sync {args.study} uploads it', file=sys.stderr)
     return 0
