@@ -3,7 +3,7 @@
 No more is checked than what they rely on: a record that counts as damaged has its point trained again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from attnlab.ledger.identities import digest
@@ -77,29 +77,34 @@ def wrong_record(name: str, value: Any, shape: Shape | None = None) -> str:
     why = wrong(value, SHAPES.get(name, {}) if shape is None else shape)
     if not why and name == "point.json" and value.get("hash") not in (None, digest(value["identity"])):
         return "identity was changed: its hash is another"
-    return why
+    return why.removeprefix(".") if why[:1] in ("", ".") else f"it{why}"
 
 
-def wrong(value: Any, shape: Shape, name: str = "") -> str:
-    """What is wrong with a value, in words that begin with its name; empty if it has the shape."""
+def wrong(value: Any, shape: Shape) -> str:
+    """What is wrong with a value, in words that follow its name: ``.seed is '0', must be ...``; or nothing."""
     if isinstance(shape, Kind):
-        return "" if shape.fits(value) else f"{name} is {_short(value)}, must be {shape.words}"
+        return "" if shape.fits(value) else f" is {_short(value)}, must be {shape.words}"
     if isinstance(shape, list):
         if not isinstance(value, list):
-            return f"{name} is {_short(value)}, must be a list"
-        return next(filter(None, (wrong(item, shape[0], f"{name}[{i}]") for i, item in enumerate(value))), "")
+            return f" is {_short(value)}, must be a list"
+        for i, item in enumerate(value):
+            if why := wrong(item, shape[0]):
+                return f"[{i}]{why}"
+        return ""
     if not isinstance(value, dict):
-        return f"{name or 'it'} is {_short(value)}, must be a mapping"
+        return f" is {_short(value)}, must be a mapping"
     for key, inner in shape.items():
-        wanted = key.removesuffix("?")
-        for found in value.keys() - shape.keys() if key == "*" else (wanted,):
-            path = f"{name}.{found}" if name else str(found)
-            if value.get(found) is None and key.endswith("?"):
-                continue
-            if found not in value:
-                return f"{path} is missing"
-            if why := wrong(value[found], inner, path):
-                return why
+        if key == "*":
+            others: Iterable[Any] = value.keys() - shape.keys()
+        elif key[-1] == "?":
+            others = () if value.get(key[:-1]) is None else (key[:-1],)
+        elif key in value:
+            others = (key,)
+        else:
+            return f".{key} is missing"
+        for found in others:
+            if why := wrong(value[found], inner):
+                return f".{found}{why}"
     return ""
 
 
