@@ -13,6 +13,7 @@ from attnlab.cli import main
 from attnlab.errors import InputError
 from attnlab.study import collect, report
 from attnlab.sweep import repro
+from attnlab.training import loop
 from tests.conftest import REPOSITORY, attnlab
 from tests.damage import KINDS, VALUES, copied, set_value
 
@@ -280,3 +281,12 @@ def test_a_studys_own_wandb_record_begins_anew(logged, tmp_path):
     (study / "wandb.json").write_text("[")
     assert ledger.mended(study / "wandb.json") == {}
     assert (study / "wandb.json.damaged").read_text() == "["
+
+
+def test_a_record_that_is_damaged_while_its_point_waits_is_made_again(finished, tmp_path):
+    point = ledger.points(copied(finished, tmp_path))[0]
+    before = ledger.read_point(point).about
+    (point / "point.json").write_text("")
+    loop._write_about(point, ledger.read_config(point), before["threads"])
+    assert ledger.read_point(point).about == {key: value for key, value in before.items() if key != "overrides"}
+    assert (point / "point.json.damaged").read_bytes() == b""

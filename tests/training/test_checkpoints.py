@@ -159,8 +159,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(uninterrupted, caplog)
     with zipfile.ZipFile(last) as archive:
         tensor = archive.read(next(name for name in archive.namelist() if name.endswith("data/0")))
     byte = whole.index(tensor)
-    for damaged in (b"", whole[:half], whole[:byte] + bytes([whole[byte] ^ 1]) + whole[byte + 1 :]):
-        last.write_bytes(damaged)
+    flipped = whole[:byte] + bytes([whole[byte] ^ 1]) + whole[byte + 1 :]
+    for damaged in (b"", whole[:half], flipped, _stored({"of": "another"}).getvalue(), None):
+        last.mkdir() if damaged is None else last.write_bytes(damaged)
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             assert checkpoints.latest(folder) == before

@@ -103,7 +103,7 @@ def _differences(first: Point, second: Point) -> Iterator[str]:
     for name, value in first.result["test"].items():
         now = second.result["test"].get(name)
         if repr(now) != repr(value):  # NaN is like itself
-            yield f"test {name}: {value:.6g}, now {now}"
+            yield f"test {name}: {value:.6g}, now {'missing' if now is None else f'{now:.6g}'}"
     answers, now_answers = first.answers(), second.answers()
     if answers is not None and now_answers is not None and (answers != now_answers).any():
         yield f"predictions: {int((answers[1] != now_answers[1]).sum())} of {answers.shape[1]} test images differ"
