@@ -1,21 +1,28 @@
 """What a full disk, a copy in progress or an editor makes of a file."""
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
 
 
+def replace(path: Path, content: bytes) -> None:
+    """With another file: this one may have a second name, in the study that it was copied from."""
+    path.unlink()
+    path.write_bytes(content)
+
+
 def empty(path: Path) -> None:
-    path.write_bytes(b"")
+    replace(path, b"")
 
 
 def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    replace(path, path.read_bytes()[: path.stat().st_size // 2])
 
 
 def overwritten(path: Path) -> None:
-    path.write_bytes(b"\xff" + random.Random(0).randbytes(path.stat().st_size))
+    replace(path, b"\xff" + random.Random(0).randbytes(path.stat().st_size))
 
 
 def folder(path: Path) -> None:
@@ -24,19 +31,15 @@ def folder(path: Path) -> None:
 
 
 def listed(path: Path) -> None:
-    path.write_text("[1, 2]\n")
+    replace(path, b"[1, 2]\n")
 
 
 def quoted(path: Path) -> None:
-    path.write_text('"done"\n')
+    replace(path, b'"done"\n')
 
 
 def lacking(path: Path) -> None:
-    path.write_text("{}\n")
-
-
-def missing(path: Path) -> None:
-    path.unlink()
+    replace(path, b"{}\n")
 
 
 KINDS = {kind.__name__: kind for kind in (empty, cut, overwritten, folder, listed, quoted, lacking)}
@@ -77,10 +80,10 @@ def set_value(path: Path, key: str, value: object) -> None:
     for parent in parents:
         node = node[parent]
     node[last] = value
-    path.write_text(json.dumps(content), encoding="utf-8")
+    replace(path, json.dumps(content).encode())
 
 
-def copied(study: Path, to: Path) -> Path:
-    """``to/outputs/s``, a copy of a study."""
-    shutil.copytree(study, to / "outputs" / "s")
+def copied(study: Path, to: Path, link: bool = False) -> Path:
+    """``to/outputs/s``, a copy of a study; ``link``: quicker, for those who write into no file."""
+    shutil.copytree(study, to / "outputs" / "s", copy_function=os.link if link else shutil.copy2)
     return to / "outputs" / "s"
