@@ -167,6 +167,21 @@ def test_so_are_values(logged, tmp_path, said, name, key, value, verbs):
         check(said, study, verb, name, path)
 
 
+def test_null_is_as_if_an_older_attnlab_had_not_written_it(logged, tmp_path, said):
+    study = copied(logged, tmp_path, link=True)
+    for name, keys in {
+        "point.json": ("hash", "code", "libraries", "threads", "wandb_id"),
+        "status.json": ("attempts", "error"),
+        "result.json": ("val", "times", "best_epoch"),
+    }.items():
+        for key in keys:
+            set_value(first(study, name), key, None)
+    for verb in VERBS:
+        check(said, study, verb, "", first(study, "status.json"))
+    ledger.set_status(first(study, "status.json").parent, "running")
+    assert ledger.read_json(first(study, "status.json"))["attempts"] == 1
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", [*RECORDS, "config.yaml", "metrics.csv", "test.npy"])
 def test_repro_names_what_it_cannot_compare(logged, tmp_path, name, kind):

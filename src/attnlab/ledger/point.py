@@ -152,7 +152,7 @@ def set_status(point: Path, state: str, **changes: Any) -> None:
     now = time.time()
     if state == "running":
         status |= {
-            "attempts": status.get("attempts", 0) + 1,
+            "attempts": (status.get("attempts") or 0) + 1,
             "host": platform.node(),
             "process": os.getpid(),
             "started": now,

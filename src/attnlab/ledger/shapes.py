@@ -28,6 +28,7 @@ NUMBER = Kind("a number", _is_number)
 SHARE = Kind("a number from 0 to 1", lambda value: _is_number(value) and not (value < 0 or value > 1))
 FINITE = Kind("a finite number from 0 up", lambda value: _is_number(value) and 0 <= value < 1e300)
 WHOLE = Kind("a whole number from 0 up", lambda value: type(value) is int and 0 <= value < 1e300)
+PAIR = Kind("two texts", lambda value: isinstance(value, list) and [type(part) for part in value] == [str, str])
 STATES = ("pending", "running", "done", "failed", "preempted")
 STATE = Kind(f"one of {', '.join(STATES)}", lambda value: value in STATES)
 
@@ -66,7 +67,7 @@ SHAPES: dict[str, Shape] = {
     },
     "progress.json": {"epoch": WHOLE, "epochs": WHOLE, "step": WHOLE, "steps": WHOLE, "val_accuracy?": NUMBER},
     "job.json": {"slurm": TEXT},
-    "wandb.json": {"id?": TEXT, "versions?": WHOLE, "workspace?": [TEXT], "report?": TEXT},
+    "wandb.json": {"id?": TEXT, "versions?": WHOLE, "workspace?": PAIR, "report?": TEXT},
 }
 PLAN: Shape = {"time": FINITE, "command": TEXT, "points": [TEXT], "baseline?": MAPPING}
 OWNER: Shape = {"host": TEXT, "machine": TEXT, "process": WHOLE, "started?": WHOLE, "job?": TEXT, "restart": WHOLE}

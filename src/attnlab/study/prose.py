@@ -87,7 +87,7 @@ def _mixed(study: Study) -> Iterator[str]:
     """What should be one and is several: code, PyTorch, devices, folders of a point."""
     points = [point for variant in study.variants for point in variant.points.values()]
     yield from several_versions(point.code for point in points)
-    torch = {point.about.get("libraries", {}).get("torch") for point in points} - {None}
+    torch = {str((point.about.get("libraries") or {}).get("torch", "")) for point in points} - {""}
     if len(torch) > 1:
         yield f"finished points are of several versions of PyTorch: {', '.join(sorted(torch))}"
     devices = {str(point.result.get("device", "")).partition(":")[0] for point in points} - {""}
@@ -161,7 +161,7 @@ def methods(told: Told, study: Study) -> str:
     first = {costs.data_key(v): next(iter(v.points.values())).answers() for v in study.variants}
     images = " or ".join(f"{n:,}" for n in sorted({a.shape[1] for a in first.values() if a is not None}))
     data = ", ".join(dict.fromkeys(v.settings["data"]["_target_"].rpartition(".")[2] for v in study.variants))
-    libraries = points[0].about.get("libraries", {})
+    libraries = points[0].about.get("libraries") or {}
     software = ", ".join(f"{name} {libraries[name]}" for name in ("torch", "lightning") if name in libraries)
     devices = ", ".join(sorted({str(point.result.get("device", "")).partition(":")[0] for point in points} - {""}))
     varied = "; ".join(f"{name}: {', '.join(levels)}" for name, levels in told["factors"].items()) or "nothing"

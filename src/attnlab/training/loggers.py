@@ -121,7 +121,7 @@ def _wandb_logger(config: Mapping[str, Any], point: Path) -> Wandb:
     import wandb
 
     about = mended(point / "point.json")
-    if "wandb_id" not in about:  # written down before the run starts, so that it can be continued
+    if not about.get("wandb_id"):  # written down before the run starts, so that it can be continued
         about["wandb_id"] = uuid.uuid4().hex[:12]
         write_json(point / "point.json", about)
     settings = config["logger"]

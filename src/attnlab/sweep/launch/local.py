@@ -128,7 +128,7 @@ def launch(
 def _needs_training(point: Planned, alone: set[Path]) -> bool:
     """False if the point has been finished, or has failed, since it was planned."""
     now = ledger.read_point(point.folder)
-    seen = now.status.get("attempts", 0) == point.attempts
+    seen = (now.status.get("attempts") or 0) == point.attempts
     return now.state != "done" and (now.state != "failed" or seen or point.folder in alone)
 
 
