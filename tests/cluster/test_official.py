@@ -15,5 +15,5 @@ def test_other_launchers(tmp_path, launcher):
     done = attnlab(*command, cwd=tmp_path, fresh=True)
     assert done.returncode == 0, done.stderr
     folders = sorted(path.parent for path in tmp_path.glob("outputs/default/*/status.json"))
-    assert [ledger.attempts(folder) for folder in folders] == [1] * 3
+    assert [ledger.read_json(folder / "status.json")["attempts"] for folder in folders] == [1] * 3
     assert attnlab(*command, cwd=tmp_path).returncode == 0

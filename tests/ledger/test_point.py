@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from attnlab import ledger
+from tests.study.points import ABOUT, RESULT
 
 CONFIG = {
     "backbone": {"name": "b", "_target_": "x.B"},
@@ -107,7 +108,9 @@ def test_status_goes_through_its_states(tmp_path):
     assert not ledger.is_done(tmp_path)
     ledger.set_status(tmp_path, "done")
     assert not ledger.is_done(tmp_path)  # no result
-    ledger.write_json(tmp_path / "result.json", {})
+    ledger.write_json(tmp_path / "result.json", RESULT)
+    assert not ledger.is_done(tmp_path)  # of what?
+    ledger.write_json(tmp_path / "point.json", ABOUT)
     assert ledger.is_done(tmp_path)
 
 

@@ -4,6 +4,12 @@ import numpy as np
 
 from attnlab import ledger
 
+# The least that records hold.
+GROUPS = ("backbone", "attention", "data", "optimizer", "scheduler", "loss", "trainer")
+IDENTITY = {**{group: {} for group in GROUPS}, "data": {"_target_": "x.D"}, "sites": None, "seed": 0}
+ABOUT = {"identity": IDENTITY, "names": {"attention": "none"}}
+RESULT = {"test": {"accuracy": 0.5}, "cost": {"parameters": 7, "macs": 8000, "latency_ms": 1.0}}
+
 
 def write_point(
     root,

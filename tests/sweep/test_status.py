@@ -9,6 +9,7 @@ from attnlab import ledger
 from attnlab.sweep import status
 from tests.conftest import COMMAND, attnlab
 from tests.faulty import Sweep
+from tests.study.points import ABOUT
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_unknown_and_wrong_folders_are_refused_in_one_line(tmp_path):
         "attnlab: outputs/nothing: no such folder; a study is a folder of points, such as outputs/demo\n"
     )
     (tmp_path / "outputs" / "study" / "point").mkdir(parents=True)
-    ledger.write_json(tmp_path / "outputs" / "study" / "point" / "point.json", {})
+    ledger.write_json(tmp_path / "outputs" / "study" / "point" / "point.json", ABOUT)
     shown = attnlab("status", "outputs", cwd=tmp_path)
     assert (shown.returncode, shown.stderr) == (2, "attnlab: outputs: no points; studies below it: outputs/study\n")
     (tmp_path / "empty").mkdir()
@@ -78,7 +79,7 @@ def test_unknown_and_wrong_folders_are_refused_in_one_line(tmp_path):
 
 def test_waiting_and_preempted_points(tmp_path, capsys):
     for name, state in (("a", "pending"), ("b", "pending"), ("c", "preempted")):
-        ledger.write_json(tmp_path / name / "point.json", {})
+        ledger.write_json(tmp_path / name / "point.json", ABOUT)
         ledger.set_status(tmp_path / name, state, error="asked to stop by SIGUSR1" if state == "preempted" else None)
     ledger.write_json(tmp_path / "b" / "job.json", {"slurm": "12_3"})
     status.show(tmp_path)
@@ -94,7 +95,7 @@ def test_waiting_and_preempted_points(tmp_path, capsys):
 
 def test_an_empty_progress_file_says_nothing(tmp_path, capsys):
     """As a power cut can leave it."""
-    ledger.write_json(tmp_path / "a" / "point.json", {})
+    ledger.write_json(tmp_path / "a" / "point.json", ABOUT)
     ledger.set_status(tmp_path / "a", "running")
     (tmp_path / "a" / "progress.json").write_text("")
     status.show(tmp_path)

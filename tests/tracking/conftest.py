@@ -5,6 +5,8 @@ import json
 import pytest
 import yaml
 
+from tests.study.points import ABOUT, IDENTITY
+
 
 def variant(label, mean, ratio, verdict, **more):
     difference = None if verdict is None else {"mean": mean - 0.8, "half_width": 0.01, "n": 2}
@@ -49,7 +51,7 @@ def told():
 def study(tmp_path):
     point = tmp_path / "zoo" / "resnet18-none-s0-00000000"
     point.mkdir(parents=True)
-    (point / "point.json").write_text(json.dumps({"wandb_id": "abc"}))
+    (point / "point.json").write_text(json.dumps({**ABOUT, "wandb_id": "abc"}))
     logger = {"name": "wandb", "project": "proj", "entity": "team", "mode": "offline"}
-    (point / "config.yaml").write_text(yaml.safe_dump({"logger": logger}))
+    (point / "config.yaml").write_text(yaml.safe_dump({**IDENTITY, "logger": logger}))
     return tmp_path / "zoo"

@@ -9,6 +9,7 @@ import yaml
 
 from attnlab.errors import InputError
 from attnlab.tracking import dashboard
+from tests.study.points import IDENTITY
 from tests.wandb_server import wandb_server
 
 
@@ -57,7 +58,8 @@ def test_dry_run_writes_both_from_the_factors(study, told):
 @pytest.mark.parametrize(("entity", "owner"), [("team", "team"), (None, "me")])  # by default the account's own
 def test_saving_again_renews_both(study, told, monkeypatch, entity, owner):
     config = study / "resnet18-none-s0-00000000" / "config.yaml"
-    config.write_text(yaml.safe_dump({"logger": {"name": "wandb", "project": "proj", "entity": entity}}))
+    logger = {"name": "wandb", "project": "proj", "entity": entity}
+    config.write_text(yaml.safe_dump({**IDENTITY, "logger": logger}))
     wandb.teardown()  # it keeps the first credentials that it finds
     with wandb_server() as server:
         for key, value in server.environment.items():

@@ -14,6 +14,7 @@ from PIL import Image
 from attnlab.errors import InputError
 from attnlab.tracking.mirror import COLUMNS, log_study
 from attnlab.tracking.sync import offline_runs
+from tests.study.points import ABOUT
 from tests.wandb_file import records
 
 
@@ -81,7 +82,7 @@ def test_a_second_report_continues_the_run_and_takes_the_place_of_what_was_not_u
 
 
 def test_without_wandb_points_nothing_of_it_is_imported(study, told, tmp_path):
-    (study / "resnet18-none-s0-00000000" / "point.json").write_text("{}")
+    (study / "resnet18-none-s0-00000000" / "point.json").write_text(json.dumps(ABOUT))
     with pytest.raises(InputError, match="no W&B runs"):
         log_study(study, told, [])
     check = "import sys; import attnlab.tracking.mirror, attnlab.tracking.sync; assert 'wandb' not in sys.modules"

@@ -11,6 +11,7 @@ from attnlab.ledger import lock
 from attnlab.training.loggers import open_loggers
 from attnlab.training.stop import Preempted
 from tests.conftest import attnlab
+from tests.study.points import ABOUT, RESULT
 from tests.wandb_server import wandb_server
 
 CONFIG = {
@@ -28,10 +29,10 @@ CONFIG = {
 def make_point(folder, *attempts):
     """Each attempt is the steps that it logs; all but the last are preempted."""
     folder.mkdir(parents=True)
-    (folder / "point.json").write_text("{}")
+    (folder / "point.json").write_text(json.dumps(ABOUT))
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     (folder / "status.json").write_text('{"state": "done"}')
-    (folder / "result.json").write_text("{}")
+    (folder / "result.json").write_text(json.dumps(RESULT))
     for number, steps in enumerate(attempts, 1):
         try:
             with open_loggers(CONFIG, folder) as (logger,):

@@ -8,6 +8,7 @@ import wandb
 
 from attnlab.training.loggers import _confusion, open_loggers, tags
 from attnlab.training.stop import Preempted
+from tests.study.points import ABOUT
 from tests.wandb_file import records
 
 CONFIG = {
@@ -33,7 +34,7 @@ def attempt(point, *metrics, error=None):
 def test_attempts_are_one_run_with_one_curve(tmp_path, monkeypatch):
     point = tmp_path / "point"
     point.mkdir()
-    (point / "point.json").write_text("{}")
+    (point / "point.json").write_text(json.dumps(ABOUT))
     with pytest.raises(Preempted):
         attempt(point, (10, 0.1), (20, 0.2), error=Preempted("SIGTERM"))
     with pytest.raises(ValueError, match="broken"):
@@ -60,7 +61,7 @@ def test_attempts_are_one_run_with_one_curve(tmp_path, monkeypatch):
 
 def test_an_epoch_is_written_down_before_the_next_one_ends(tmp_path):
     """What is not yet in the file is lost where all of a point's processes are killed."""
-    (tmp_path / "point.json").write_text("{}")
+    (tmp_path / "point.json").write_text(json.dumps(ABOUT))
     with open_loggers(CONFIG, tmp_path) as (logger,):
         logger.log_metrics({"gates/a": 0.5}, 10)
         logger.log_metrics({"val/accuracy": 0.1, "epoch": 0}, 10)

@@ -11,17 +11,18 @@ from attnlab.tracking import runs
 
 def say_how_it_went(planned: Plan, command: Sequence[str]) -> int:
     """``command``: the words after attnlab that ran the points."""
-    from attnlab.ledger import read_json, state
+    from attnlab.ledger import read_point
 
     if not planned.is_grid:  # its sweeper has chosen the points
         print(*(f"how it stands: attnlab status {point.folder.parent}" for point in planned.points), sep="\n")
         return 0
-    states = {point.folder: state(point.folder) for point in planned.points}
+    points = {point.folder: read_point(point.folder) for point in planned.points}
+    states = {folder: point.state for folder, point in points.items()}
     failed = [folder for folder, now in states.items() if now == "failed"]
     if failed:
         print(f"attnlab: {len(failed)} of {len(states)} points failed", file=sys.stderr)
     for folder in failed:
-        print(f"attnlab:   {read_json(folder / 'status.json')['error']}: see {folder}/log.txt", file=sys.stderr)
+        print(f"attnlab:   {points[folder].status.get('error')}: see {folder}/log.txt", file=sys.stderr)
     if failed:
         again = shlex.join(["attnlab", *command, *(["sweep.retry=failed"] if not planned.retry else [])])
         if command[0] != "train":

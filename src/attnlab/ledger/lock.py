@@ -19,6 +19,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from attnlab.ledger.records import make_folder
+from attnlab.ledger.shapes import OWNER, wrong
+
 HEARTBEAT_S = 10.0
 STALE_S = 60.0
 RELEASED = 1e9  # seconds since 1970; not 0, as FAT knows no time before 1980
@@ -54,7 +57,7 @@ class Owner:
         return f"{self.host}:{self.process}" + (f" (SLURM {self.job})" if self.job else "")
 
 
-# What a full disk leaves, or a process killed while it was writing where there are no hard links.
+# What a full disk leaves, a process killed while it was writing where there are no hard links, or an editor.
 UNREADABLE = Owner("unknown", "", 0, None, None, 0, "")
 
 
@@ -125,12 +128,13 @@ def holder(folder: Path) -> Owner | None:
             now = time.time()
         held = _held(locks / f"{last}.json", now)
         return held[0] if held else None
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
 def _acquire(locks: Path, owner: Owner) -> Path:
-    locks.mkdir(parents=True, exist_ok=True)
+    make_folder(locks.parent)
+    make_folder(locks)
     while True:
         now = _now(locks)
         last = _last(locks)
@@ -178,11 +182,14 @@ def _renew(path: Path, owner: Owner) -> bool:
 
 def _read(path: Path) -> tuple[Owner, float]:
     """The owner and his last heartbeat."""
+    if path.is_dir():
+        return UNREADABLE, path.stat().st_mtime
     with path.open(encoding="utf-8") as file:
         heartbeat = os.fstat(file.fileno()).st_mtime  # of an open file: NFS may answer Path.stat() from its cache
         try:
-            return Owner(**json.load(file)), heartbeat
-        except (ValueError, TypeError):
+            told = json.load(file)
+            return UNREADABLE if wrong(told, OWNER) else Owner(**told), heartbeat
+        except (ValueError, TypeError, RecursionError):
             return UNREADABLE, heartbeat
 
 
@@ -219,7 +226,7 @@ def _is_alive(owner: Owner, age: float) -> bool:
 def _is_running(number: int, started: int | None) -> bool:
     try:
         os.kill(number, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass

@@ -1,7 +1,8 @@
 """A point: one resolved experiment with one seed, its folder, and how it stands.
 
 ``status.json`` holds the state: pending | running | done | failed | preempted. A point whose process died without a
-word still says running: ``state`` looks at the lock and calls it killed.
+word still says running: ``read_point`` looks at the lock and calls it killed. A point is damaged if a record that
+verbs rely on is: it is trained again.
 """
 
 import os
@@ -9,6 +10,7 @@ import platform
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,16 @@ import yaml
 from attnlab.errors import InputError
 from attnlab.ledger import lock
 from attnlab.ledger.identities import choice_names, digest, identity, in_full, present_name
-from attnlab.ledger.records import read_json, write_json, write_text
+from attnlab.ledger.records import Record, damage, mended, read_json, read_yaml, set_aside, write_json, write_text
+from attnlab.ledger.shapes import PLAN
 
 Config = Mapping[str, Any]
-# libyaml's, where PyYAML has them, are several times as fast.
-DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, where PyYAML has it, is several times as fast
+# What training writes into a point's folder, but for its lock: what is damaged of it is set aside before.
+WRITTEN = (
+    *("config.yaml", "point.json", "status.json", "log.txt", "metrics.csv", "test.npy", "result.json"),
+    *("progress.json", "job.json", "checkpoints", "pictures", "tensorboard", "wandb"),
+)
 
 # So that config.yaml is a primary config of its own.
 STANDALONE: dict[str, Any] = {
@@ -51,18 +57,35 @@ def prepare(point: Path, config: Config, overrides: Sequence[str] = (), **status
     with lock.hold(point):
         if is_done(point):
             return
+        for name in WRITTEN:
+            if wrong := damage(point / name):
+                set_aside(point / name, wrong)
         command = f"# attnlab train --config-dir {shlex.quote(str(point))} --config-name config\n"
         text = yaml.dump({**STANDALONE, **config}, Dumper=DUMPER, sort_keys=False, allow_unicode=True)
         write_text(point / "config.yaml", command + text)
-        made = identity(config)
-        about = {"study": config["study"], "hash": digest(made), "identity": made, "names": choice_names(config)}
-        write_json(point / "point.json", {**read_json(point / "point.json"), **about, "overrides": list(overrides)})
+        written = read_json(point / "point.json")
+        write_json(point / "point.json", {**written, **about(config), "overrides": list(overrides)})
         set_status(point, "pending", **status)
 
 
-def read_config(point: Path) -> dict[str, Any]:
-    """The config that ``prepare`` wrote, with settings that are newer than it at their defaults, and today's names."""
-    written = yaml.load((point / "config.yaml").read_text(encoding="utf-8"), Loader=LOADER)
+def about(config: Config) -> dict[str, Any]:
+    """What point.json says of a config."""
+    made = identity(config)
+    return {"study": config["study"], "hash": digest(made), "identity": made, "names": choice_names(config)}
+
+
+def read_config(*points: Path) -> dict[str, Any]:
+    """The config that ``prepare`` wrote, with settings that are newer than it at their defaults, and today's names.
+
+    Of several points it is that of the first whose file is whole. Raises InputError if there is none.
+    """
+    for point in points:
+        written = read_yaml(point / "config.yaml")
+        if written:
+            break
+    else:
+        wrong = written.damage or "config.yaml is missing"
+        raise InputError(f"{point}/{wrong}; copy that of another seed and set its seed, or delete the point's folder")
     config = in_full({key: value for key, value in written.items() if key not in STANDALONE})
     for group in config.values():
         if isinstance(group, dict) and "_target_" in group:
@@ -74,39 +97,62 @@ def points(study: Path) -> list[Path]:
     """The folders of all points of a study. Raises InputError if there is no such folder."""
     if not study.is_dir():
         raise InputError(f"{study}: no such folder; a study is a folder of points, such as outputs/demo")
-    return sorted(path.parent for path in study.glob("*/point.json"))
+    records = ("point.json", "status.json")  # either may be gone
+    return sorted(path for path in study.iterdir() if any(os.path.exists(path / name) for name in records))
 
 
-def plans(study: Path) -> list[dict[str, Any]]:
-    """The commands that planned points of the study (``plans/*.json``), the last one last."""
-    return sorted(map(read_json, study.glob("plans/*.json")), key=lambda plan: plan["time"])
+def plans(study: Path) -> tuple[list[Record], list[str]]:
+    """The commands that planned points of the study (``plans/*.json``), the last one last; and which are damaged."""
+    read = [read_json(path, PLAN) for path in sorted(study.glob("plans/*.json"))]
+    whole = sorted(filter(None, read), key=lambda plan: plan["time"])
+    return whole, [f"{study}/plans/{plan.damage}" for plan in read if plan.damage]
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a point's folder says, each file read once."""
+
+    folder: Path
+    about: Record  # point.json
+    status: Record  # status.json
+    result: Record  # result.json; empty unless it is done
+    state: str  # new | pending | running | done | failed | preempted | killed | damaged
+    damage: str  # which of these is damaged, and how: ``result.json is empty``
+
+
+def read_point(folder: Path) -> Records:
+    """The records of a point's folder, and how it stands."""
+    made, status = read_json(folder / "point.json"), read_json(folder / "status.json")
+    state = status.get("state", "new")
+    result = read_json(folder / "result.json") if state == "done" else Record()
+    if status and not made and not made.damage:
+        made = Record.damaged("point.json is missing")
+    wrong = "; ".join(record.damage for record in (made, status, result) if record.damage)
+    if wrong or state == "running":
+        held = lock.holder(folder) is not None
+        state = "running" if held else "damaged" if wrong else "killed"
+    elif state == "done" and not result:
+        state = "new"
+    return Records(folder, made, status, result, state, wrong)
 
 
 def is_done(point: Path) -> bool:
-    return (point / "result.json").is_file() and read_json(point / "status.json").get("state") == "done"
+    return state(point) == "done"
 
 
 def state(point: Path) -> str:
-    """new | pending | running | done | failed | preempted | killed"""
-    written = read_json(point / "status.json").get("state", "new")
-    if written == "running" and lock.holder(point) is None:
-        return "killed"
-    return "new" if written == "done" and not (point / "result.json").is_file() else written
-
-
-def attempts(point: Path) -> int:
-    """How often the point has been started."""
-    return read_json(point / "status.json").get("attempts", 0)
+    """new | pending | running | done | failed | preempted | killed | damaged"""
+    return read_point(point).state
 
 
 def set_status(point: Path, state: str, **changes: Any) -> None:
     """Update status.json: pending | running | done | failed | preempted, with what else has changed."""
     path = point / "status.json"
-    status = {**read_json(path), "state": state, **changes}
+    status = {**mended(path), "state": state, **changes}
     now = time.time()
     if state == "running":
         status |= {
-            "attempts": status.get("attempts", 0) + 1,
+            "attempts": (status.get("attempts") or 0) + 1,
             "host": platform.node(),
             "process": os.getpid(),
             "started": now,
@@ -116,11 +162,3 @@ def set_status(point: Path, state: str, **changes: Any) -> None:
     elif state != "pending":
         status["ended"] = now
     write_json(path, status)
-
-
-def progress(folder: Path) -> dict[str, Any]:
-    """How far a running point is, or {} while it does not say; after a power cut the file can be empty."""
-    try:
-        return read_json(folder / "progress.json")
-    except (OSError, ValueError):
-        return {}

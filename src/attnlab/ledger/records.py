@@ -1,30 +1,193 @@
-"""Files of a folder: written atomically, read whole."""
+"""Files of a folder: written atomically, read whole. A damaged one is named and kept; it stops nobody.
+
+A full disk, a copy in progress or an editor leaves files that are empty, cut, or of another kind. Each reader returns
+what there is and, in words that begin with the file's name, what is wrong with it: ``result.json is empty``.
+"""
 
 import contextlib
 import csv
 import errno
 import io
+import itertools
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+
+from attnlab.errors import first_line
+from attnlab.ledger.shapes import Shape, wrong_record
 
 if TYPE_CHECKING:
     import numpy
 
+T = TypeVar("T")
+log = logging.getLogger("attnlab")
+# libyaml's, where PyYAML has it, is several times as fast.
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The contents, or {} if there is no such file."""
+
+class Record(dict[str, Any]):
+    """What a file says, by key; empty if there is none, or if it is damaged: then ``damage`` says how."""
+
+    damage: str = ""
+
+    @classmethod
+    def damaged(cls, damage: str) -> "Record":
+        record = cls()
+        record.damage = damage
+        return record
+
+
+def read_json(path: Path, shape: Shape | None = None) -> Record:
+    """The record; ``shape``: what it must hold, if its name does not say so."""
+    return _record(path, shape, json.loads)
+
+
+def read_yaml(path: Path) -> Record:
+    """The record; its name says what it must hold."""
+    return _record(path, None, lambda text: yaml.load(text, Loader=LOADER))
+
+
+def _record(path: Path, shape: Shape | None, parse: Callable[[str], Any]) -> Record:
+    value, damage = _read(path, lambda content: parse(content.decode()))
+    if damage:
+        return Record.damaged(damage)
+    if value is _NOTHING:
+        return Record()
+    why = wrong_record(path.name, value, shape)
+    return Record.damaged(f"{path.name}: {why}") if why else Record(value)
+
+
+def read_rows(path: Path) -> tuple[dict[str, list[float]], str]:
+    """The columns of metrics.csv, {} if it is not there or damaged; and the damage."""
+    columns, damage = _read(path, _columns)
+    return (columns if isinstance(columns, dict) else {}), damage
+
+
+def _columns(content: bytes) -> dict[str, list[float]]:
+    text = content.decode()
+    rows = csv.DictReader(io.StringIO(text))
+    if text.strip() and (not text.endswith("\n") or "epoch" not in (rows.fieldnames or ())):
+        raise ValueError("it is cut, or another file")
+    columns: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if None in row or None in row.values():
+            raise ValueError("its rows are not of one length")
+        for key, value in row.items():
+            columns[key].append(float(value or "nan"))
+    return dict(columns)
+
+
+def read_array(path: Path) -> tuple["numpy.ndarray | None", str]:
+    """test.npy, ``(2, N)``: labels and predicted classes; None if it is not there or damaged; and the damage."""
+    array, damage = _read(path, _answers)
+    return (None if array is _NOTHING else array), damage
+
+
+def _answers(content: bytes) -> Any:
+    import numpy
+
+    array = numpy.load(io.BytesIO(content))
+    if not (isinstance(array, numpy.ndarray) and array.ndim == 2 and array.dtype.kind in "iu"):
+        raise ValueError("it holds no rows of whole numbers")
+    if len(array) != 2 or not array.size:
+        raise ValueError(f"its shape is {array.shape}, must be (2, images)")
+    return array
+
+
+def read_picture(path: Path) -> tuple[bytes, str]:
+    """A PNG file; empty if it is not there or damaged; and the damage."""
+    content, damage = _read(path, _png)
+    return (b"" if content is _NOTHING else content), damage
+
+
+def _png(content: bytes) -> bytes:
+    if not (content.startswith(b"\x89PNG\r\n") and content.endswith(b"IEND\xaeB`\x82")):
+        raise ValueError("it is no whole PNG")
+    return content
+
+
+_NOTHING: Any = object()  # there is no such file, or nothing can be read of it
+
+
+def _read(path: Path, parse: Callable[[bytes], T]) -> tuple[T, str]:
+    """What the file holds, and what is wrong with it in words."""
     try:
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            content = path.read_bytes()
         except OSError as error:
             if error.errno != errno.ESTALE:  # replaced on another machine between opening and reading
                 raise
-            return json.loads(path.read_text(encoding="utf-8"))
+            content = path.read_bytes()
     except FileNotFoundError:
-        return {}
+        return _NOTHING, ""
+    except IsADirectoryError:
+        return _NOTHING, f"{path.name} is a folder, must be a file"
+    except OSError as error:
+        return _NOTHING, f"{path.name} cannot be read: {error.strerror}"
+    if not content:
+        return _NOTHING, f"{path.name} is empty"
+    try:
+        return parse(content), ""
+    except Exception as error:  # whatever a parser makes of any bytes
+        return _NOTHING, f"{path.name} is cut or overwritten: {first_line(error)}"
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a file or folder of a point, by its name; empty if it is whole, or not there."""
+    if path.suffix == ".json":
+        return read_json(path).damage
+    if path.suffix == ".yaml":
+        return read_yaml(path).damage
+    if path.suffix == ".csv":
+        return read_rows(path)[1]
+    if path.suffix == ".npy":
+        return read_array(path)[1]
+    if path.suffix:
+        return f"{path.name} is a folder, must be a file" if path.is_dir() else ""
+    return f"{path.name} is a file, must be a folder" if path.is_file() else ""
+
+
+def mended(path: Path, shape: Shape | None = None) -> Record:
+    """A record that is about to be written again; a damaged one is set aside first."""
+    record = read_json(path, shape)
+    if record.damage:
+        set_aside(path, record.damage)
+    return record
+
+
+def set_aside(path: Path, damage: str) -> None:
+    """Rename what is damaged to ``<name>.damaged``, and say so: nothing is lost, and its place is free.
+
+    Raises OSError for a file that cannot be read now: it may be whole.
+    """
+    if path.is_file():
+        path.read_bytes()
+    others = (
+        path.with_name(f"{path.name}{n}.damaged") for n in itertools.chain([""], map(".{}".format, itertools.count(2)))
+    )
+    kept = next(other for other in others if not os.path.lexists(other))
+    path.rename(kept)
+    log.warning("%s/%s: kept as %s", path.parent, damage, kept.name)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; a file in its place is set aside."""
+    if path.is_file():
+        set_aside(path, f"{path.name} is a file, must be a folder")
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def put(temporary: Path, path: Path) -> None:
+    """Put a file that is written into its place; a folder that stands there is set aside."""
+    if path.is_dir():
+        set_aside(path, f"{path.name} is a folder, must be a file")
+    os.replace(temporary, path)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -56,14 +219,14 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write atomically: a reader sees the old file or the new one, whatever happens to the writer."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        put(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -149,13 +149,13 @@ def _at_equal_cost(cost: str, found: Compared | None) -> Told | None:
 
 def _point(study: Study, point: Point, mcnemar_p: float | None) -> Told:
     result, status = point.result, point.status
-    times = result.get("times", {})
+    times = result.get("times") or {}
     return {
         "name": point.folder.name,
         "seed": point.seed,
         "accuracy": result["test"]["accuracy"],
         "test": result["test"],
-        "val_accuracy": result.get("val", {}).get("accuracy"),
+        "val_accuracy": (result.get("val") or {}).get("accuracy"),
         "best_epoch": None if (best := result.get("best_epoch")) is None else best + 1,  # the first is 1
         "epochs": result.get("epochs"),
         "minutes": times["total_s"] / 60 if "total_s" in times else None,
@@ -223,4 +223,6 @@ def detailed(told: Told, study: Study) -> Told:
 def pictures(point: Point) -> list[str]:
     """The attention pictures that a point has kept, as data addresses."""
     files = sorted((point.folder / "pictures").glob("*.png"))
-    return [f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}" for file in files]
+    read = [ledger.read_picture(file) for file in files]
+    point.damage.update(f"pictures/{damage}" for _, damage in read if damage)
+    return [f"data:image/png;base64,{base64.b64encode(content).decode()}" for content, _ in read if content]

@@ -1,7 +1,5 @@
 """From a study's folder to variants: its points' ledgers, read. Imports no torch."""
 
-import contextlib
-import csv
 import functools
 import json
 from collections import Counter, defaultdict
@@ -31,6 +29,7 @@ class Point:
     result: Mapping[str, Any]  # result.json
     about: Mapping[str, Any]  # point.json, without the identity
     status: Mapping[str, Any]  # status.json
+    damage: set[str] = field(default_factory=set)  # which of its other files turned out damaged: "test.npy is empty"
 
     @property
     def code(self) -> str:
@@ -39,18 +38,15 @@ class Point:
 
     def answers(self) -> "np.ndarray | None":
         """``(2, N)``: labels and predicted classes of the test images; None for a point that has not kept them."""
-        return _array(self.folder / "test.npy")
+        answers, damage = _array(self.folder / "test.npy")
+        self.damage.update(filter(None, [damage]))
+        return answers
 
     def curve(self) -> dict[str, list[float]]:
         """metrics.csv by column; {} for a file that is not there, or damaged."""
-        path = self.folder / "metrics.csv"
-        with contextlib.suppress(OSError, ValueError, TypeError), path.open(encoding="utf-8") as file:
-            columns: dict[str, list[float]] = defaultdict(list)
-            for row in csv.DictReader(file):
-                for key, value in row.items():
-                    columns[key].append(float(value or "nan"))
-            return dict(columns)
-        return {}
+        columns, damage = ledger.read_rows(self.folder / "metrics.csv")
+        self.damage.update(filter(None, [damage]))
+        return columns
 
 
 @dataclass
@@ -93,6 +89,7 @@ class Study:
     unfinished: list[Unfinished]
     plans: Sequence[Mapping[str, Any]]  # the commands that made it, as plans/*.json tell
     twice: list[Path]  # folders of points that another folder holds too
+    damaged_plans: list[str]  # and how: ``outputs/s/plans/1a2b3c4d.json is empty``
 
     @functools.cached_property
     def factors(self) -> dict[str, list[str]]:
@@ -122,13 +119,8 @@ class Study:
 
 
 @functools.lru_cache(maxsize=256)  # a baseline's are asked for again and again
-def _array(path: Path) -> "np.ndarray | None":
-    import numpy as np
-
-    try:
-        return np.load(path)
-    except (OSError, ValueError, EOFError):  # not there, or damaged
-        return None
+def _array(path: Path) -> tuple["np.ndarray | None", str]:
+    return ledger.read_array(path)
 
 
 def _by_levels(variant: Variant) -> tuple[Any, ...]:
@@ -143,16 +135,18 @@ def read_study(folder: Path) -> Study:
     unfinished, twice, seen = [], [], set()
     failed: dict[str, set[int]] = defaultdict(set)
     for path in ledger.points(folder):
-        about, status = ledger.read_json(path / "point.json"), ledger.read_json(path / "status.json")
-        result = ledger.read_json(path / "result.json") if status.get("state") == "done" else {}
+        read = ledger.read_point(path)
+        about, status, result = read.about, read.status, read.result
         seen.add(path.name)
+        if read.damage:
+            unfinished.append(Unfinished(path, read.state, read.damage))
+            continue
         identity = about.pop("identity")
         rest = ledger.without_seed(identity)
         key = json.dumps(rest, sort_keys=True)
         if not result:
-            state = ledger.state(path)
-            unfinished.append(Unfinished(path, state, status.get("error") or ""))
-            if state == "failed":
+            unfinished.append(Unfinished(path, read.state, status.get("error") or ""))
+            if read.state == "failed":
                 failed[key].add(identity["seed"])
             continue
         if isnan(result["test"]["accuracy"]):
@@ -166,7 +160,7 @@ def read_study(folder: Path) -> Study:
         settings.setdefault(key, rest)
         names[key] = about["names"]
         groups[key][identity["seed"]] = Point(path, identity["seed"], result, about, status)
-    plans = ledger.plans(folder)
+    plans, damaged_plans = ledger.plans(folder)
     for name in dict.fromkeys(name for plan in plans for name in plan["points"]):
         if name not in seen:
             unfinished.append(Unfinished(folder / name, "not started", ""))
@@ -175,12 +169,13 @@ def read_study(folder: Path) -> Study:
         found = ", ".join(f"{n} {state}" for state, n in states.items()) or "no points"
         below = sorted({str(path.parents[1]) for path in folder.glob("*/*/point.json")})
         hint = f"studies below it: {', '.join(below)}" if below else "attnlab train makes them"
-        raise InputError(f"{folder}: no finished points ({found}); {hint}")
+        damaged = [f"{point.folder}/{point.error}" for point in unfinished if point.state == "damaged"]
+        raise InputError("\n".join([f"{folder}: no finished points ({found}); {hint}", *damaged, *damaged_plans]))
     texts, levels = factors.labels(settings, names), factors.levels(settings, names)
     variants = [
         Variant(texts[key], settings[key], levels[key], points, failed[key]) for key, points in groups.items() if points
     ]
-    return Study(folder, variants, unfinished, plans, twice)
+    return Study(folder, variants, unfinished, plans, twice, damaged_plans)
 
 
 def baselines(study: Study, wanted: Mapping[str, str]) -> list[Variant | None]:
@@ -245,18 +240,13 @@ def log_tail(folder: Path, lines: int = 12) -> str:
         return ""
 
 
-def mixed_code(folders: Iterable[Path]) -> Iterator[str]:
-    """A warning if the finished points were made by several versions of the code."""
-    done = (folder for folder in folders if ledger.is_done(folder))
-    yield from several_versions(code_of(ledger.read_json(folder / "point.json")) for folder in done)
-
-
 def code_of(about: Mapping[str, Any]) -> str:
     """Of point.json: ``664b3b56 then 77aa0c1e``, as attempts were made with several versions."""
     return " then ".join(version["source"] for version in about.get("code") or [])
 
 
 def several_versions(codes: Iterable[str]) -> Iterator[str]:
+    """A warning if the finished points were made by several versions of the code."""
     versions = Counter(filter(None, codes))
     if len(versions) > 1:
         parts = ", ".join(f"{version} ({n})" for version, n in versions.most_common())

@@ -34,8 +34,8 @@ def fronts(accuracies: Sequence[float], spent: Sequence[Mapping[str, float]], da
 
 
 def gain(difference: float, spent: Mapping[str, float], base: Mapping[str, float]) -> dict[str, float | None]:
-    """Accuracy per 1 % more of each cost than the baseline's; None if it costs no more."""
-    more = {cost: 100 * (spent[cost] / base[cost] - 1) for cost in COSTS}
+    """Accuracy per 1 % more of each cost than the baseline's; None if it costs no more, or the baseline nothing."""
+    more = {cost: 100 * (spent[cost] / base[cost] - 1) if base[cost] else 0 for cost in COSTS}
     return {cost: difference / percent if percent > 0 else None for cost, percent in more.items()}
 
 

@@ -62,7 +62,9 @@ def draw_all(told: Told, study: Study, tell: Callable[[str], None], write: bool)
             figure = draw(told, study)
             if write:
                 for kind in ("svg", "pdf", "png"):
-                    (study.folder / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
+                    old = study.folder / "figures" / f"{name}.{kind}"
+                    if old.is_file():
+                        old.unlink()
             if figure is not None:
                 svg = _save(figure, study.folder / "figures" if write else None, name)
                 drawn.append({"name": name, "title": title, "how": how, "svg": svg})
@@ -288,6 +290,7 @@ def _curves(told: Told, study: Study) -> "Figure | None":
     drawn = False
     for row in shown:
         curves = [point.curve().get("val/accuracy", []) for point in by_label[row["label"]].points.values()]
+        curves = list(filter(None, curves))  # of the others the file is gone, or damaged
         epochs = min(map(len, curves), default=0)
         if epochs < 2:
             continue

@@ -25,7 +25,24 @@ def options(baseline: Mapping[str, str] | None) -> list[str]:
 
 def warnings(told: Told, study: Study, bases: Bases, wanted: Mapping[str, str]) -> list[str]:
     """What is missing, mixed or doubtful, each named."""
-    return [*_mixed(study), *_missing(told), *_without_baseline(study, bases, wanted)]
+    return [*_mixed(study), *_missing(told), *_without_baseline(study, bases, wanted), *damaged(study)]
+
+
+def damaged(study: Study) -> list[str]:
+    """Files that are damaged, as far as they were read, and what becomes of them, a line each kind."""
+    points = [point for variant in study.variants for point in variant.points.values()]
+    left_out = [f"{point.folder}/{point.error}" for point in study.unfinished if point.state == "damaged"]
+    without = [f"{point.folder}/{damage}" for point in points for damage in sorted(point.damage)]
+    kinds = [
+        (left_out, "not in the tables; the command that made the study trains such points again"),
+        (without, "the rest of the point counts; delete its folder to train it anew"),
+        (study.damaged_plans, "what it planned is not known; delete it"),
+    ]
+    return [
+        f"damaged: {'; '.join(files[:3])}{f'; and {len(files) - 3} more' if len(files) > 3 else ''}: {what}"
+        for files, what in kinds
+        if files
+    ]
 
 
 def at_equal_cost(told: Told) -> str:
@@ -49,7 +66,7 @@ def at_equal_cost(told: Told) -> str:
 def _missing(told: Told) -> list[str]:
     """What is missing or doubtful, each named."""
     text = []
-    states = Counter(point["state"] for point in told["unfinished"])
+    states = Counter(point["state"] for point in told["unfinished"] if point["state"] != "damaged")
     for state, n in states.items():
         names = [point["name"] for point in told["unfinished"] if point["state"] == state]
         more = f" and {n - 3} more" if n > 3 else ""
@@ -72,7 +89,7 @@ def _mixed(study: Study) -> Iterator[str]:
     points = [point for variant in study.variants for point in variant.points.values()]
     yield from several_versions(point.code for point in points)
     yield from _several_data(study)
-    torch = {point.about.get("libraries", {}).get("torch") for point in points} - {None}
+    torch = {str((point.about.get("libraries") or {}).get("torch", "")) for point in points} - {""}
     if len(torch) > 1:
         yield f"finished points are of several versions of PyTorch: {', '.join(sorted(torch))}"
     devices = {str(point.result.get("device", "")).partition(":")[0] for point in points} - {""}
@@ -166,7 +183,7 @@ def methods(told: Told, study: Study) -> str:
     first = {costs.data_key(v): next(iter(v.points.values())).answers() for v in study.variants}
     images = " or ".join(f"{n:,}" for n in sorted({a.shape[1] for a in first.values() if a is not None}))
     data = ", ".join(dict.fromkeys(v.settings["data"]["_target_"].rpartition(".")[2] for v in study.variants))
-    libraries = points[0].about.get("libraries", {})
+    libraries = points[0].about.get("libraries") or {}
     software = ", ".join(f"{name} {libraries[name]}" for name in ("torch", "lightning") if name in libraries)
     devices = ", ".join(sorted({str(point.result.get("device", "")).partition(":")[0] for point in points} - {""}))
     varied = "; ".join(f"{name}: {', '.join(levels)}" for name, levels in told["factors"].items()) or "nothing"

@@ -20,6 +20,7 @@ from attnlab.study.analysis import Told, analyse, detailed
 from attnlab.study.collect import read_study, si
 from attnlab.study.figures import draw_all
 from attnlab.study.page import to_html
+from attnlab.study.prose import damaged
 from attnlab.study.statistics import FIRST
 
 COLUMNS = ["variant", "accuracy %", "seeds", "test ±", "difference", "p", "verdict", "parameters", "MACs", "ms"]
@@ -41,12 +42,14 @@ def write_report(folder: str | Path, form: str | None = None, baseline: Mapping[
     if write or form in ("md", "html"):
         with Console(stderr=True).status("Drawing") as status:
             figures = draw_all(told, study, lambda text: status.update(f"Drawing {text}"), write)
+    details = detailed(told, study) if write or form == "html" else {}
+    told["warnings"] += [text for text in damaged(study) if text not in told["warnings"]]  # of what was read by now
     make = {
         "md": lambda: markdown(told, [figure["name"] for figure in figures]),
         "csv": lambda: _csv([_flat(row) for row in told["variants"]]),
         "json": lambda: json.dumps(_finite(told), indent=1, ensure_ascii=False, allow_nan=False),
         "latex": lambda: latex(told),
-        "html": lambda: to_html({**detailed(told, study), "figures": figures}),
+        "html": lambda: to_html({**details, "figures": figures}),
     }
     for name in FORMATS if write else ():
         write_text(study.folder / f"report.{'tex' if name == 'latex' else name}", make[name]() + "\n")

@@ -8,6 +8,7 @@ from attnlab import ledger
 from attnlab.config import schema
 from attnlab.errors import InputError
 from attnlab.study.collect import Study, Variant, read_study
+from attnlab.study.prose import damaged
 from attnlab.study.seeds import Need, needs, within
 from attnlab.sweep import plan, table
 from attnlab.sweep.launch import launchers
@@ -28,15 +29,19 @@ def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides
     if not launchers.ours(launcher):
         raise InputError(f"{' '.join(overrides)}: must be one of attnlab's launchers: local, slurm, ray")
     study = read_study(folder)
+    for text in damaged(study):
+        print(f"warning: {text}")
     wanted = dict(baseline or study.baseline)
     needed, too_small = needs(study, wanted)
+    known = _known(needed)
+    needed = [need for need in needed if {id(need.variant), id(need.base)} <= known.keys()]
     configs: list[dict[str, Any]] = []
     if too_small:
         print("too small a difference to decide by seeds:", *(f"  {words}" for words in too_small), sep="\n")
     fitting, beyond = within(needed, budget)
     for need, points in fitting:
         print(f"{_words(need)}, {len(points)} point{'s' * (len(points) != 1)} to run")
-        configs += [_config(study, variant, seed) for variant, seed in points]
+        configs += [_config(study, variant, known[id(variant)], seed) for variant, seed in points]
     if beyond:
         beyond.sort(key=lambda need: len(need.points))
         words = (f"  {_words(need)}, {len(need.points)} points" for need in beyond)
@@ -63,11 +68,22 @@ def run(planned: Plan, argv: Sequence[str]) -> None:
         launchers.launch(planned, planned.hydra["launcher"])
 
 
-def _config(study: Study, variant: Variant, seed: int) -> dict[str, Any]:
+def _known(needed: Sequence[Need]) -> dict[int, dict[str, Any]]:
+    """The config of each variant, by id; one without a whole file is left out with a word."""
+    known = {}
+    for variant in {id(v): v for need in needed for v in (need.variant, need.base)}.values():
+        try:
+            known[id(variant)] = ledger.read_config(*(point.folder for point in variant.points.values()))
+        except InputError as error:
+            print(f"left out: {variant.label}: {error}")
+    return known
+
+
+def _config(study: Study, variant: Variant, known: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """The variant's config with another seed. Raises InputError if it would no longer be the same variant."""
-    known = next(iter(variant.points.values())).folder
     place = {"output_dir": str(study.folder.parent), "study": study.folder.name}
-    config = schema.check({**ledger.read_config(known), **place, "seed": seed})
+    config = schema.check({**known, **place, "seed": seed})
     if ledger.without_seed(ledger.identity(config)) != variant.settings:
-        raise InputError(f"{known}: another version of attnlab, with other settings, made it; train it again")
+        folder = next(iter(variant.points.values())).folder
+        raise InputError(f"{folder}: another version of attnlab, with other settings, made it; train it again")
     return config

@@ -18,6 +18,8 @@ from attnlab.config.compose import composing, parse
 from attnlab.config.many import compose_plain
 from attnlab.config.settings import plain, precheck
 from attnlab.errors import InputError
+from attnlab.ledger.shapes import PLAN
+from attnlab.study.collect import code_of
 from attnlab.sweep.grid import jobs, steering
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ class Planned:
     combinations: list[list[str]]  # the overrides of each that is this point
     state: str
     attempts: int
+    damage: str  # which of its records is damaged, and how
+    code: str  # the versions that have trained it, if it is done
     variant: str = ""  # what tells it from the others, but for the seed
     title: str = ""  # what the terminal calls it
     cost: "Cost | None" = None  # of an unfinished point
@@ -105,7 +109,7 @@ def make(
         more, lines = widened(((point.config, _priced(point)) for point in plan.points), equal, tell)
         known = {point.folder for point in plan.points}
         plan.points += [
-            Planned(folder, w.config, [w.overrides], ledger.state(folder), ledger.attempts(folder), cost=w.cost)
+            _planned(folder, w.config, [w.overrides], w.cost)
             for w in more
             if (folder := ledger.folder(w.config)) not in known
         ]
@@ -116,6 +120,15 @@ def make(
     if plan.errors and (settings.get("on_error") != "skip" or not plan.points):
         raise InputError("\n".join(plan.errors))
     return plan
+
+
+def _planned(
+    folder: Path, config: dict[str, Any], combinations: list[list[str]], cost: "Cost | None" = None
+) -> Planned:
+    read = ledger.read_point(folder)
+    code = code_of(read.about) if read.state == "done" else ""
+    attempts = read.status.get("attempts") or 0
+    return Planned(folder, config, combinations, read.state, attempts, read.damage, code, cost=cost)
 
 
 def _priced(point: Planned) -> dict[str, int]:
@@ -166,6 +179,7 @@ def recorded(plan: Plan, argv: Sequence[str], **more: Any) -> Iterator[None]:
             **more,
         }
         written.append(study / "plans" / f"{ledger.digest(told)[:8]}.json")
+        ledger.mended(written[-1], PLAN)
         ledger.write_json(written[-1], {"time": time.time(), **told})
     try:
         yield
@@ -216,10 +230,7 @@ def check(
         folder = ledger.folder(checked)
         configs.setdefault(folder, checked)
         combinations[folder].append(overrides)
-    points = [
-        Planned(folder, config, combinations[folder], ledger.state(folder), ledger.attempts(folder))
-        for folder, config in configs.items()
-    ]
+    points = [_planned(folder, config, combinations[folder]) for folder, config in configs.items()]
     missing: dict[str, None] = {} if without_data else errors
     notes: dict[str, None] = {}
     good = _rehearsed(points, errors, missing, notes, tell, here)

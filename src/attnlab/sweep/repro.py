@@ -26,11 +26,12 @@ def find(study: Path, name: str) -> Path:
         raise InputError(f"{study}: no point {name}; {choices(name, points)}")
     if len(found) > 1:
         raise InputError(f"{study}: {len(found)} points are called {name}: {', '.join(found[:4])}, ...; say more of it")
-    if not ledger.is_done(study / found[0]):
-        raise InputError(
-            f"{study / found[0]}: is {ledger.state(study / found[0])}; only a finished point can be repeated"
-        )
-    return study / found[0]
+    read = ledger.read_point(study / found[0])
+    if read.damage:
+        raise InputError(f"{read.folder}/{read.damage}; the command that made the study trains the point again")
+    if read.state != "done":
+        raise InputError(f"{read.folder}: is {read.state}; only a finished point can be repeated")
+    return read.folder
 
 
 def again(first: Path) -> Path:
@@ -39,9 +40,10 @@ def again(first: Path) -> Path:
     Raises InputError if it does not come to its end, KeyboardInterrupt after Ctrl-C.
     """
     second = first.parent / "repro" / first.name
+    ledger.make_folder(second.parent)
     if (holder := lock.holder(second)) is not None:
         raise InputError(f"{second}: trained by {holder}")
-    if second.exists():
+    if second.is_dir():
         shutil.rmtree(second)
     config = {**ledger.read_config(first), "logger": {"name": "csv"}, "study": "repro", "output_dir": str(first.parent)}
     ledger.prepare(second, config)
@@ -53,8 +55,10 @@ def again(first: Path) -> Path:
         process.terminate()
         process.wait()
     worker.record_end(second, process.returncode)
-    if not ledger.is_done(second):
-        raise InputError(f"{second}: {ledger.read_json(second / 'status.json')['error']}: see its log.txt")
+    read = ledger.read_point(second)
+    if read.state != "done":
+        why = read.damage or read.status.get("error") or read.state
+        raise InputError(f"{second}: {why}: see its log.txt")
     return second
 
 
@@ -63,10 +67,16 @@ def differences(first: Path, second: Path) -> list[str]:
     return list(_differences(_read(first), _read(second)))
 
 
+def not_compared(first: Path, second: Path) -> list[str]:
+    """Files that are damaged, and so cannot be compared, with how they are."""
+    files = [folder / name for folder in (first, second) for name in ("test.npy", "metrics.csv")]
+    return [f"{file.parent}/{wrong}" for file in files if (wrong := ledger.damage(file))]
+
+
 def reasons(first: Path, second: Path) -> list[str]:
     """What may be why: versions, threads and devices that differ."""
     one, other = (
-        {**_made_with(point), **dict(point.about.get("libraries", {}))} for point in map(_read, (first, second))
+        {**_made_with(point), **dict(point.about.get("libraries") or {})} for point in map(_read, (first, second))
     )
     return [
         f"{key}: {one.get(key)}, now {other.get(key)}" for key in {**one, **other} if one.get(key) != other.get(key)
@@ -74,16 +84,15 @@ def reasons(first: Path, second: Path) -> list[str]:
 
 
 def _read(folder: Path) -> Point:
-    names = ("result", "point", "status")
-    result, about, status = (ledger.read_json(folder / f"{name}.json") for name in names)
-    return Point(folder, about["identity"]["seed"], result, about, status)
+    read = ledger.read_point(folder)
+    return Point(folder, read.about["identity"]["seed"], read.result, read.about, read.status)
 
 
 def _made_with(point: Point) -> dict[str, Any]:
-    code = point.about["code"][-1]
+    code = point.about.get("code") or [{}]
     keys = ("python", "threads")
     return {
-        "attnlab's code": code["source"],
+        "attnlab's code": code[-1].get("source"),
         **{key: point.about.get(key) for key in keys},
         **{key: point.result.get(key) for key in ("device", "devices")},
         "data": [f"{seen['files']} files, {seen['contents']}" for seen in point.about.get("data", [])[-1:]],
@@ -95,7 +104,7 @@ def _differences(first: Point, second: Point) -> Iterator[str]:
     for name, value in first.result["test"].items():
         now = second.result["test"].get(name)
         if repr(now) != repr(value):  # NaN is like itself
-            yield f"test {name}: {value:.6g}, now {now:.6g}"
+            yield f"test {name}: {value:.6g}, now {'missing' if now is None else f'{now:.6g}'}"
     answers, now_answers = first.answers(), second.answers()
     if answers is not None and now_answers is not None and (answers != now_answers).any():
         yield f"predictions: {int((answers[1] != now_answers[1]).sum())} of {answers.shape[1]} test images differ"
@@ -113,8 +122,10 @@ def _first_difference(one: Mapping[str, list[float]], other: Mapping[str, list[f
                 return
 
 
-def minutes(folder: Path) -> float:
-    return ledger.read_json(folder / "result.json")["times"]["total_s"] / 60
+def time_it_took(folder: Path) -> str:
+    """``; the first time took 0.3 min``; empty for a point that does not say."""
+    seconds = (ledger.read_json(folder / "result.json").get("times") or {}).get("total_s")
+    return "" if seconds is None else f"; the first time took {seconds / 60:.1f} min"
 
 
 def what(folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +18,15 @@ from attnlab.errors import InputError
 from attnlab.study.collect import log_tail
 from attnlab.sweep.launch import slurm
 
-STATES = ("done", "running", "pending", "preempted", "killed", "failed", "new", "not started")
-COLOURS = {"done": "green", "running": "cyan", "failed": "red", "killed": "yellow", "preempted": "yellow"}
+STATES = ("done", "running", "pending", "preempted", "killed", "damaged", "failed", "new", "not started")
+COLOURS = {
+    "done": "green",
+    "running": "cyan",
+    "killed": "yellow",
+    "preempted": "yellow",
+    "damaged": "red",
+    "failed": "red",
+}
 LOG_LINES = 5
 
 
@@ -29,28 +36,46 @@ class Standing:
 
     folder: Path
     state: str
-    status: dict[str, Any]
-    progress: dict[str, Any]
+    status: Mapping[str, Any]
+    progress: Mapping[str, Any]
+    damage: str = ""  # which of its files is damaged, and how
 
 
-def read(study: Path) -> list[Standing]:
+@dataclass(frozen=True)
+class Stand:
+    """A study's folder as it is now."""
+
+    folder: Path
+    points: list[Standing]
+    commands: list[str]  # that planned them
+    damaged_plans: list[str]
+
+
+def read(study: Path) -> Stand:
     """Every point below ``study``. Raises InputError if there is none."""
     folders = ledger.points(study)
     if not folders:
         below = sorted({str(path.parents[1]) for path in study.glob("*/*/point.json")})
         hint = f"studies below it: {', '.join(below)}" if below else "attnlab train makes them"
         raise InputError(f"{study}: no points; {hint}")
-    read = ledger.read_json
-    points = [Standing(f, ledger.state(f), read(f / "status.json"), ledger.progress(f)) for f in folders]
-    jobs = {p.folder: read(p.folder / "job.json").get("slurm") for p in points if p.state == "pending"}
+    points = [_read_point(folder) for folder in folders]
+    jobs = {p.folder: ledger.read_json(p.folder / "job.json").get("slurm") for p in points if p.state == "pending"}
     if any(jobs.values()):
         with suppress(InputError):  # no SLURM here, or it does not answer
             queued = slurm.queue()
             gone = {folder for folder, job in jobs.items() if job and job not in queued}
             points = [replace(p, state="killed") if p.folder in gone else p for p in points]
     known = {folder.name for folder in folders}
-    planned = dict.fromkeys(name for plan in ledger.plans(study) for name in plan["points"])
-    return points + [Standing(study / name, "not started", {}, {}) for name in planned if name not in known]
+    plans, damaged_plans = ledger.plans(study)
+    planned = dict.fromkeys(name for plan in plans for name in plan["points"])
+    points += [Standing(study / name, "not started", {}, {}) for name in planned if name not in known]
+    return Stand(study, points, list(dict.fromkeys(plan["command"] for plan in plans)), damaged_plans)
+
+
+def _read_point(folder: Path) -> Standing:
+    read = ledger.read_point(folder)
+    progress = ledger.Record() if read.state == "done" else ledger.read_json(folder / "progress.json")
+    return Standing(folder, read.state, read.status, progress, read.damage or progress.damage)
 
 
 def show(study: Path, follow: bool = False) -> None:
@@ -59,19 +84,20 @@ def show(study: Path, follow: bool = False) -> None:
     ``follow``: again every two seconds, until none is running or waiting. Raises InputError as ``read``.
     """
     console = Console()
-    points = read(study)
+    now = read(study)
     if follow:
-        with Live(page(study, points), console=console, refresh_per_second=2) as live, suppress(KeyboardInterrupt):
-            while any(point.state in ("running", "pending") for point in points):
+        with Live(page(now), console=console, refresh_per_second=2) as live, suppress(KeyboardInterrupt):
+            while any(point.state in ("running", "pending") for point in now.points):
                 time.sleep(2)
-                points = read(study)
-                live.update(page(study, points))
+                now = read(study)
+                live.update(page(now))
     else:
-        console.print(page(study, points), highlight=False, soft_wrap=True)
+        console.print(page(now), highlight=False, soft_wrap=True)
 
 
-def page(study: Path, points: Sequence[Standing]) -> RenderableType:
+def page(now: Stand) -> RenderableType:
     """The whole picture."""
+    study, points = now.folder, now.points
     counts = Counter(point.state for point in points)
     parts = [f"[{COLOURS.get(s, 'default')}]{counts[s]} {s}[/]" for s in STATES if counts[s]]
     lines: list[RenderableType] = [
@@ -85,9 +111,13 @@ def page(study: Path, points: Sequence[Standing]) -> RenderableType:
             lines += [Text(f"      {line}", style="dim") for line in tail.splitlines()]
             lines.append(Text(f"      all of it: {point.folder / 'log.txt'}", style="dim"))
     waits = counts["not started"] and not counts["running"] and not counts["pending"]
-    if counts["preempted"] or counts["killed"] or waits:
-        lines.append(Text("the command that made the study goes on with what was preempted, killed or not started"))
-        lines += [Text(f"  {command}") for command in dict.fromkeys(plan["command"] for plan in ledger.plans(study))]
+    if counts["preempted"] or counts["killed"] or counts["damaged"] or waits:
+        what = "preempted, killed or not started"
+        if counts["damaged"]:
+            what = f"damaged (its files are kept as *.damaged), {what}"
+        lines.append(Text(f"the command that made the study goes on with what was {what}"))
+        lines += [Text(f"  {command}") for command in now.commands]
+    lines += [Text(f"{plan}: what it planned is not known; delete it") for plan in now.damaged_plans]
     if counts["failed"]:
         lines.append(Text("the same command with sweep.retry=failed runs the failed ones again"))
     return Group(*lines)
@@ -100,10 +130,13 @@ def _line(point: Standing) -> Text:
         "pending": _queued(point.folder),
         "failed": point.status.get("error"),
         "preempted": point.status.get("error"),
-        "killed": f"{_queued(point.folder)} is gone" if point.status["state"] == "pending" else "its process is gone",
+        "killed": f"{_queued(point.folder)} is gone"
+        if point.status.get("state") == "pending"
+        else "its process is gone",
     }.get(point.state, "")
+    text = "  ".join(filter(None, [text, point.damage]))
     if now and point.state in ("running", "preempted", "killed"):
-        accuracy = "" if now["val_accuracy"] is None else f", val {100 * now['val_accuracy']:.1f} %"
+        accuracy = f", val {100 * now['val_accuracy']:.1f} %" if now.get("val_accuracy") is not None else ""
         text = f"epoch {now['epoch']}/{now['epochs']}{accuracy}  {text}"
     style = COLOURS.get(point.state, "default")
     return Text.from_markup(f"  [{style}]{point.state:9}[/] {escape(point.folder.name)}  {escape(text or '')}")
@@ -111,4 +144,4 @@ def _line(point: Standing) -> Text:
 
 def _queued(folder: Path) -> str:
     job = ledger.read_json(folder / "job.json")
-    return f"SLURM {job['slurm']}" if job else "waits for a slot"
+    return f"SLURM {job['slurm']}" if job else job.damage or "waits for a slot"

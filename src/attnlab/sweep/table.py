@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from attnlab import ledger
-from attnlab.study.collect import mixed_code, si
+from attnlab.study.collect import several_versions, si
 from attnlab.sweep.changes import changed_data
 from attnlab.sweep.plan import Plan, Planned
 
@@ -23,14 +23,18 @@ def summary(plan: Plan) -> Iterator[str]:
     """What became of the combinations, and how the points stand."""
     points = len(plan.points)
     counts = Counter(WORDS.get(point.state, point.state) for point in plan.points)
-    parts = [f"{n} {word}" for word in ("done", "running", "to resume", "failed", "new") if (n := counts[word])]
+    words = ("done", "running", "to resume", "damaged", "failed", "new")
+    parts = [f"{n} {word}" for word in words if (n := counts[word])]
     combinations = f"{plan.combinations} combinations are " if plan.combinations > points else ""
     yield f"{combinations}{points} point{'s' * (points > 1)}: {', '.join(parts)}"
     yield from (f"  {line}" for line in plan.collapsed)
     yield from (f"  {line}" for line in [*plan.notes, *changed_data(plan.points)])
     if counts["failed"] and not plan.retry:
         yield "  failed points stay as they are; sweep.retry=failed runs them again"
-    yield from (f"  {line}" for line in mixed_code(point.folder for point in plan.points))
+    for point in plan.points:
+        if point.damage:
+            yield f"  {point.folder}/{point.damage}: kept as *.damaged, and the point trained again"
+    yield from (f"  {line}" for line in several_versions(point.code for point in plan.points))
 
 
 def show(plan: Plan, slots: int | None) -> None:
@@ -82,8 +86,9 @@ def expected_seconds(points: Sequence[Planned]) -> dict[Path, float]:
     for study in {point.folder.parent for point in points}:
         for path in study.glob("*/result.json"):
             result, about = ledger.read_json(path), ledger.read_json(path.with_name("point.json"))
-            for key in _likeness(about["identity"]):
-                found[study, key].append(result["times"]["train_s"])
+            times = result.get("times") or {}
+            for key in _likeness(about["identity"]) if about and "train_s" in times else ():
+                found[study, key].append(times["train_s"])
     expected = {}
     for point in points:
         for key in _likeness(ledger.identity(point.config)):

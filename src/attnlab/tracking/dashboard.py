@@ -37,10 +37,10 @@ def save(study: Path, told: Told) -> list[str]:
     runs.require_account()
     try:
         made = make(told, {**where, "entity": where["entity"] or wandb.Api().default_entity})
-        known = ledger.read_json(study / runs.OWN)
+        known = ledger.mended(study / runs.OWN)
         workspace, report = made["workspace"], made["report"]
-        workspace._internal_name, workspace._internal_id = known.get("workspace", ["", ""])
-        report.id = known.get("report", "")
+        workspace._internal_name, workspace._internal_id = known.get("workspace") or ["", ""]
+        report.id = known.get("report") or ""
         with runs.quiet():
             workspace.save()
         known["workspace"] = [workspace._internal_name, workspace._internal_id]

@@ -29,8 +29,9 @@ def log_study(study: Path, told: Told, files: Sequence[Path]) -> None:
     import wandb
 
     where = runs.destination(study)
-    known = ledger.read_json(study / runs.OWN)
-    known |= {"id": known.get("id") or uuid.uuid4().hex[:12], "versions": known.get("versions", 0) + 1}
+    known = ledger.mended(study / runs.OWN)
+    ledger.make_folder(study / "wandb")
+    known |= {"id": known.get("id") or uuid.uuid4().hex[:12], "versions": (known.get("versions") or 0) + 1}
     ledger.write_json(study / runs.OWN, known)
     _drop_what_waits(study / "wandb")
     try:

@@ -16,13 +16,20 @@ def points(study: Path) -> list[Path]:
     """Folders of the points that log to W&B. Raises InputError if there are none."""
     found = [folder for folder in ledger.points(study) if "wandb_id" in ledger.read_json(folder / "point.json")]
     if not found:
-        raise InputError(f"{study}: no W&B runs; train points with logger=wandb to make them")
+        lines = [f"{study}: no W&B runs; train points with logger=wandb to make them", *damaged(study)]
+        raise InputError("\n".join(lines))
     return found
+
+
+def damaged(study: Path) -> list[str]:
+    """Points of which nobody knows to which run of W&B they belong: ``outputs/s/x/point.json is empty``."""
+    read = ((folder, ledger.read_json(folder / "point.json")) for folder in ledger.points(study))
+    return [f"{folder}/{about.damage}" for folder, about in read if about.damage]
 
 
 def destination(study: Path) -> dict[str, Any]:
     """``project``, ``entity`` (None: the account's own) and ``mode`` of its points. Raises InputError as ``points``."""
-    settings = ledger.read_config(points(study)[0])["logger"]
+    settings = ledger.read_config(*points(study))["logger"]
     defaults = {"project": "attnlab", "entity": None, "mode": "offline"}
     return {key: settings.get(key) or default for key, default in defaults.items()}
 

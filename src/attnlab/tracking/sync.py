@@ -58,6 +58,8 @@ def upload_study(study: Path, jobs: int = 4) -> int:
     print(f"{study}: {len(waiting)} {_runs(len(waiting))} to upload" + (f", {there} uploaded before" if there else ""))
     for name in busy:
         print(f"  left out, it is still running: {name}")
+    for damage in runs.damaged(study):
+        print(f"  left out, until it is trained again: {damage}")
     if not waiting:
         return 0
     runs.require_account()

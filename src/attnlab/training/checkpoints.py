@@ -6,7 +6,7 @@ import random
 import shutil
 import time
 import zipfile
-import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from lightning.pytorch.callbacks import Checkpoint
 from torchmetrics import Metric
 
 from attnlab.data.images import Batches
-from attnlab.ledger import write_rows
+from attnlab.errors import first_line
+from attnlab.ledger import make_folder, put, set_aside, write_rows
 from attnlab.training.lightning_insides import mark_updated, mid_accumulation
 from attnlab.training.stop import Preempted, Stop
 
 log = logging.getLogger("attnlab")
+NEEDED = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step", "epoch", "ranks"}
 
 
 class Checkpoints(Checkpoint):
@@ -125,7 +127,7 @@ class Checkpoints(Checkpoint):
                 torch.load(temporary, map_location="cpu", weights_only=True)
             self.saved = True
             sync(temporary)
-            os.replace(temporary, path)
+            put(temporary, path)
             sync(path.parent)
             needed = {self.path(best_row(rows)["step"]) for rows in (self.rows, self.rows[:-1]) if rows}
             for old in saved(self.folder)[2:]:
@@ -134,25 +136,27 @@ class Checkpoints(Checkpoint):
         trainer.strategy.barrier()
 
     def keep_best_and_last(self) -> None:
-        """``best.ckpt`` and ``last.ckpt`` of a finished point."""
+        """``best.ckpt`` and ``last.ckpt`` of a finished point, and its metrics.csv, should it have been set aside."""
+        write_rows(self.folder / "metrics.csv", self.rows)
         for name, step in (("best", self.best["step"]), ("last", self.rows[-1]["step"])):
             path = self.folder / "checkpoints" / f"{name}.ckpt"
             shutil.copyfile(self.path(step), path.with_suffix(".tmp"))
             sync(path.with_suffix(".tmp"))
-            os.replace(path.with_suffix(".tmp"), path)
+            put(path.with_suffix(".tmp"), path)
         sync(path.parent)
 
     def delete_steps(self) -> None:
         """What only an unfinished point needs."""
         for path in (self.folder / "checkpoints").glob("step-*"):
-            path.unlink()
+            if path.suffix != ".damaged":
+                path.unlink()
 
 
 class InPlace(TorchCheckpointIO):
     """Writes where it is told; Lightning's own goes through $TMPDIR, which may be small, or memory."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(path).parent)
         torch.save(checkpoint, path)
 
 
@@ -170,17 +174,44 @@ def latest(folder: Path) -> Path | None:
 
     Raises OSError where a file cannot be read now: it may be whole.
     """
-    for path in saved(folder):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-            damaged = f"{type(error).__name__}: {error}"
-        if damaged is None:
-            return path
-        log.warning("%s is damaged (%s): going back to the one before", path.name, damaged)
-        path.rename(path.with_suffix(".damaged"))
-    return None
+    if not saved(folder):
+        _bring_back(folder)
+    return next(_whole(saved(folder)), None)
+
+
+def _whole(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        if damage := _damage(path):
+            set_aside(path, f"{path.name} is damaged ({damage}), going on without it")
+        else:
+            yield path
+
+
+def _bring_back(folder: Path) -> None:
+    """What a finished point has kept, as it was before: its training need not be repeated if a record was damaged."""
+    kept = [path for name in ("best", "last") if (path := folder / "checkpoints" / f"{name}.ckpt").exists()]
+    if len(list(_whole(kept))) < 2:
+        return
+    for path in kept:
+        step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        temporary = path.with_name(f"step-{step:08d}.tmp")
+        shutil.copyfile(path, temporary)
+        os.replace(temporary, temporary.with_suffix(".ckpt"))
+
+
+def _damage(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if wrong := archive.testzip():
+                return wrong
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # reads no weights
+    except IsADirectoryError:
+        return "a folder"
+    except OSError:
+        raise
+    except Exception as error:  # whatever zipfile, zlib and pickle make of any bytes
+        return f"{type(error).__name__}: {first_line(error)}"
+    return "" if isinstance(content, dict) and content.keys() >= NEEDED else "it is no checkpoint of a point"
 
 
 def save_states(trainer: Any, module: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from attnlab.errors import surviving
-from attnlab.ledger import choice_names, read_json, write_json
+from attnlab.ledger import choice_names, mended, write_json
 from attnlab.tracking.runs import artifacts_in, switched_off
 from attnlab.training.gates import Gate
 from attnlab.training.stop import Preempted
@@ -124,8 +124,8 @@ def tags(config: Mapping[str, Any]) -> list[str]:
 def _wandb_logger(config: Mapping[str, Any], point: Path) -> Wandb:
     import wandb
 
-    about = read_json(point / "point.json")
-    if "wandb_id" not in about:  # written down before the run starts, so that it can be continued
+    about = mended(point / "point.json")
+    if not about.get("wandb_id"):  # written down before the run starts, so that it can be continued
         about["wandb_id"] = uuid.uuid4().hex[:12]
         write_json(point / "point.json", about)
     settings = config["logger"]

@@ -224,9 +224,9 @@ def _write_about(folder: Path, config: Config, threads: int | None) -> None:
     """point.json: what the point is made with."""
     import torch
 
-    about = ledger.read_json(folder / "point.json")
+    about = ledger.mended(folder / "point.json") or ledger.about(config)
     code = code_version(config)
-    versions = [*(v for v in about.get("code", []) if v["source"] != code["source"]), code]
+    versions = [*(v for v in about.get("code") or [] if v["source"] != code["source"]), code]
     if len(versions) > 1:
         log.warning("the code has changed since the first attempt: %s", [v["source"] for v in versions])
     if (seen := fingerprint(config["data"], contents=True)) is not None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from attnlab.ledger import put
 
 
 class PointProgress(ProgressBar):
@@ -85,4 +86,4 @@ class ProgressFile(Callback):
         }
         temporary = self.path.with_name(".progress.json")
         temporary.write_text(json.dumps(value), encoding="utf-8")
-        os.replace(temporary, self.path)  # no fsync: it serves only while the point runs
+        put(temporary, self.path)  # no fsync: it serves only while the point runs

@@ -44,10 +44,10 @@ class _Attnlab(Launcher):
         returns = []
         for job in jobs:
             point = by_job[tuple(job)]
-            result = ledger.read_json(point.folder / "result.json")
+            result = ledger.read_point(point.folder).result  # empty unless it is done: the ledger says why
             returned = JobReturn(job, OmegaConf.create(point.config), working_dir=str(point.folder))
             returned.status = JobStatus.COMPLETED
-            returned.return_value = result["val"]["accuracy"] if result else math.nan  # the ledger says why
+            returned.return_value = (result.get("val") or {}).get("accuracy", math.nan)
             returns.append(returned)
         return returns
 

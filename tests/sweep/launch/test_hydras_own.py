@@ -17,7 +17,9 @@ def test_hydras_basic_launcher(tmp_path):
     command = ["train", "-m", "hydra/launcher=basic", "attention=none,se", "attention.ratio=4,8", *SMALL]
     done = attnlab(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [ledger.attempts(folder) for folder in folders(tmp_path)] == [1] * 3  # none is one point
+    assert [ledger.read_json(folder / "status.json")["attempts"] for folder in folders(tmp_path)] == [
+        1
+    ] * 3  # none is one point
     assert "✓ [3/3] se ratio=8" in done.stdout
 
 

@@ -1,6 +1,7 @@
 """its W&B workspace and report"""
 
 import argparse
+import sys
 from pathlib import Path
 
 GROUP, PLACE, WORDS = "use", 2, "FOLDER"
@@ -23,8 +24,12 @@ def run(argv: list[str]) -> int:
     from attnlab.study import read_analysis
     from attnlab.tracking import dashboard
 
+    told = read_analysis(args.study)
+    for text in told["warnings"]:
+        if text.startswith("damaged: "):
+            print(f"attnlab: {text}", file=sys.stderr)
     if args.dry_run:
-        print(dashboard.write(args.study, read_analysis(args.study)))
+        print(dashboard.write(args.study, told))
     else:
-        print(*dashboard.save(args.study, read_analysis(args.study)), sep="\n")
+        print(*dashboard.save(args.study, told), sep="\n")
     return 0

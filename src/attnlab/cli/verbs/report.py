@@ -37,7 +37,8 @@ def run(argv: list[str]) -> int:
         from attnlab.tracking.mirror import log_study
 
         study = Path(args.study)
-        log_study(study, told, [study / "report.html", *sorted((study / "figures").iterdir())])
+        figures = sorted(path for path in (study / "figures").glob("*") if path.is_file())
+        log_study(study, told, [study / "report.html", *figures])
         how = f"; attnlab sync {args.study} uploads it" if runs.wait(study) else ""
         print(f'W&B: the run "{told["study"]} report"{how}', file=sys.stderr)
     return 0

@@ -21,9 +21,11 @@ def run(argv: list[str]) -> int:
     from attnlab.sweep import repro
 
     first = repro.find(args.study, args.point)
-    print(f"training {first} again; the first time took {repro.minutes(first):.1f} min")
+    print(f"training {first} again{repro.time_it_took(first)}")
     second = repro.again(first)
     differences = repro.differences(first, second)
+    for file in repro.not_compared(first, second):
+        print(f"not compared: {file}")
     if not differences:
         print(f"the same to the bit: {repro.what(first)}")
         repro.forget(second)

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from attnlab.ledger import progress
+from attnlab.ledger import read_json
 from attnlab.sweep.launch.outcomes import outcome
 from attnlab.sweep.plan import Planned
 
@@ -42,9 +42,9 @@ class Display:
     def refresh(self) -> None:
         """Look how far the running points are."""
         for task, point in self.running.items():
-            now = progress(point.folder)
+            now = read_json(point.folder / "progress.json")
             if now:
-                accuracy = "" if now["val_accuracy"] is None else f"  val {100 * now['val_accuracy']:.1f} %"
+                accuracy = f"  val {100 * now['val_accuracy']:.1f} %" if now.get("val_accuracy") is not None else ""
                 how_far = f"epoch {now['epoch']}/{now['epochs']}{accuracy}"
                 self.bars.update(task, total=now["steps"], completed=now["step"], how_far=how_far)
 

@@ -127,15 +127,17 @@ def launch(
 
 def _needs_training(point: Planned, alone: set[Path]) -> bool:
     """False if the point has been finished, or has failed, since it was planned."""
-    state, attempts = ledger.state(point.folder), ledger.attempts(point.folder)
-    return state != "done" and (state != "failed" or attempts == point.attempts or point.folder in alone)
+    now = ledger.read_point(point.folder)
+    seen = (now.status.get("attempts") or 0) == point.attempts
+    return now.state != "done" and (now.state != "failed" or seen or point.folder in alone)
 
 
 def _out_of_memory(point: Planned) -> bool:
     status = ledger.read_json(point.folder / "status.json")
     told = ("OutOfMemoryError", "out of memory", "ALLOC_FAILED")
-    killed = status.get("error") == worker.death(-signal.SIGKILL)  # by whom, and why, nobody knows
-    return status["state"] == "failed" and not killed and any(words in status["error"] for words in told)
+    error = status.get("error") or ""
+    killed = error == worker.death(-signal.SIGKILL)  # by whom, and why, nobody knows
+    return status.get("state") == "failed" and not killed and any(words in error for words in told)
 
 
 def start_fork_server() -> Any:

@@ -75,7 +75,7 @@ def launch(
                 try:
                     ended, _ = ray.wait(list(tasks), timeout=0.5)
                     for point in tasks.values():
-                        state = ledger.read_json(point.folder / "status.json")["state"]
+                        state = ledger.read_json(point.folder / "status.json").get("state")
                         if point.folder not in started and state == "running":
                             started.add(point.folder)
                             display.started(point)
