@@ -9,6 +9,7 @@ from attnlab import ledger
 from attnlab.cli.ending import say_how_it_went
 from attnlab.sweep.plan import Plan, Planned
 from tests.conftest import attnlab
+from tests.study.points import ABOUT
 
 BASIC = {"sweeper": {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"}}
 
@@ -16,8 +17,9 @@ BASIC = {"sweeper": {"_target_": "hydra._internal.core_plugins.basic_sweeper.Bas
 def planned(study, logger="csv", retry=False, **states):
     points = []
     for name, state in states.items():
+        ledger.write_json(study / name / "point.json", ABOUT)
         ledger.set_status(study / name, state, error="killed by SIGKILL (out of memory?)")
-        points.append(Planned(study / name, {"logger": {"name": logger}}, [[]], state, 1))
+        points.append(Planned(study / name, {"logger": {"name": logger}}, [[]], state, 1, "", "a"))
     return Plan(points, len(points), [], [], multirun=True, retry=retry, hydra=BASIC)
 
 

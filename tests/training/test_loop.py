@@ -207,13 +207,13 @@ def test_a_point_repeats_to_the_bit(sweep):
 
 
 def test_a_failed_point_is_reported_and_the_others_go_on(tmp_path):
-    """The first point's checkpoints cannot be written: a file stands where their folder should be."""
+    """The first point's checkpoints cannot be written: their folder leads nowhere."""
     command = ["train", "-m", "attention=none,se", "study=f", "logger=wandb", *SMALL]
     from attnlab.sweep import plan
 
     first = plan.make([*command[1:], f"output_dir={tmp_path}/outputs"]).points[0].folder
     first.mkdir(parents=True)
-    (first / "checkpoints").write_text("in the way")
+    (first / "checkpoints").symlink_to(first / "checkpoints")
     done = attnlab(*command, cwd=tmp_path)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr

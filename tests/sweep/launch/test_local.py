@@ -28,7 +28,7 @@ ERRORS = {
     "nan_loss": "FloatingPointError: the training loss is nan in epoch 1",
     "memory": "OutOfMemoryError: CUDA out of memory, or so it says",
 }
-LIFE = ("seed=range(8)", "trainer.max_epochs=4", "data.batch_size=200", "hydra.launcher.gpus=[3,5]")
+LIFE = ("seed=range(8)", "trainer.max_epochs=6", "data.batch_size=200", "hydra.launcher.gpus=[3,5]")
 GOES_ON = "attnlab: interrupted; the same command goes on with what is not finished"
 
 
