@@ -69,13 +69,13 @@ def start(argv: Sequence[str], cwd: Path, env: Mapping[str, str], stdout: int, s
     """``attnlab <argv>``, in a session of its own, with nothing to read."""
     request = json.dumps({"argv": list(argv), "cwd": str(cwd), "env": dict(env)})
     ours, theirs = os.pipe()
-    socket.send_fds(_server(), [request.encode()], [stdout, stderr, theirs])
+    socket.send_fds(server(), [request.encode()], [stdout, stderr, theirs])
     os.close(theirs)
     return Process(ours)
 
 
 @functools.cache
-def _server() -> socket.socket:
+def server() -> socket.socket:
     """It ends with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     subprocess.Popen(

@@ -6,11 +6,9 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from attnlab import ledger
 from attnlab.config.build import build_data, build_network
 from attnlab.training.classifier import Classifier
 from attnlab.training.optimisation import build_optimisation
+from tests import warm
 from tests.gpu.measure import Note, check, kernel_seconds
 
 CONF = "name: hungry\n_target_: tests.gpu.hungry.Hungry\n"
@@ -34,13 +33,10 @@ class Folder:
         self.path = Path(path)
         self.accelerator = f"trainer.accelerator={'gpu' if device == 'cuda' else 'cpu'}"
 
-    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "attnlab.cli", *words]
-        pipe, none = subprocess.PIPE, subprocess.DEVNULL
-        env = {**os.environ, **env}
-        return subprocess.Popen(command, cwd=self.path, env=env, stdin=none, stdout=pipe, stderr=pipe, text=True)
+    def start(self, *words: str, **env: str) -> "Command":
+        return Command(words, self.path, {**os.environ, **env})
 
-    def train(self, study: str, *words: str, **env: str) -> subprocess.Popen[str]:
+    def train(self, study: str, *words: str, **env: str) -> "Command":
         return self.start("train", f"study={study}", self.accelerator, *words, **env)
 
     def points(self, study: str) -> list[Path]:
@@ -56,12 +52,20 @@ def folder_for(device: str) -> Iterator[Folder]:
         yield Folder(path, device)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    """What it printed. Raises RuntimeError with its last words if it failed."""
-    out, err = process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"exit code {process.returncode}: {' / '.join((err or out).strip().splitlines()[-3:])}")
-    return out
+class Command:
+    """A command that has started, in a process that has imported everything already."""
+
+    def __init__(self, words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> None:
+        self.out, self.err = (tempfile.TemporaryFile("w+", encoding="utf-8") for _ in range(2))  # noqa: SIM115
+        self.process = warm.start(words, cwd, env, self.out.fileno(), self.err.fileno())
+
+    def finish(self) -> str:
+        """What it printed. Raises RuntimeError with its last words if it failed."""
+        code = self.process.wait()
+        out, err = (file.seek(0) or file.read() for file in (self.out, self.err))
+        if code:
+            raise RuntimeError(f"exit code {code}: {' / '.join((err or out).strip().splitlines()[-3:])}")
+        return out
 
 
 def resume(device: str, note: Note) -> None:
@@ -77,16 +81,16 @@ def resume(device: str, note: Note) -> None:
         whole, killed = (folder.train(study, *words) for study in ("whole", "killed"))
         found = 0
         while found <= after or found % steps == 0:
-            if killed.poll() is not None:
-                finish(killed)
+            if killed.process.poll() is not None:
+                killed.finish()
                 raise RuntimeError("it ended before it could be killed")
             found = max((int(path.stem[5:]) for path in folder.path.glob("outputs/killed/*/*/step-*.ckpt")), default=0)
             time.sleep(0.01)
-        killed.kill()
-        killed.communicate()
+        killed.process.kill()
+        killed.process.wait()
         note("killed after step", found)
-        finish(whole)
-        finish(folder.train("killed", *words))
+        whole.finish()
+        folder.train("killed", *words).finish()
         first, again = folder.points("whole")[0], folder.points("killed")[0]
         assert "step-" in (again / "log.txt").read_text().rpartition("attempt 2, from")[2], "it began anew"
         weights = [torch.load(point / "checkpoints" / "last.ckpt", map_location="cpu") for point in (first, again)]
@@ -103,7 +107,7 @@ def shared(device: str, note: Note) -> None:
     words = ["-m", "seed=0,1", "data=digits", "data.batch_size=300", "hydra.launcher.gpus=[0]"]
     words += ["attention=cbam", "trainer.max_epochs=20"] if device == "cuda" else ["backbone=lenet5"]
     with folder_for(device) as folder:
-        finish(folder.train("shared", *words, "hydra.launcher.slots_per_gpu=2"))
+        folder.train("shared", *words, "hydra.launcher.slots_per_gpu=2").finish()
         statuses = folder.statuses("shared")
         note("not done", check(sum(status["state"] != "done" for status in statuses), 0))
         note("seconds at once", min(s["ended"] for s in statuses) - max(s["started"] for s in statuses))
@@ -118,7 +122,7 @@ def memory(device: str, note: Note) -> None:
         (folder.path / "conf" / "backbone" / "hungry.yaml").write_text(CONF)
         records = folder.path / "records"
         records.mkdir()
-        out = finish(folder.train("memory", *words, ATTNLAB_ALLOW="tests", HUNGRY_RECORDS=str(records)))
+        out = folder.train("memory", *words, ATTNLAB_ALLOW="tests", HUNGRY_RECORDS=str(records)).finish()
         statuses = folder.statuses("memory")
         note("not done", check(sum(status["state"] != "done" for status in statuses), 0))
         note("attempts", sorted(status["attempts"] for status in statuses))
@@ -133,7 +137,7 @@ def cost(device: str, note: Note) -> None:
     net = ["backbone=resnet50", "--input", "3x224x224"] if device == "cuda" else ["--input", "1x48x48", "--batch", "1"]
     with folder_for(device) as folder:
         words = ["cost", *net, "attention=cbam", "--latency", "--device", device, "--json"]
-        found = json.loads(finish(folder.start(*words)))
+        found = json.loads(folder.start(*words).finish())
     for name in ("bare", "attended"):
         note(name, {key: found[name][key] for key in ("parameters", "macs", "activation_bytes", "latency")})
 
@@ -148,7 +152,7 @@ def slots(device: str, note: Note) -> None:
     with folder_for(device) as folder:
         for n in (1, 2, 4, 8) if device == "cuda" else (2,):
             study, points = f"at-once-{n}", max(4, n) if device == "cuda" else 2
-            finish(folder.train(study, *words, f"seed=range({points})", f"hydra.launcher.slots_per_gpu={n}"))
+            folder.train(study, *words, f"seed=range({points})", f"hydra.launcher.slots_per_gpu={n}").finish()
             statuses = folder.statuses(study)
             took = max(s["ended"] for s in statuses) - min(s["started"] for s in statuses)
             each = statistics.median(s["ended"] - s["started"] for s in statuses)
@@ -175,9 +179,9 @@ def epoch(device: str, note: Note, name: str) -> None:
     else:
         words += ["backbone=lenet5", "data.canvas=32", "data.copies=1", "data.batch_size=256"]
     with folder_for(device) as folder:
-        process = folder.train("epoch", *words)
-        ends, used = watch(process, folder, device)
-        finish(process)
+        command = folder.train("epoch", *words)
+        ends, used = watch(command.process, folder, device)
+        command.finish()
         (point,) = folder.points("epoch")
         config, result = ledger.read_config(point), ledger.read_json(point / "result.json")
     took = (ends[-1] - ends[0]) / (len(ends) - 1)  # not the first, in which all is loaded
@@ -191,7 +195,7 @@ def epoch(device: str, note: Note, name: str) -> None:
     note("train_s", result["times"]["train_s"])
 
 
-def watch(process: subprocess.Popen[str], folder: Folder, device: str) -> tuple[list[float], list[float]]:
+def watch(process: warm.Process, folder: Folder, device: str) -> tuple[list[float], list[float]]:
     """When each epoch ended, and the GPU's utilisation between the first and the last of these."""
     ends, used = list[float](), list[float]()
     rows = before = 0

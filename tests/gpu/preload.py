@@ -2,3 +2,6 @@
 
 import attnlab.sweep.launch.preload  # noqa: F401  (before all that imports torch)
 import tests.gpu.parts  # noqa: F401
+from tests import warm
+
+warm.server()  # of the commands of all parts

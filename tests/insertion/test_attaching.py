@@ -296,7 +296,13 @@ def test_export(x, role, order):
     torch.testing.assert_close(torch.export.export(net, (x,)).module()(x), net(x))
 
 
-@pytest.mark.parametrize(("role", "merge"), [("branch", "scale"), ("pre", "concat"), ("shortcut", "add")])
+@pytest.mark.parametrize(
+    ("role", "merge"),
+    [
+        ("branch", "scale"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("pre", "concat"), ("shortcut", "add"))),
+    ],
+)
 def test_compile_fullgraph(x, role, merge):
     """One graph forward and backward; the code generator behind it is torch's own."""
     net = small("cbam", at=role, merge=merge)

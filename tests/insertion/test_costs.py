@@ -214,6 +214,7 @@ def test_parameters_and_macs_by_site():
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++")
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_code_of_the_bare_network_is_not_taken_for_the_attended_one():
     ran = []

@@ -87,8 +87,8 @@ def pair(tmp_path_factory):
     """A sweep of a data-parallel point, and the same point in one process, in float64."""
     cwd = tmp_path_factory.mktemp("ddp")
     common = [
-        *("data=digits", "data.batch_size=150", "data.pad=2", "trainer.max_epochs=2", "trainer.precision=64-true"),
-        *("backbone.bn_momentum=0.2", "attention=cbam", "data.eval_batch_size=7"),  # a last batch of 6, and a test's
+        *("data=digits", "data.batch_size=150", "data.pad=2", "trainer.max_epochs=1", "trainer.precision=64-true"),
+        *("backbone.bn_momentum=0.2", "attention=cbam", "data.eval_batch_size=59"),  # a last batch of 5
     ]
     ddp = attnlab("train", "-m", "study=ddp", "trainer=ddp", *common, cwd=cwd)
     assert ddp.returncode == 0, ddp.stderr
@@ -109,7 +109,7 @@ def test_two_processes_in_a_sweep_equal_one(pair):
     for key, value in weights[1].items():
         torch.testing.assert_close(weights[0][key], value, rtol=1e-6, atol=1e-7)
     rows = [(folder / "metrics.csv").read_text().splitlines() for folder in pair]
-    assert len(rows[0]) == len(rows[1]) == 3
+    assert len(rows[0]) == len(rows[1]) == 2
     assert (pair[0] / "log.txt").read_text().count("Traceback") == 0
 
 

@@ -6,7 +6,7 @@ import sys
 from attnlab import ledger
 from tests.conftest import attnlab
 
-SMALL = ["data=digits", "trainer.max_epochs=1", "data.batch_size=300"]
+SMALL = ["backbone=lenet5", "sites=unit", "data=digits", "trainer.max_epochs=1", "data.batch_size=300"]
 
 
 def folders(cwd):
