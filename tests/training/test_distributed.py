@@ -87,7 +87,14 @@ def pair(tmp_path_factory):
     """A sweep of a data-parallel point, and the same point in one process, in float64."""
     cwd = tmp_path_factory.mktemp("ddp")
     common = [
-        *("data=digits", "data.batch_size=150", "data.pad=2", "trainer.max_epochs=1", "trainer.precision=64-true"),
+        *(
+            "data=digits",
+            "+trainer.limit_train_batches=3",
+            "data.batch_size=150",
+            "data.pad=2",
+            "trainer.max_epochs=1",
+            "trainer.precision=64-true",
+        ),
         *("backbone.bn_momentum=0.2", "attention=cbam", "data.eval_batch_size=59"),  # a last batch of 5
     ]
     ddp = attnlab("train", "-m", "study=ddp", "trainer=ddp", *common, cwd=cwd)
