@@ -94,6 +94,12 @@ def test_bad_settings_are_named(settings, message):
         ClutteredDigits(**{"digit": 16, "fragment": 6, **settings})
 
 
-def test_more_in_a_batch_than_there_are():
-    with pytest.raises(InputError, match="batch_size=2000: there are only 1197 training images"):
-        _ = Digits(batch_size=2000).splits
+@pytest.mark.parametrize(
+    ("data", "images"), [(Digits(batch_size=2000), 1197), (ClutteredDigits(batch_size=4000, copies=2), 2394)]
+)
+def test_more_in_a_batch_than_there_are(data, images):
+    message = f"batch_size={data.batch_size}: there are only {images} training images"
+    with pytest.raises(InputError, match=message):
+        data.check()
+    with pytest.raises(InputError, match=message):
+        _ = data.splits

@@ -11,6 +11,8 @@ from attnlab.data.images import Images, Splits
 from attnlab.data.module import ImageData, positive
 from attnlab.errors import InputError
 
+SOURCES = 1197  # training images of scikit-learn's 1,797
+
 
 class Digits(ImageData):
     """The plain digits, enlarged to ``size`` × ``size``: 1,197 to train, 300 to validate, 300 to test."""
@@ -22,6 +24,9 @@ class Digits(ImageData):
         positive(size=size)
         self.size = size
         self.shape = (1, size, size)
+
+    def check(self) -> None:  # scikit-learn takes a second to import
+        self.require_a_batch(SOURCES)
 
     def load(self) -> Splits:
         return Splits(*(enlarged(sources, self.size) for sources in split_sources(self.seed)))
@@ -64,6 +69,9 @@ class ClutteredDigits(ImageData):
             copies,
         )
         self.shape = (1, canvas, canvas)
+
+    def check(self) -> None:
+        self.require_a_batch(SOURCES * self.copies)
 
     def load(self) -> Splits:
         return Splits(

@@ -42,12 +42,20 @@ class ImageData:
         """Read or make the data. Raises InputError if files are missing, saying what to put where."""
         raise TypeError(f"{type(self).__name__} does not say how to load its data")
 
+    def check(self) -> None:
+        """Raise InputError for what training would run into; where nothing else tells it, load the data."""
+        _ = self.splits
+
     @functools.cached_property
     def splits(self) -> Splits:
         splits = self.load()
-        if len(splits.train) < self.batch_size:
-            raise InputError(f"batch_size={self.batch_size}: there are only {len(splits.train)} training images")
+        self.require_a_batch(len(splits.train))
         return splits
+
+    def require_a_batch(self, images: int) -> None:
+        """Raise InputError if so many training images make no batch."""
+        if images < self.batch_size:
+            raise InputError(f"batch_size={self.batch_size}: there are only {images} training images")
 
     @functools.cached_property
     def moments(self) -> tuple[Tensor, Tensor]:

@@ -72,7 +72,7 @@ def rehearse(configs: Iterable[Config], here: bool = True) -> Iterator[Rehearsed
 
 def _load(config: Config, data: ImageData) -> None:
     with named("data", config):
-        _ = data.splits
+        data.check()
 
 
 def _rehearse_network(config: Config, data: ImageData) -> tuple[nn.Module, Cost]:
