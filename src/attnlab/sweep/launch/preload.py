@@ -6,6 +6,7 @@ import os
 os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # CUDA must not be touched before a fork, not even to look for it
 
 import attnlab.config.build
+import attnlab.sweep.launch.local  # where a process begins
 import attnlab.training.checkpoints
 import attnlab.training.classifier
 import attnlab.training.distributed
