@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 HEAVY = (
-    *("lightning.pytorch", "matplotlib.pyplot", "statsmodels.api", "wandb", "hydra", "rich.console"),
+    *("lightning.pytorch", "matplotlib.pyplot", "scipy.stats", "wandb", "hydra", "rich.console"),
     *("attnlab.cli.networks", "attnlab.study", "attnlab.sweep.launch.preload", "attnlab.sweep.table"),
 )
 

@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from attnlab.study.statistics import Comparison, compare, corrected, differences, more_pairs, pairs_needed
+from attnlab.study.statistics import Comparison, compare, corrected, differences, holm, more_pairs, pairs_needed
 
 BASE = {0: 0.80, 1: 0.82, 2: 0.78, 3: 0.81, 7: 0.5}
 VALUES = {0: 0.83, 1: 0.84, 2: 0.79, 3: 0.82, 9: 0.1}
@@ -53,6 +53,9 @@ def test_holm():
     ours = [c.p_holm for c in found if c.p_holm is not None]
     assert ours == pytest.approx(list(multipletests([0.01, 0.04, 0.03, 0.20], method="holm")[1]))
     assert ours == pytest.approx([0.04, 0.09, 0.09, 0.20])
+    for n in (1, 2, 30):
+        ps = np.random.default_rng(n).uniform(0, 0.2, n).round(2).tolist()  # some are equal
+        assert holm(ps) == multipletests(ps, method="holm")[1].tolist()
     assert [c.verdict for c in found] == ["better", "one pair", "undecided", "undecided", "undecided"]
     assert corrected([]) == []
 

@@ -58,7 +58,8 @@ def mcnemar_p(answers: Any, base: Any) -> float | None:
     right = correctness([answers, base])
     if right is None:
         return None
-    from statsmodels.stats.contingency_tables import mcnemar
+    from scipy.stats import binomtest
 
     only_one, only_other = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-    return float(mcnemar([[0, only_one], [only_other, 0]], exact=True).pvalue)
+    disagree = only_one + only_other
+    return float(binomtest(only_one, disagree).pvalue) if disagree else 1.0

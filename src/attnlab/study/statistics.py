@@ -94,10 +94,12 @@ def _price(looks: int) -> int:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p values corrected by Holm's step-down method."""
-    from statsmodels.stats.multitest import multipletests
-
-    return multipletests(ps, method="holm")[1].tolist() if ps else []
+    """p values corrected by Holm's step-down method: the smallest counts for all of them, the next for one less, ..."""
+    found, highest = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        highest = max(highest, min(1.0, ps[i] * (len(ps) - rank)))
+        found[i] = highest
+    return found
 
 
 def more_pairs(comparison: Comparison, family: int) -> int | None:
@@ -121,10 +123,14 @@ def pairs_needed(effect: float, alpha: float = ALPHA, power: float = POWER) -> i
 
     None if it takes more than some MOST.
     """
-    from statsmodels.stats.power import TTestPower
+    from scipy.special import nctdtr  # the noncentral t distribution
+    from scipy.stats import t
 
     def enough(pairs: int) -> bool:
-        return bool(TTestPower().power(abs(effect), pairs, alpha) >= power)
+        if pairs < 2:
+            return False
+        critical, shift = t.isf(alpha / 2, pairs - 1), abs(effect) * sqrt(pairs)
+        return bool(1 - nctdtr(pairs - 1, shift, critical) + nctdtr(pairs - 1, shift, -critical) >= power)
 
     if effect == 0:
         return None
