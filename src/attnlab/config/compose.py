@@ -8,6 +8,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -228,6 +229,36 @@ def _in_timm(name: str) -> str:
     return f"timm has it: backbone=timm backbone.name={name}; " if known else ""
 
 
+def _leaves_like(name: str, config: DictConfig) -> list[str]:
+    """Dotted keys of a config's settings of this name, or of a name like it where no group has one like it."""
+    leaves: dict[str, list[str]] = {}
+
+    def gather(node: DictConfig, path: str) -> None:
+        for key in map(str, node):
+            child = node._get_node(key)
+            if isinstance(child, DictConfig):
+                gather(child, f"{path}{key}.")
+            elif key not in ("name", "_target_"):
+                leaves.setdefault(key, []).append(f"{path}{key}")
+
+    gather(config, "")
+    like = [name] if name in leaves else get_close_matches(name, {*map(str, config), *leaves}, n=1)
+    return [] if {*like} & {*map(str, config)} else [leaf for key in like for leaf in leaves[key]]
+
+
+def _lacks_plus(group: str, key: str, node: Any) -> bool:
+    """Whether a group takes this setting, though none of its files lists it."""
+    from attnlab.config.settings import CROSSED, TRAINER
+
+    if group == "optimizer":  # torch's have more settings than a file lists
+        from attnlab.config.signatures import locate
+        from attnlab.targets import parameters
+
+        with contextlib.suppress(InputError):
+            return key in parameters(locate(str(node["_target_"]), group))[0] and key != "params"
+    return key in {"trainer": TRAINER, "attention": CROSSED}.get(group, ())
+
+
 def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) -> str:
     """What Hydra means, in one line, with the valid choices."""
     text = str(error)
@@ -248,6 +279,11 @@ def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) 
                 node: Any = compose_one(groups)
                 for parent in parents:
                     node = node[parent]
+                if not parents and (leaves := _leaves_like(key, node)):
+                    return f"{key}: no such setting; nearest: {', '.join(leaves)}"
+                if _lacks_plus(".".join(parents), key, node):
+                    value = next((v for k, _, v in (o.partition("=") for o in overrides) if k == unknown[1]), "...")
+                    return f"{unknown[1]}: a setting that no file lists needs a +; write +{unknown[1]}={value}"
                 known = [str(k) for k in node if not str(k).startswith("_") and k != "name"]
                 whose = f"{parents[0]}={node['name']} has " if parents and "name" in node else ""
                 return f"{unknown[1]}: {whose}no such setting; {choices(key, known)}"

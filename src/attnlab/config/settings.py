@@ -3,6 +3,7 @@
 What the classes of a config take is in ``signatures``.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -179,10 +180,13 @@ def plain(config: DictConfig | Mapping[str, Any]) -> Settings:
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        # One that another key refers to is named in the message alone.
+        # One that another key refers to is named in the message alone; full_key may be the last word only.
         missing = re.search(r"[Mm]issing mandatory value: ([\w.]+)", str(error.msg))
         if missing or isinstance(error, MissingMandatoryValue):
-            raise InputError(f"{missing[1] if missing else error.full_key}: must be set") from None
+            name, full = missing[1] if missing else str(error.full_key), set[str]()
+            with contextlib.suppress(OmegaConfBaseException):
+                full = {key for key in OmegaConf.missing_keys(config) if f".{key}".endswith(f".{name}")}
+            raise InputError(f"{min(full, default=name)}: must be set") from None
         raise InputError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
 
 

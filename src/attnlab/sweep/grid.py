@@ -14,6 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.config.compose import Compose, check_hydra, composing, parse, parse_overrides
 from attnlab.config.hydra_insides import BASIC_SWEEPER, split_sweep
+from attnlab.config.schema import check
+from attnlab.config.settings import plain, precheck
 from attnlab.errors import InputError, choices, first_line
 
 
@@ -36,10 +38,12 @@ def jobs(overrides: Sequence[str], multirun: bool, compose_one: Compose) -> list
     config = steering(overrides, compose_one)
     hydra = config.hydra
     if not multirun and hydra.mode != RunMode.MULTIRUN:
-        several = [str(o.input_line) for o in parsed if o.is_sweep_override()]
+        several = [o for o in parsed if o.is_sweep_override()]
         if several:
-            key, _, value = several[0].partition("=")
-            raise InputError(f"{several[0]}: several values need -m; one list is written {key}=[{value}]")
+            as_list = _as_list(several[0], fixed, compose_one)
+            raise InputError(
+                f"{several[0].input_line}: several values need -m{as_list and f'; one list is written {as_list}'}"
+            )
         return [fixed]
     if hydra.sweeper._target_.rpartition(".")[2] != BASIC_SWEEPER:
         return [fixed]  # its points are chosen as it goes
@@ -56,6 +60,20 @@ def jobs(overrides: Sequence[str], multirun: bool, compose_one: Compose) -> list
             axes[name] = key
     combined = _combined(settings, [[axes[name] for name in names] for names in _zipped(config, settings, axes)])
     return _without_excluded(combined, config, settings, axes)
+
+
+def _as_list(override: Override, fixed: Sequence[str], compose_one: Compose) -> str:
+    """``key=[a,b]`` for ``key=a,b``, if the setting takes a list; else nothing."""
+    key, _, value = str(override.input_line).partition("=")
+    if GlobalHydra.instance().config_loader().get_group_options(override.key_or_group) or "(" in value:
+        return ""
+    try:
+        raw = plain(compose_one([*fixed, f"{key}=[{value}]"]))
+        precheck(raw)  # tells most without importing torch
+        check(raw)
+    except InputError:
+        return ""
+    return f"{key}=[{value}]"
 
 
 def steering(overrides: Sequence[str], compose_one: Compose) -> DictConfig:
