@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from attnlab import __version__
 from tests.conftest import attnlab
 
 # fmt: off
@@ -84,6 +85,9 @@ def test_help(tmp_path):
     ):
         assert word in page
     assert "version_base" not in page
+    assert "attnlab train --help" in attnlab("plan", "--help", cwd=tmp_path).stdout
+    for words in (["--version"], ["train", "--version"]):
+        assert attnlab(*words, cwd=tmp_path).stdout == f"{__version__}\n"  # attnlab's, not Hydra's
     assert list(tmp_path.iterdir()) == []
 
 

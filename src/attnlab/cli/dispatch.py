@@ -32,7 +32,7 @@ def _code_of(argv: Sequence[str] | None) -> int:
         if verb in ("-h", "--help"):
             print(usage())
             return 0
-        if verb == "--version":
+        if "--version" in (verb, *rest):
             from attnlab import __version__
 
             print(__version__)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-GROUP, PLACE, WORDS = "use", 2, "FOLDER"
+GROUP, PLACE, WORDS = "use", 2, "STUDY"
 
 
 def run(argv: list[str]) -> int:
@@ -15,7 +15,7 @@ def run(argv: list[str]) -> int:
         "both. Its runs must be there: attnlab sync. Needs an account, and pip install 'attnlab[dashboard]'.",
         epilog="example: attnlab dashboard outputs/demo --dry-run",
     )
-    parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
+    parser.add_argument("study", metavar="STUDY", help="the study's folder, such as outputs/demo", type=Path)
     parser.add_argument(
         "--dry-run", action="store_true", help="write both into the study's dashboard.json; no account, no network"
     )

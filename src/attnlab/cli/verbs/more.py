@@ -6,7 +6,7 @@ from pathlib import Path
 from attnlab.cli.arguments import add_baseline, levels
 from attnlab.errors import InputError
 
-GROUP, PLACE, WORDS = "judge", 2, "FOLDER"
+GROUP, PLACE, WORDS = "judge", 2, "STUDY"
 
 
 def run(argv: list[str]) -> int:
@@ -17,7 +17,7 @@ def run(argv: list[str]) -> int:
         "their differences are what they look like now. Decided comparisons get none; the cheapest come first.",
         epilog="example: attnlab more outputs/demo --budget 12 hydra.launcher.cpu_slots=1",
     )
-    parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
+    parser.add_argument("study", metavar="STUDY", help="the study's folder, such as outputs/demo", type=Path)
     parser.add_argument("--budget", metavar="N", type=int, default=20, help="run at most N points (default: 20)")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
     add_baseline(parser)

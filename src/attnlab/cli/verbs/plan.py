@@ -17,7 +17,8 @@ def run(argv: list[str]) -> int:
             "attnlab plan [-m] [key=value ...]\n\n"
             "What attnlab train with the same words would do: its points, how many are done, their parameters,\n"
             "MACs and expected time. Every point is composed, checked and built without memory; nothing is written.\n"
-            "Missing data are named at the end: the costs are known without them, but train would not start."
+            "Missing data are named at the end: the costs are known without them, but train would not start.\n\n"
+            "Options, choices and settings are those of attnlab train --help."
         )
         return 0
     with Console().status("Checking every point") as status:

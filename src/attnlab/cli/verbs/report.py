@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attnlab.cli.arguments import add_baseline, levels
 
-GROUP, PLACE, WORDS = "judge", 1, "FOLDER"
+GROUP, PLACE, WORDS = "judge", 1, "STUDY"
 
 
 def run(argv: list[str]) -> int:
@@ -18,7 +18,7 @@ def run(argv: list[str]) -> int:
         "--format or --baseline it only prints.",
         epilog="example: attnlab report outputs/demo --format latex > table.tex",
     )
-    parser.add_argument("study", help="the study's folder, such as outputs/demo")
+    parser.add_argument("study", metavar="STUDY", help="the study's folder, such as outputs/demo")
     parser.add_argument(
         "--format", choices=["md", "csv", "json", "latex", "html"], help="print the report in this format only"
     )

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-GROUP, PLACE, WORDS = "train", 4, "FOLDER POINT"
+GROUP, PLACE, WORDS = "train", 4, "STUDY POINT"
 
 
 def run(argv: list[str]) -> int:
@@ -14,8 +14,10 @@ def run(argv: list[str]) -> int:
         "the bit, and if not, what differs and what the reasons may be. Exit code 0: the same, 1: not.",
         epilog="example: attnlab repro outputs/demo 2c3bb1b7",
     )
-    parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
-    parser.add_argument("point", help="the point's folder in it, or a part of its name that no other has")
+    parser.add_argument("study", metavar="STUDY", help="the study's folder, such as outputs/demo", type=Path)
+    parser.add_argument(
+        "point", metavar="POINT", help="the point's folder in it, or a unique part of its name"
+    )
     args = parser.parse_args(argv)
 
     from attnlab.sweep import repro

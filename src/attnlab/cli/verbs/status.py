@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-GROUP, PLACE, WORDS = "train", 3, "FOLDER"
+GROUP, PLACE, WORDS = "train", 3, "STUDY"
 
 
 def run(argv: list[str]) -> int:
@@ -12,7 +12,7 @@ def run(argv: list[str]) -> int:
         prog="attnlab status",
         description="How a study stands: how many points are done, how far the others are, why the failed ones failed.",
     )
-    parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
+    parser.add_argument("study", metavar="STUDY", help="the study's folder, such as outputs/demo", type=Path)
     parser.add_argument("-f", "--follow", action="store_true", help="go on until no point is running or waiting")
     args = parser.parse_args(argv)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from attnlab.errors import InputError
 
-GROUP, PLACE, WORDS = "use", 1, "FOLDER"
+GROUP, PLACE, WORDS = "use", 1, "STUDY"
 
 
 def run(argv: list[str]) -> int:
@@ -16,7 +16,7 @@ def run(argv: list[str]) -> int:
         "rest; points that are still running are left out. Needs an account: `wandb login`, or WANDB_API_KEY.",
         epilog="example: attnlab sync outputs/demo --jobs 8",
     )
-    parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
+    parser.add_argument("study", metavar="STUDY", help="the study's folder, such as outputs/demo", type=Path)
     parser.add_argument("--jobs", metavar="N", help="runs at a time (default: 4)", type=int, default=4)
     args = parser.parse_args(argv)
     if args.jobs < 1:

@@ -14,7 +14,7 @@ def run(argv: list[str]) -> int:
     from attnlab.sweep import grid, plan, table
     from attnlab.sweep.launch import hydras_own, launchers, single
 
-    looks = {"-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info"}
+    looks = {"-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info"}
     if looks & {word.partition("=")[0] for word in argv}:
         grid.look_over(argv)
         hydras_own.run(compose.for_hydra(argv), compose.CONF, {}, retry=False)
