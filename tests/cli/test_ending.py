@@ -81,7 +81,7 @@ def test_a_full_disk_is_told_in_a_line_and_the_point_goes_on_once_there_is_room(
         assert line.startswith(f"attnlab: {small_disk}/s/")
         assert line.endswith(
             ": could not be written: No space left on device; "
-            "free some space there, and the same command goes on with what is not finished"
+            "free some space there, then run the same command again to continue"
         )
     assert stays.stat().st_size == 500_000
     subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)

@@ -192,7 +192,7 @@ def test_stopped_by_ctrl_c_it_goes_on_elsewhere(world, cluster):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
     assert "stopping: the points save where they are" in out
-    assert "the same command goes on" in err
+    assert "run the same command again to continue" in err
     assert "Traceback" not in out + err
     assert world.states("stopped") == {"preempted": 2, "pending": 2}
 

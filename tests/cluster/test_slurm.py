@@ -262,7 +262,7 @@ def test_cancelled_while_waited_for(world):
         world.slurm.run("scancel", *world.jobs("cancelled"))
         done = waiting.result()
     assert done.returncode == 130
-    assert "the same command goes on" in done.stderr
+    assert "run the same command again to continue" in done.stderr
     assert "‖ mini_xception-none-" in done.stdout
     assert read(folder / "status.json")["state"] == "preempted"
 

@@ -81,7 +81,10 @@ def _elsewhere(tmp_path, monkeypatch):
         (["study=.."], r"study=\.\.: "),
         (["backbone.name=../y"], r"backbone.name=../y: "),
         (["attention=se", "attention._target_=torch.nn.Sequential"], "unexpected keyword argument|no such setting"),
-        (["backbone._target_=torch.nn.Identity"], r"backbone=mini_xception: returns \(1, 1, 40, 40\) for one image"),
+        (
+            ["backbone._target_=torch.nn.Identity"],
+            r"backbone=mini_xception: returns shape \(1, 1, 40, 40\) for one image; expected \(1, 10\)",
+        ),
         (["attention=se", "sites.blocks=frist"], "sites.blocks=frist: must be 'all', 'first' or 'last'"),
         (["+trainer.limit_val_batches=0"], "trainer.limit_val_batches: no such setting"),
         (["logger=wandb", "logger.project=a/b"], "logger.project=a/b: "),

@@ -255,7 +255,7 @@ def test_interrupted_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in errors
+    assert "run the same command again to continue" in errors
     assert "Traceback" not in errors
     (folder,) = folders(tmp_path, "i")
     assert json.loads((folder / "status.json").read_text())["state"] == "preempted"

@@ -20,7 +20,7 @@ GROUPS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 all well, 1 a point failed, 2 bad input (nothing was started), 130 interrupted."""
+    """Return the exit code: 0 success, 1 a point failed, 2 bad input (nothing was started), 130 interrupted."""
     print_anywhere()
     code = _code_of(argv)
     return code if all_printed() else code or 1
@@ -50,7 +50,7 @@ def _code_of(argv: Sequence[str] | None) -> int:
         print(f"attnlab: {unwritable(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("attnlab: interrupted; the same command goes on with what is not finished", file=sys.stderr)
+        print("attnlab: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
 
 
@@ -73,4 +73,4 @@ def usage() -> str:
         mine = {name: module for name, module in modules.items() if group == module.GROUP}
         for name in sorted(mine, key=lambda name: mine[name].PLACE):
             lines.append(f"  {f'attnlab {name} {mine[name].WORDS}':42}{mine[name].__doc__}")
-    return "\n".join([*lines, "", "attnlab <verb> --help tells more"])
+    return "\n".join([*lines, "", "attnlab <verb> --help shows more"])

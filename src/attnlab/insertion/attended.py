@@ -166,7 +166,7 @@ def detach(net: nn.Module) -> int:
     a site itself.
     """
     if isinstance(net, Attended):
-        raise InputError(f"{net.site}: detach what it is a part of; the host alone is .host")
+        raise InputError(f"{net.site}: this module is itself a site: detach its parent, or use .host")
     places = list(places_with_attention(net).values())
     take_out(net, places)
     for place in places:

@@ -33,7 +33,7 @@ def check(net: nn.Module, input_size: Sequence[int] | None = None) -> None:
         calls = trace(net, input_size)
         passed = {(place.site, place.side) for path, place in places.items() if not calls.get(f"{path}.attended_by")}
         if passed:
-            raise InputError(f"attention does not run at {_listed(passed)}: the network's forward pass goes past it")
+            raise InputError(f"attention does not run at {_listed(passed)}: the forward pass never calls it")
 
 
 def _listed(sites: Iterable[tuple[str, str]]) -> str:

@@ -78,8 +78,8 @@ def _missing(told: Told) -> list[str]:
     if told["looks"]:
         times = "once" if told["looks"] == 1 else f"{told['looks']} times"
         text.append(
-            f"seeds were added {times} after looking at the results, and comparisons that got some pay for it: their p "
-            "are 4 times as large after one round, 8 times after two, ..."
+            f"seeds were added {times} after looking at the results, so the p values of those comparisons "
+            "are multiplied by 4 after one round, by 8 after two, ..."
         )
     return text
 
@@ -154,9 +154,9 @@ def notes(told: Told) -> list[str]:
         f"± is the half-width of a 95 % t-interval over seeds. Differences are to {told['baseline']}, in percentage "
         "points, paired by seed.",
         "p: paired t-test, with Holm's correction for all comparisons of the table; better and worse are p ≤ 0.05.",
-        "undecided (n): n more seeds decide it with 80 % power, if the difference is what it looks like now, less what "
-        "few pairs flatter it (Hedges), at the stricter level of a second look; "
-        f"{told['more']} runs them. Without n: with fewer than {FIRST} pairs nobody can say.",
+        "undecided (n): n more seeds decide it with 80 % power, if the difference is what it looks like now, "
+        "corrected for small-sample bias (Hedges), at the stricter level of a second look; "
+        f"{told['more']} trains them. Without n: fewer than {FIRST} pairs are too few to tell.",
     ]
     if any(row["equal_cost"] for row in rows):
         text.append(

@@ -23,7 +23,8 @@ def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides
     for word in overrides:
         if not word.startswith(("hydra/launcher=", "hydra.launcher.")):
             raise InputError(
-                f"{word}: the points are as they were; only hydra/launcher and hydra.launcher.* can be set"
+                f"{word}: cannot be changed: more reuses the study's configs; only hydra/launcher and "
+                "hydra.launcher.* can be set"
             )
     launcher = plan.launcher_of(overrides)
     if not launchers.ours(launcher):

@@ -42,7 +42,7 @@ def again(first: Path) -> Path:
     second = first.parent / "repro" / first.name
     ledger.make_folder(second.parent)
     if (holder := lock.holder(second)) is not None:
-        raise InputError(f"{second}: trained by {holder}")
+        raise InputError(f"{second}: already being trained by {holder}")
     if second.is_dir():
         shutil.rmtree(second)
     config = {**ledger.read_config(first), "logger": {"name": "csv"}, "study": "repro", "output_dir": str(first.parent)}

@@ -84,7 +84,7 @@ def _rehearse_network(config: Config, data: ImageData) -> tuple[nn.Module, Cost]
             calls = trace(net, data.shape)
             logits = calls[""][0].output
             if logits != (1, data.num_classes):
-                raise InputError(f"returns {logits} for one image; {data.num_classes} classes need logits of them")
+                raise InputError(f"returns shape {logits} for one image; expected (1, {data.num_classes})")
             return net, count(net, calls)
 
     try:
@@ -144,8 +144,8 @@ def _rehearse_trainer(config: Config, data: ImageData, net: nn.Module, here: boo
     if ranks > 1:
         if frozen and frozen is not True:
             raise InputError(
-                f"backbone.freeze={frozen} with trainer.devices={ranks}: data-parallel training would not synchronise "
-                "what thaws later; backbone.freeze=true, or one device"
+                f"backbone.freeze={frozen} with trainer.devices={ranks}: DDP cannot synchronise parameters unfrozen "
+                "later: set backbone.freeze=true or trainer.devices=1"
             )
         try:
             synchronise(copy.deepcopy(net))

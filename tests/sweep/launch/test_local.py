@@ -29,7 +29,7 @@ ERRORS = {
     "memory": "OutOfMemoryError: CUDA out of memory, or so it says",
 }
 LIFE = ("seed=range(8)", "trainer.max_epochs=6", "data.batch_size=200", "hydra.launcher.gpus=[3,5]")
-GOES_ON = "attnlab: interrupted; the same command goes on with what is not finished"
+GOES_ON = "attnlab: interrupted; run the same command again to continue"
 
 
 @pytest.fixture(scope="module")

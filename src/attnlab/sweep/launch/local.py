@@ -81,7 +81,7 @@ def launch(
                     ledger.prepare(point.folder, point.config, point.overrides)
                 except lock.Busy as busy:
                     elsewhere.append(point)
-                    display.note(f"{point.title}  waiting: trained by {busy}")
+                    display.note(f"{point.title}  waiting: already being trained by {busy}")
                     continue
                 except OSError as error:
                     broken = broken or error
