@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from attnlab.config.remembered import recall, remember
+from attnlab.config.cache import recall, remember
 from attnlab.config.settings import (
     CHECKPOINT,
     GROUPS,

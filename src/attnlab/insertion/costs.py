@@ -10,8 +10,8 @@ from torch import nn
 from attnlab.backbones.recording import Call
 from attnlab.insertion.attended import places_with_attention, split_parameters
 from attnlab.insertion.latency import Latency, time_forward
+from attnlab.insertion.operations import activation_bytes, work_of_attention
 from attnlab.insertion.tracing import default_size, trace, unwrapped
-from attnlab.insertion.work import activation_bytes, work_of_attention
 
 
 @dataclass(frozen=True)

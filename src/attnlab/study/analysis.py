@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from attnlab import __version__, ledger
-from attnlab.study import costs, effects, examples, factors, prose
+from attnlab.study import bootstrap, costs, effects, factors, prose
 from attnlab.study.collect import (
     Point,
     Study,
@@ -99,11 +99,11 @@ def _variants(study: Study, bases: list[Variant | None]) -> list[Told]:
                 "baseline_id": base and ledger.digest(base.settings)[:8],
                 "factors": {factors.short(name): level for name, level in variant.levels.items()},
                 "accuracy": _estimate(means[i]),
-                "accuracy_test": examples.of_accuracy(answers),
+                "accuracy_test": bootstrap.of_accuracy(answers),
                 "values": variant.values(),
                 "differences": pairs,
                 "difference": _difference(comparison) if comparison and pairs else None,
-                "difference_test": examples.of_difference(answers, base_answers) if pairs else None,
+                "difference_test": bootstrap.of_difference(answers, base_answers) if pairs else None,
                 **_comparison(comparison),
                 "more_seeds": found.more if found else None,
                 "looks": comparison.looks if comparison else None,
@@ -114,7 +114,7 @@ def _variants(study: Study, bases: list[Variant | None]) -> list[Told]:
                 "data": data[i],
                 "config": ledger.in_full(variant.settings),
                 "points": [
-                    _point(study, point, examples.mcnemar_p(answers[seed], base_answers.get(seed)))
+                    _point(study, point, bootstrap.mcnemar_p(answers[seed], base_answers.get(seed)))
                     for seed, point in sorted(variant.points.items())
                 ],
             }

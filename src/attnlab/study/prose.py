@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attnlab.ledger.fingerprints import files_of
-from attnlab.study import costs, examples, factors
+from attnlab.study import bootstrap, costs, factors
 from attnlab.study.collect import Point, Study, Variant, fits, full_names, several_versions
 from attnlab.study.statistics import FIRST
 
@@ -214,7 +214,7 @@ def methods(told: Told, study: Study) -> str:
     if images:
         text.append(
             f"The uncertainty due to the {images} test images was estimated by bootstrap over images "
-            f"({examples.RESAMPLES:,} resamples)."
+            f"({bootstrap.RESAMPLES:,} resamples)."
         )
     if any(table["p"] is not None for table in told["tables"]):
         text.append(

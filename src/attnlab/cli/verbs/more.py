@@ -26,7 +26,7 @@ def run(argv: list[str]) -> int:
     if args.budget < 1:
         raise InputError(f"--budget {args.budget}: must be at least 1")
 
-    from attnlab.cli.ending import say_how_it_went, say_what_was_not_written
+    from attnlab.cli.summary import say_how_it_went, say_what_was_not_written
     from attnlab.sweep import more
 
     planned = more.plan_round(args.study, args.budget, levels(args.baseline), args.overrides)

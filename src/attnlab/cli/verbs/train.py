@@ -9,7 +9,7 @@ def run(argv: list[str]) -> int:
     """Check every point, launch the unfinished ones, print how it went."""
     from rich.console import Console
 
-    from attnlab.cli.ending import say_how_it_went, say_what_was_not_written
+    from attnlab.cli.summary import say_how_it_went, say_what_was_not_written
     from attnlab.config import compose
     from attnlab.sweep import grid, plan, table
     from attnlab.sweep.launch import hydras_own, launchers, single

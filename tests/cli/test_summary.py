@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from attnlab import ledger
-from attnlab.cli.ending import say_how_it_went
+from attnlab.cli.summary import say_how_it_went
 from attnlab.sweep.plan import Plan, Planned
 from tests.conftest import attnlab
 from tests.study.points import ABOUT
