@@ -61,7 +61,7 @@ class _Output(io.FileIO):
             os.close(nowhere)
             if number == 1 and not isinstance(error, BrokenPipeError):
                 _lost.append(error)
-                print(f"attnlab: what is printed could not be written: {error.strerror}", file=sys.stderr)
+                print(f"attnlab: the output could not be written: {error.strerror}", file=sys.stderr)
             return memoryview(data).nbytes
 
 

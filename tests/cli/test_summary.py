@@ -32,11 +32,11 @@ def test_failed_points_say_what_to_type(tmp_path, capsys):
         f"attnlab: 1 of 2 points failed\nattnlab:   killed by SIGKILL (out of memory?): see {study}/a/log.txt\n"
     )
     typed = """attnlab train -m seed=0,1 'study='"'"'a b'"'"'' """
-    assert said.out.startswith(f"failed points again: {typed}sweep.retry=failed\n")
+    assert said.out.startswith(f"to retry failed points: {typed}sweep.retry=failed\n")
     say_how_it_went(planned(study, a="failed", retry=True), [*command, "sweep.retry=failed"])
-    assert capsys.readouterr().out.startswith(f"failed points again: {typed}sweep.retry=failed\n")
+    assert capsys.readouterr().out.startswith(f"to retry failed points: {typed}sweep.retry=failed\n")
     say_how_it_went(planned(study, a="failed"), ["more", str(study)])
-    again = f"failed points again: attnlab train --config-dir {study}/a --config-name config"
+    again = f"to retry failed points: attnlab train --config-dir {study}/a --config-name config"
     assert capsys.readouterr().out.startswith(again)
 
 

@@ -31,7 +31,7 @@ def test_a_dry_run_runs_nothing(study):
     assert done.stdout.splitlines() == [
         "beyond --budget 3:",
         "  se against none: 2 more pairs, 4 points",
-        "nothing to run within the budget: the cheapest needs --budget 4",
+        "nothing to run within the budget: the cheapest comparison needs --budget 4",
     ]
     assert seeds(study) == [("none", 0), ("se", 0)]
 

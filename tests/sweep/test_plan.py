@@ -33,11 +33,11 @@ def _elsewhere(tmp_path, monkeypatch):
         (["étude=3"], "étude=3: not an override of the form key=value$"),
         (
             ["attention=se", "sites=[branch,stem]"],
-            r"sites=\[branch,stem\]: of a list, the last would count alone; a point each: -m sites=branch,stem; "
-            r"one network with both: in Python, attnlab.attach twice$",
+            r"sites=\[branch,stem\]: only the last of a list would count; a point each: -m sites=branch,stem; "
+            r"for one network with both, call attnlab.attach twice in Python$",
         ),
-        (["-m", "attention=[se,cbam],none"], r"^attention=\[se,cbam\]: of a list, .*; a point each: -m attention=se,"),
-        (["data=[digits,digits]"], r"data=\[digits,digits\]: of a list, .*; a point each: -m data=digits,digits$"),
+        (["-m", "attention=[se,cbam],none"], r"^attention=\[se,cbam\]: only the last .*; a point each: -m attention=se,"),
+        (["data=[digits,digits]"], r"data=\[digits,digits\]: only the last .*; a point each: -m data=digits,digits$"),
         (["attention=[se]"], r"attention=\[se\]: .*; choose one, such as attention=se$"),
         (["hydra/launcher=[slurm,ray]"], r"hydra/launcher=\[slurm,ray\]: .*; choose one, such as hydra/launcher=slurm"),
         (["hydra.output_subdir=x"], "hydra.output_subdir=x: has no effect"),

@@ -45,7 +45,7 @@ class GC(Attention):
         hidden = hidden_width(channels, ratio, min_hidden)
         if hidden < 2:
             raise InputError(
-                f"GC with {channels} channels, ratio={ratio}: a hidden width of 1 is always 0 behind the layer norm; "
+                f"GC with {channels} channels, ratio={ratio}: a hidden width of 1 is always 0 after the layer norm; "
                 "a smaller ratio, or min_hidden of 2 or more"
             )
         self.is_gate = fusion == "mul"

@@ -39,7 +39,7 @@ class GatherExcite(Attention):
         if theta and not extent and map_size is None:
             raise InputError("theta=true over the whole map (extent=0) needs its map_size=(H, W)")
         if init == "identity" and not theta:
-            raise InputError("init=identity: GE-θ⁻ has no parameters that could start it; theta=true has")
+            raise InputError("init=identity: GE-θ⁻ has no parameters to initialise; set theta=true")
         self.extent, self.theta, self.map_size = extent, theta, map_size
         kernels = [map_size] if not extent else [3] * (extent.bit_length() - 1)
         self.gather = nn.ModuleList(_Depthwise(channels, kernel, bool(extent)) for kernel in kernels if theta)
@@ -58,7 +58,7 @@ class GatherExcite(Attention):
         else:
             gathered = x.mean((2, 3), keepdim=True)
         if self.extent == 0 and gathered.shape[2] * gathered.shape[3] != 1:
-            raise InputError(f"GE-θ over maps of {self.map_size} gets one of ({x.shape[2]}, {x.shape[3]})")
+            raise InputError(f"GE-θ over maps of {self.map_size} gets a map of ({x.shape[2]}, {x.shape[3]})")
         gate = self.activation(gathered)
         return F.interpolate(gate, x.shape[2:], mode="nearest") if self.extent > 0 else gate
 

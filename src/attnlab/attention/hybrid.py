@@ -91,7 +91,9 @@ class InParallel(Attention):
         built = _build(parts, channels, {"ratio": ratio, "groups": groups, "init": init}, map_size)
         for part, module in zip(parts, built, strict=True):
             if not getattr(module, "is_gate", False):
-                raise InputError(f"parts: {name_of(part)} is not a gate; parallel takes gates only, sequence takes it")
+                raise InputError(
+                    f"parts: {name_of(part)} is not a gate; parallel takes only gates, sequence takes any attention"
+                )
         self.parts, self.combine = nn.ModuleList(built), combine
         self.starts_as_identity = all(part.starts_as_identity for part in built)
         self.scale = 1 / len(built) if self.starts_as_identity and combine == "sum" else 1.0

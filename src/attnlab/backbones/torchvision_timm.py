@@ -124,7 +124,9 @@ def fit(
 
 def _no_weights_for(stem: Stem, pretrained: Pretrained) -> None:
     if stem == "cifar" and pretrained:
-        raise InputError("backbone.stem=cifar: there are no pretrained weights for it; backbone.pretrained=false")
+        raise InputError(
+            "backbone.stem=cifar: there are no pretrained weights for this stem; set backbone.pretrained=false"
+        )
 
 
 def small_stem(net: nn.Module) -> None:

@@ -14,7 +14,7 @@ def say_how_it_went(planned: Plan, command: Sequence[str]) -> int:
     from attnlab.ledger import read_point
 
     if not planned.is_grid:  # its sweeper has chosen the points
-        print(*(f"how it stands: attnlab status {point.folder.parent}" for point in planned.points), sep="\n")
+        print(*(f"progress: attnlab status {point.folder.parent}" for point in planned.points), sep="\n")
         return 0
     points = {point.folder: read_point(point.folder) for point in planned.points}
     states = {folder: point.state for folder, point in points.items()}
@@ -27,10 +27,10 @@ def say_how_it_went(planned: Plan, command: Sequence[str]) -> int:
         again = shlex.join(["attnlab", *command, *(["sweep.retry=failed"] if not planned.retry else [])])
         if command[0] != "train":
             again = f"attnlab train --config-dir {shlex.quote(str(failed[0]))} --config-name config (for each)"
-        print(f"failed points again: {again}")
+        print(f"to retry failed points: {again}")
     for study in dict.fromkeys(folder.parent for folder in states):
         if any(now != "done" for folder, now in states.items() if folder.parent == study):
-            print(f"how it stands: attnlab status {study}")
+            print(f"progress: attnlab status {study}")
         if any(now == "done" for folder, now in states.items() if folder.parent == study):
             print(f"next: attnlab report {study}")
         if any(point.config["logger"]["name"] == "wandb" for point in planned.points):

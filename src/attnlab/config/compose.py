@@ -89,7 +89,7 @@ def composing(
         except KeyError as error:
             raise InputError(f"hydra.job.env_copy: {error} is not set here; it must stay empty") from None
         except AssertionError:  # Hydra's own, of an override before such a list
-            raise InputError("a defaults list gives a group as a list; write one config of it, or sweep it") from None
+            raise InputError("a defaults list gives a group as a list; choose one config, or sweep the group") from None
 
     version.setbase("1.3")
     GlobalHydra.instance().clear()
@@ -126,8 +126,8 @@ def _refuse_lists(hydra: DictConfig) -> None:
             if len(names) > 1 and group in _groups():
                 instead = f"a point each: -m {group}={several}"
             if len(names) > 1 and group in ("attention", "sites"):
-                instead += "; one network with both: in Python, attnlab.attach twice"
-            raise InputError(f"{group}=[{several}]: of a list, the last would count alone; {instead}")
+                instead += "; for one network with both, call attnlab.attach twice in Python"
+            raise InputError(f"{group}=[{several}]: only the last of a list would count; {instead}")
 
 
 A_LIST = re.compile(r"^ *- *['\"]?(override +)?/?[\w/]+['\"]? *: *(\[|$)", re.MULTILINE)  # of a defaults list
@@ -175,21 +175,23 @@ def check_hydra(hydra: DictConfig) -> None:
         look(raw[part], f"hydra.{part}")
     for part in ("job_logging", "hydra_logging"):
         if raw[part] != NO_LOGGING:
-            raise InputError(f"hydra.{part}: must stay none; a point's words go to its log.txt")
+            raise InputError(f"hydra.{part}: must stay none; a point's output goes to its log.txt")
     for part in ("run", "sweep"):
         # A point's own config.yaml, which train.yaml is no part of, has "." and Hydra's defaults.
         if (given := raw[part]["dir"]) not in (POINTS_ARE_IN, ".") and "/${now:" not in given:
             raise InputError(f"hydra.{part}.dir={given}: points are in <output_dir>/<study>; set output_dir={given}")
     for key in ("env_copy", "env_set"):
         if raw["job"][key]:
-            raise InputError(f"hydra.job.{key}: must stay empty; set the environment before attnlab runs")
+            raise InputError(f"hydra.job.{key}: must stay empty; set the environment before you run attnlab")
     if raw["job"]["chdir"]:
         raise InputError("hydra.job.chdir: must stay false; a point's folder is below output_dir")
 
     for key, defaults in WITHOUT_EFFECT.items():
         given = functools.reduce(dict.__getitem__, key.split("."), raw)
         if given not in defaults:
-            raise InputError(f"hydra.{key}={given}: has no effect: a point's folder, log and config.yaml are attnlab's")
+            raise InputError(
+                f"hydra.{key}={given}: has no effect: attnlab itself manages a point's folder, log and config.yaml"
+            )
 
 
 def parse_overrides(overrides: Sequence[str], config_loader: Any = None) -> list[Override]:

@@ -22,7 +22,7 @@ PACKAGES = ("attnlab", "torch", "torchvision", "timm", "lightning")
 Order = Literal["channel_first", "spatial_first", "parallel", "channel_only", "spatial_only"]  # as attention has it
 # Settings of a group that attnlab acts on, not the target.
 OURS: dict[str, dict[str, tuple[Any, str]]] = {
-    "backbone": {"freeze": (bool | Annotated[int, Field(ge=0)], "true, false, or for how many epochs")},
+    "backbone": {"freeze": (bool | Annotated[int, Field(ge=0)], "true, false or a number of epochs")},
     "optimizer": {"attention_lr_scale": (Annotated[float, Field(gt=0, allow_inf_nan=False)], "a number above 0")},
 }
 # Every attention takes these in a config, so that types and settings can be crossed in a sweep.
@@ -35,7 +35,7 @@ NAME = Annotated[str, Field(pattern=r"^[\w+-][\w.+-]*$")]  # serves in the name 
 PROJECT = Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
 PATTERNS = {
     r"^[\w+-][\w.+-]*$": "must be a name of letters, digits, _, +, - and dots that does not begin with a dot",
-    r"^[^/\\#?%:]{1,128}$": "must be at most 128 characters, and none of / \\ # ? % :",
+    r"^[^/\\#?%:]{1,128}$": "must be at most 128 characters, without / \\ # ? % :",
 }
 
 
@@ -222,7 +222,7 @@ def checked_value(key: str, value: Any, hint: Any) -> Any:
             raise InputError(f"{key}={shown(value)}: {PATTERNS[error.errors()[0]['ctx']['pattern']]}") from None
         if any(e["type"] == "json_invalid" for e in error.errors()):  # of half characters
             raise InputError(
-                f"{key}={shown(value)}: no text in this locale; PYTHONUTF8=1 before it reads UTF-8"
+                f"{key}={shown(value)}: not readable in this locale; set PYTHONUTF8=1 to read UTF-8"
             ) from None
         text = " or ".join(reasons).replace(" or must be ", " or ") or "is of a wrong type"
         raise InputError(f"{key}={shown(value)}: {text}") from None

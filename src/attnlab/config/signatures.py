@@ -120,7 +120,9 @@ def checked_target(group: str, node: Settings) -> Settings:
             checked[key] = value
     for key in OURS.get(group, {}).keys() & takes.keys():
         if ours[key] != LATER[group][key]:
-            raise InputError(f"{group}.{key}: attnlab acts on it, but {name} has a setting of that name; rename that")
+            raise InputError(
+                f"{group}.{key}: attnlab uses this setting itself, but {name} has a setting of that name; rename that"
+            )
     missing = [key for key, p in takes.items() if p.default is p.empty and key not in checked]
     if missing:
         raise InputError(f"{group}.{missing[0]} is missing: {name} needs it")

@@ -149,7 +149,9 @@ class ImageFolder(ImageData):
                 wrong.append(f"{Path(path).relative_to(folder)} ({reason})")
         if wrong:
             more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-            raise InputError(f"data.folder={folder}: cannot be read: {', '.join(wrong[:NAMED])}{more}; mend or remove")
+            raise InputError(
+                f"data.folder={folder}: cannot be read: {', '.join(wrong[:NAMED])}{more}; repair or remove"
+            )
         index = torch.tensor([self.classes.index(name) for name in names])
         return Images(torch.stack(images), index[list(data.targets)])
 

@@ -40,7 +40,7 @@ class ImageData:
 
     def load(self) -> Splits:
         """Read or make the data. Raises InputError if files are missing, saying what to put where."""
-        raise TypeError(f"{type(self).__name__} does not say how to load its data")
+        raise TypeError(f"{type(self).__name__} does not define load")
 
     @functools.cached_property
     def splits(self) -> Splits:

@@ -59,7 +59,7 @@ def attach(
     if merge == "add" and settings.get("init") == "identity":
         raise InputError("merge=add with init=identity: f + A(f) would start at 2 f; use merge=scale or concat")
     if isinstance(attention, nn.Module):
-        raise InputError(f"attention: an existing {type(attention).__name__} can serve one site only; give its class")
+        raise InputError(f"attention: an existing {type(attention).__name__} can serve only one site; give its class")
     build = attentions.register.named(attention) if isinstance(attention, str) else attention
     if not callable(build):
         raise InputError(f"attention={build!r}: must be a registered name, a class or a function that makes a module")

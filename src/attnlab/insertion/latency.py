@@ -57,7 +57,7 @@ def time_together(
     """
     weight = next(nets[0].parameters(), torch.empty(0))
     if weight.is_meta:
-        raise InputError("latency: a network on the meta device computes nothing that could be timed")
+        raise InputError("latency: a network on the meta device computes nothing to time")
     generator = torch.Generator(weight.device).manual_seed(0)  # the caller's random numbers stay as they are
     shape = (batch, *(input_size or default_size(nets[0])))
     x = torch.rand(shape, device=weight.device, dtype=weight.dtype, generator=generator)

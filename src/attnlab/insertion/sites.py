@@ -85,8 +85,8 @@ def select_sites(
     of_role = [site for site in sites if site.role == role]
     if not sites:
         raise InputError(
-            "sites: this network's structure shows none (it may work on tokens or on (N, H, W, C)); "
-            "sites=module sites.names=[globs] takes any of its modules"
+            "sites: none found in this network (it may work on tokens or on (N, H, W, C)); "
+            "choose modules by name: sites=module sites.names=[globs]"
         )
     if not of_role:
         roles = list(dict.fromkeys(site.role for site in sites))

@@ -85,7 +85,9 @@ def read_config(*points: Path) -> dict[str, Any]:
             break
     else:
         wrong = written.damage or "config.yaml is missing"
-        raise InputError(f"{point}/{wrong}; copy that of another seed and set its seed, or delete the point's folder")
+        raise InputError(
+            f"{point}/{wrong}; copy the config.yaml of another seed and set its seed, or delete the point's folder"
+        )
     config = in_full({key: value for key, value in written.items() if key not in STANDALONE})
     for group in config.values():
         if isinstance(group, dict) and "_target_" in group:

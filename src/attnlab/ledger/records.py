@@ -73,11 +73,11 @@ def _columns(content: bytes) -> dict[str, list[float]]:
     text = content.decode()
     rows = csv.DictReader(io.StringIO(text))
     if text.strip() and (not text.endswith("\n") or "epoch" not in (rows.fieldnames or ())):
-        raise ValueError("it is cut, or another file")
+        raise ValueError("it is truncated, or another file")
     columns: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if None in row or None in row.values():
-            raise ValueError("its rows are not of one length")
+            raise ValueError("its rows differ in length")
         for key, value in row.items():
             columns[key].append(float(value or "nan"))
     return dict(columns)
@@ -108,7 +108,7 @@ def read_picture(path: Path) -> tuple[bytes, str]:
 
 def _png(content: bytes) -> bytes:
     if not (content.startswith(b"\x89PNG\r\n") and content.endswith(b"IEND\xaeB`\x82")):
-        raise ValueError("it is no whole PNG")
+        raise ValueError("it is not a complete PNG")
     return content
 
 
@@ -135,7 +135,7 @@ def _read(path: Path, parse: Callable[[bytes], T]) -> tuple[T, str]:
     try:
         return parse(content), ""
     except Exception as error:  # whatever a parser makes of any bytes
-        return _NOTHING, f"{path.name} is cut or overwritten: {first_line(error)}"
+        return _NOTHING, f"{path.name} is truncated or overwritten: {first_line(error)}"
 
 
 def damage(path: Path) -> str:

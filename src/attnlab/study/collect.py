@@ -168,7 +168,7 @@ def read_study(folder: Path) -> Study:
         states = Counter(point.state for point in unfinished)
         found = ", ".join(f"{n} {state}" for state, n in states.items()) or "no points"
         below = sorted({str(path.parents[1]) for path in folder.glob("*/*/point.json")})
-        hint = f"studies below it: {', '.join(below)}" if below else "attnlab train makes them"
+        hint = f"studies below it: {', '.join(below)}" if below else "attnlab train creates points"
         damaged = [f"{point.folder}/{point.error}" for point in unfinished if point.state == "damaged"]
         raise InputError("\n".join([f"{folder}: no finished points ({found}); {hint}", *damaged, *damaged_plans]))
     texts, levels = factors.labels(settings, names), factors.levels(settings, names)
@@ -250,7 +250,7 @@ def several_versions(codes: Iterable[str]) -> Iterator[str]:
     versions = Counter(filter(None, codes))
     if len(versions) > 1:
         parts = ", ".join(f"{version} ({n})" for version, n in versions.most_common())
-        yield f"finished points are of several versions of the code: {parts}; delete folders to train them anew"
+        yield f"finished points are of several versions of the code: {parts}; delete folders to train them again"
 
 
 def si(count: float) -> str:

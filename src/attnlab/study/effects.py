@@ -145,7 +145,7 @@ def _design(
         grown = np.block([[moments, crossed], [crossed.T, more.T @ more]])
         new_rank = np.linalg.matrix_rank(grown, hermitian=True)
         if new_rank < rank + more.shape[1]:
-            cannot.append(f"{' × '.join(term)}: not every combination was run, or it goes together with another factor")
+            cannot.append(f"{' × '.join(term)}: not every combination was run, or it varies only with another factor")
             continue
         columns[term] = slice(X.shape[1], X.shape[1] + more.shape[1])
         X, rank, moments = np.column_stack([X, more]), new_rank, grown

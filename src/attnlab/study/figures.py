@@ -40,7 +40,7 @@ def draw_all(told: Told, study: Study, tell: Callable[[str], None], write: bool)
     """
     figures = [
         ("pareto", "Accuracy against cost", _pareto,
-         "A dot is a variant, the square the baseline, a line its 95 % interval. Those on the dashed line are the "
+         "A dot is a variant, the square the baseline, a line its 95 % interval. The dashed line is the "
          "Pareto front, its best named below: nothing is as accurate and cheaper."),
         ("effects", f"Differences to {told['baseline']}", _effects,
          "Small dots are seeds, marks their means, thick lines 95 % intervals over seeds, thin lines below "

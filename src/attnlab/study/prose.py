@@ -35,8 +35,8 @@ def damaged(study: Study) -> list[str]:
     without = [f"{point.folder}/{damage}" for point in points for damage in sorted(point.damage)]
     kinds = [
         (left_out, "not in the tables; the command that made the study trains such points again"),
-        (without, "the rest of the point counts; delete its folder to train it anew"),
-        (study.damaged_plans, "what it planned is not known; delete it"),
+        (without, "the rest of the point is used; delete its folder to train it again"),
+        (study.damaged_plans, "its planned points are unknown; delete it"),
     ]
     return [
         f"damaged: {'; '.join(files[:3])}{f'; and {len(files) - 3} more' if len(files) > 3 else ''}: {what}"
@@ -70,11 +70,11 @@ def _missing(told: Told) -> list[str]:
     for state, n in states.items():
         names = [point["name"] for point in told["unfinished"] if point["state"] == state]
         more = f" and {n - 3} more" if n > 3 else ""
-        hint = f" (delete {told['folder']}/plans to forget what was planned)" if state == "not started" else ""
+        hint = f" (delete {told['folder']}/plans to forget them)" if state == "not started" else ""
         text.append(f"not in the tables: {n} {state}: {', '.join(names[:3])}{more}{hint}")
     seeds = {tuple(row["values"]) for row in told["variants"]}
     if len(seeds) > 1:
-        text.append("the variants have different seeds; comparisons take those that both have")
+        text.append("the variants have different seeds; comparisons use the seeds that both have")
     if told["looks"]:
         times = "once" if told["looks"] == 1 else f"{told['looks']} times"
         text.append(
@@ -97,7 +97,7 @@ def _mixed(study: Study) -> Iterator[str]:
         yield f"points were timed on different devices ({', '.join(sorted(devices))}): do not compare their ms"
     if study.twice:
         names = ", ".join(folder.name for folder in study.twice[:3])
-        yield f"left out, since another folder holds the same point: {names}"
+        yield f"left out, because another folder holds the same point: {names}"
 
 
 def _several_data(study: Study) -> Iterator[str]:
@@ -130,7 +130,7 @@ def _without_baseline(study: Study, bases: Bases, wanted: Mapping[str, str]) -> 
         yield f"compared with nothing, as {why}: {', '.join(alone[:3])}{more}"
     for variant, base in zip(study.variants, bases, strict=True):
         if base is not None and (also := _also(variant, base, full)):
-            yield f"{variant.label} and its baseline {base.label} differ in more: {', '.join(also)}"
+            yield f"{variant.label} and its baseline {base.label} also differ in: {', '.join(also)}"
 
 
 def _also(variant: Variant, base: Variant, wanted: Mapping[str, str]) -> list[str]:
@@ -160,11 +160,14 @@ def notes(told: Told) -> list[str]:
     ]
     if any(row["equal_cost"] for row in rows):
         text.append(
-            "At equal cost: against a bare network widened to as many parameters, or MACs; a family of its own."
+            "At equal cost: against a bare network widened to as many parameters, or MACs; corrected as a separate "
+            "family of tests."
         )
     if any(row["accuracy_test"] is not None for row in rows):
-        text.append("test ±: 95 % bootstrap over test images, seeds as they are: what another test set might change.")
-    text.append("MACs and ms are of one image's forward pass; ms: median where it trained, of the quietest seed.")
+        text.append("test ±: 95 % bootstrap over test images with fixed seeds: how much another test set might change.")
+    text.append(
+        "MACs and ms are of one image's forward pass; ms: median on the training machine, of the least disturbed seed."
+    )
     fewest = min(row["accuracy"]["n"] for row in rows)
     if fewest == 1:
         text.append("One seed has no interval; another seed might reverse what it shows.")

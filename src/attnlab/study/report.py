@@ -62,7 +62,7 @@ def write_report(folder: str | Path, form: str | None = None, baseline: Mapping[
     for part in in_terminal(told):
         console.print(part, highlight=False, markup=False)
     files = "report.html (open it in a browser), report.md, .csv, .json, .tex, figures/"
-    why = "the report of the study's own baseline stays (--format html > page.html keeps this one)"
+    why = "the report with the study's own baseline is kept (to keep this one: --format html > page.html)"
     why = why if baseline else f"{study.folder} is read-only"
     done = f"written: {study.folder}/{files}" if write else f"nothing was written: {why}"
     console.print(done, highlight=False, markup=False)

@@ -32,7 +32,7 @@ def changed_data(points: Sequence[Planned]) -> Iterator[str]:
             counts = sorted({then["files"] for then in other})
             how = f"{' or '.join(map(str, counts))} files then, {now['files']} now"
             if counts == [now["files"]]:
-                how = f"{now['files']} files then and now, not the same"
+                how = f"{now['files']} files then and now, but different ones"
             yield (
                 f"{files_of(data)}: the data have changed since {len(other)} finished point{'s' * (len(other) > 1)} of "
                 f"{study} saw them ({how}); their results stay, and the report warns of a mixture: "

@@ -58,7 +58,7 @@ def _width(config: Config, setting: str) -> float:
     found = config.get(group, {}).get(name) if group == "backbone" else None
     if isinstance(found, bool) or not isinstance(found, (int, float)) or found <= 0:
         numbers = [f"backbone.{k}" for k, v in config["backbone"].items() if isinstance(v, float)]
-        wrong = f"{setting} is no width of backbone={config['backbone']['name']}"
+        wrong = f"{setting} is not a width of backbone={config['backbone']['name']}"
         raise InputError(f"sweep.equal_cost: {wrong}; {choices(setting, numbers)}")
     return float(found)
 

@@ -56,7 +56,7 @@ def jobs(overrides: Sequence[str], multirun: bool, compose_one: Compose) -> list
         axes.pop(name, None)
         if override.is_sweep_override():
             if _steers(name):
-                raise InputError(f"{override.input_line}: steers the sweep, so it cannot be swept itself")
+                raise InputError(f"{override.input_line}: controls the sweep, so it cannot be swept")
             axes[name] = key
     combined = _combined(settings, [[axes[name] for name in names] for names in _zipped(config, settings, axes)])
     return _without_excluded(combined, config, settings, axes)
@@ -114,13 +114,13 @@ def _zipped(config: DictConfig, settings: Mapping[str, list[str]], axes: Mapping
     for name in itertools.chain(*several):
         _check_axis("sweep.zip", name, axes)
         if name in seen:
-            raise InputError(f"sweep.zip={_shown(wanted)}: {name} stands there twice")
+            raise InputError(f"sweep.zip={_shown(wanted)}: {name} is listed twice")
         seen.add(name)
     for names in several:
         lengths = {name: len(settings[axes[name]]) for name in names}
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-            raise InputError(f"sweep.zip={_shown(wanted)}: needs equally many values of each; {counts}")
+            raise InputError(f"sweep.zip={_shown(wanted)}: needs the same number of values for each axis; {counts}")
     return several
 
 

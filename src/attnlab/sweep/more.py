@@ -38,7 +38,7 @@ def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides
     needed = [need for need in needed if {id(need.variant), id(need.base)} <= known.keys()]
     configs: list[dict[str, Any]] = []
     if too_small:
-        print("too small a difference to decide by seeds:", *(f"  {words}" for words in too_small), sep="\n")
+        print("differences too small to decide by seeds:", *(f"  {words}" for words in too_small), sep="\n")
     fitting, beyond = within(needed, budget)
     for need, points in fitting:
         print(f"{_words(need)}, {len(points)} point{'s' * (len(points) != 1)} to run")
@@ -48,7 +48,7 @@ def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides
         words = (f"  {_words(need)}, {len(need.points)} points" for need in beyond)
         print(f"beyond --budget {budget}:", *words, sep="\n")
     if beyond and not fitting:
-        print(f"nothing to run within the budget: the cheapest needs --budget {len(beyond[0].points)}")
+        print(f"nothing to run within the budget: the cheapest comparison needs --budget {len(beyond[0].points)}")
     planned = plan.of_points(configs, overrides) if configs else None
     if planned is not None:
         print(*table.summary(planned), sep="\n")
@@ -86,5 +86,5 @@ def _config(study: Study, variant: Variant, known: Mapping[str, Any], seed: int)
     config = schema.check({**known, **place, "seed": seed})
     if ledger.without_seed(ledger.identity(config)) != variant.settings:
         folder = next(iter(variant.points.values())).folder
-        raise InputError(f"{folder}: another version of attnlab, with other settings, made it; train it again")
+        raise InputError(f"{folder}: made by another version of attnlab with other settings; train it again")
     return config

@@ -102,7 +102,7 @@ def make(
     settings: Any = OmegaConf.to_container(config.get("sweep") or OmegaConf.create())
     for point in plan.points:
         if multirun and isinstance(devices := point.config["trainer"].get("devices"), list):
-            raise InputError(f"trainer.devices={devices}: the launcher chooses the devices; say how many")
+            raise InputError(f"trainer.devices={devices}: the launcher chooses the devices; give their number")
     if equal := settings.get("equal_cost"):
         from attnlab.sweep.equal_cost import widened
 

@@ -25,7 +25,9 @@ def find(study: Path, name: str) -> Path:
     if not found:
         raise InputError(f"{study}: no point {name}; {choices(name, points)}")
     if len(found) > 1:
-        raise InputError(f"{study}: {len(found)} points are called {name}: {', '.join(found[:4])}, ...; say more of it")
+        raise InputError(
+            f"{study}: {len(found)} points match {name}: {', '.join(found[:4])}, ...; give more of its name"
+        )
     read = ledger.read_point(study / found[0])
     if read.damage:
         raise InputError(f"{read.folder}/{read.damage}; the command that made the study trains the point again")

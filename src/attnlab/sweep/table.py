@@ -30,10 +30,10 @@ def summary(plan: Plan) -> Iterator[str]:
     yield from (f"  {line}" for line in plan.collapsed)
     yield from (f"  {line}" for line in [*plan.notes, *changed_data(plan.points)])
     if counts["failed"] and not plan.retry:
-        yield "  failed points stay as they are; sweep.retry=failed runs them again"
+        yield "  failed points are skipped; sweep.retry=failed retries them"
     for point in plan.points:
         if point.damage:
-            yield f"  {point.folder}/{point.damage}: kept as *.damaged, and the point trained again"
+            yield f"  {point.folder}/{point.damage}: will be kept as *.damaged, and the point trained again"
     yield from (f"  {line}" for line in several_versions(point.code for point in plan.points))
 
 
@@ -74,7 +74,7 @@ def show(plan: Plan, slots: int | None) -> None:
         spread = f"; {slots} at a time: {duration(total / min(slots, len(todo)))}" if slots and slots > 1 else ""
         console.print(f"expected from finished points of the study: {duration(total)} of training{spread}")
     elif todo:
-        console.print("expected time: unknown until a point of the study is finished")
+        console.print("expected time: unknown until one point of the study is finished")
 
 
 def expected_seconds(points: Sequence[Planned]) -> dict[Path, float]:

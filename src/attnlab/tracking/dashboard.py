@@ -68,7 +68,7 @@ def make(told: Told, where: Mapping[str, Any]) -> dict[str, Any]:
     except ImportError:
         raise InputError("attnlab dashboard needs wandb-workspaces: pip install 'attnlab[dashboard]'") from None
     if not told["factors"]:
-        raise InputError(f"{told['study']}: all its points are one variant; a dashboard compares what varies")
+        raise InputError(f"{told['study']}: all points are one variant, so there is nothing to compare")
 
     place = {"project": where["project"], "entity": where["entity"] or ""}
     paths = {factor: _path(told, factor) for factor in told["factors"]}

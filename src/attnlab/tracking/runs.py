@@ -16,7 +16,7 @@ def points(study: Path) -> list[Path]:
     """Folders of the points that log to W&B. Raises InputError if there are none."""
     found = [folder for folder in ledger.points(study) if "wandb_id" in ledger.read_json(folder / "point.json")]
     if not found:
-        lines = [f"{study}: no W&B runs; train points with logger=wandb to make them", *damaged(study)]
+        lines = [f"{study}: no W&B runs; train points with logger=wandb", *damaged(study)]
         raise InputError("\n".join(lines))
     return found
 

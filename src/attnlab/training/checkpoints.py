@@ -211,7 +211,7 @@ def _damage(path: Path) -> str:
         raise
     except Exception as error:  # whatever zipfile, zlib and pickle make of any bytes
         return f"{type(error).__name__}: {first_line(error)}"
-    return "" if isinstance(content, dict) and content.keys() >= NEEDED else "it is no checkpoint of a point"
+    return "" if isinstance(content, dict) and content.keys() >= NEEDED else "it is not a checkpoint of a point"
 
 
 def save_states(trainer: Any, module: Any) -> dict[str, Any]:

@@ -85,4 +85,4 @@ def synchronise(net: nn.Module) -> None:
         if type(module) in PLAIN:
             module.__class__ = SyncBatchNorm
         elif isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, SyncBatchNorm):
-            raise InputError(f"{name}: {type(module).__name__} has no synchronised form; train it on one device")
+            raise InputError(f"{name}: {type(module).__name__} cannot be synchronised; train it on one device")

@@ -100,7 +100,7 @@ class Body:
         self.parameters = list(dict.fromkeys(own))
         self.norms = [module for module in mine if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         if not self.parameters:
-            raise InputError("freeze: none of the backbone's parameters requires gradients; it is frozen already")
+            raise InputError("freeze: the backbone is frozen already; none of its parameters requires gradients")
 
     def freeze(self, frozen: bool) -> None:
         for parameter in self.parameters:

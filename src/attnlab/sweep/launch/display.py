@@ -66,6 +66,4 @@ class Display:
         self.bars.console.print(f"[dim]{escape(text)}[/dim]", highlight=False, soft_wrap=True)
 
     def stopping(self, again: bool) -> None:
-        self.note(
-            "killing the points" if again else "stopping: the points save where they are (Ctrl-C again kills them)"
-        )
+        self.note("killing the points" if again else "stopping: the points save their state (Ctrl-C again kills them)")

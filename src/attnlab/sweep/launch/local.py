@@ -60,7 +60,7 @@ def launch(
     slots = machine.make(gpus, slots_per_gpu, cpu_slots, len(points))
     for wanted in sorted({ledger.devices(point.config) for point in points}):
         if slots[0] != "cpu" and wanted > len(set(slots)):
-            raise InputError(f"trainer.devices={wanted}: this launcher has GPU {', '.join(dict.fromkeys(slots))} only")
+            raise InputError(f"trainer.devices={wanted}: this launcher has only GPU {', '.join(dict.fromkeys(slots))}")
 
     context = start_fork_server()
     broken: OSError | None = None  # the first folder that could not be written
@@ -116,7 +116,7 @@ def launch(
                     queue.append(item.point)
                     with contextlib.suppress(lock.Busy, OSError):  # not failed yet, should the launcher be stopped now
                         ledger.prepare(item.point.folder, item.point.config, item.point.overrides)
-                    display.note(f"{item.point.title}  out of GPU memory: once more, alone on its GPU")
+                    display.note(f"{item.point.title}  out of GPU memory: retrying alone on its GPU")
                 else:
                     display.finished(item.point)
     if interrupts:
@@ -166,7 +166,9 @@ def _start(context: Any, train: Callable[..., int], point: Planned, taken: list[
     try:
         process.start()
     except (EOFError, ConnectionError):
-        raise InputError("the process that starts the points was killed; the same command goes on") from None
+        raise InputError(
+            "the process that starts the points was killed; run the same command again to continue"
+        ) from None
     return process
 
 

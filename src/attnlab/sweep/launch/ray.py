@@ -58,7 +58,7 @@ def launch(
         if not address and (cpus * most > here.get("CPU", 0) or gpus * most > here.get("GPU", 0)):
             wanted = f"{cpus * most:g} CPUs and {gpus * most:g} GPUs"
             raise InputError(
-                f"hydra/launcher=ray: a point wants {wanted}, Ray has {here.get('CPU', 0):g} and {here.get('GPU', 0):g}"
+                f"hydra/launcher=ray: a point needs {wanted}, Ray has {here.get('CPU', 0):g} and {here.get('GPU', 0):g}"
             )
         remote = ray.remote(max_calls=1, max_retries=3)(_train)  # a process for each point
         with Display(points) as display:

@@ -60,7 +60,7 @@ def launch(
     for point in points:
         job = ledger.read_json(point.folder / "job.json").get("slurm")
         if job in queued:
-            console.print(f"{point.title}  in the queue already: SLURM {job}", highlight=False, soft_wrap=True)
+            console.print(f"{point.title}  already in the queue: SLURM {job}", highlight=False, soft_wrap=True)
             continue
         try:
             ledger.prepare(point.folder, point.config, point.overrides)
@@ -190,7 +190,7 @@ def _ask(*command: str) -> str:
         )
         return asked.stdout
     except FileNotFoundError:
-        raise InputError(f"hydra/launcher=slurm: there is no SLURM here (no {command[0]})") from None
+        raise InputError(f"hydra/launcher=slurm: SLURM is not installed here (no {command[0]})") from None
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         said = getattr(error, "stderr", None) or str(error)
         raise InputError(f"hydra/launcher=slurm: {command[0]}: {said.strip().splitlines()[0]}") from None
@@ -220,7 +220,7 @@ def _wait(points: Sequence[Planned]) -> None:
                 if state not in ("done", "failed", "preempted") and not _cancelled(job):
                     if time.monotonic() - gone.setdefault(point.folder, time.monotonic()) < lock.STALE_S:
                         continue  # a file server can be late to tell
-                    worker.record_end(point.folder, 1, f"SLURM job {job} ended without a word")
+                    worker.record_end(point.folder, 1, f"SLURM job {job} ended without a result")
                 left.remove(point)
                 display.finished(point)
             for _ in range(10):
