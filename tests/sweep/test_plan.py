@@ -36,7 +36,10 @@ def _elsewhere(tmp_path, monkeypatch):
             r"sites=\[branch,stem\]: only the last of a list would count; a point each: -m sites=branch,stem; "
             r"for one network with both, call attnlab.attach twice in Python$",
         ),
-        (["-m", "attention=[se,cbam],none"], r"^attention=\[se,cbam\]: only the last .*; a point each: -m attention=se,"),
+        (
+            ["-m", "attention=[se,cbam],none"],
+            r"^attention=\[se,cbam\]: only the last .*; a point each: -m attention=se,",
+        ),
         (["data=[digits,digits]"], r"data=\[digits,digits\]: only the last .*; a point each: -m data=digits,digits$"),
         (["attention=[se]"], r"attention=\[se\]: .*; choose one, such as attention=se$"),
         (["hydra/launcher=[slurm,ray]"], r"hydra/launcher=\[slurm,ray\]: .*; choose one, such as hydra/launcher=slurm"),

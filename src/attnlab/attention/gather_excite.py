@@ -11,14 +11,14 @@ from attnlab.errors import InputError
 
 @register("gather_excite")
 class GatherExcite(Attention):
-    """Gate ``g(upsample(gather(x)))`` (eqs. 1 to 3): each position sees its surroundings of ``extent``, 0 for all.
+    """Gate ``g(upsample(gather(x)))`` (eqs. 1 to 3): each position sees its ``extent``, 0 for the whole map.
 
     ``theta=False`` (GE-θ⁻) gathers by the mean over windows of 2·extent - 1, an extent apart: no parameters.
     ``theta=True`` (GE-θ) gathers by log2(extent) depthwise 3×3 convolutions of stride 2, or for all by one as large
     as the map (its ``map_size``), each with a batch norm, with ReLUs between. Upsampling takes the nearest.
 
     ``init`` is for GE-θ: ``authors`` (PyTorch's defaults) or ``identity`` (the last batch norm's weight is 0 and
-    the gate starts at exactly 1); GE-θ⁻ has nothing that could.
+    the gate starts at exactly 1); GE-θ⁻ has no parameters for it.
     Raises InputError for an extent that is no power of 2, GE-θ over all without ``map_size``, and GE-θ⁻ with identity.
     """
 

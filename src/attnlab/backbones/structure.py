@@ -1,5 +1,5 @@
 """The places of a network of no known family, from one forward pass: what is added, what is concatenated, what follows
-a convolution. Names of modules do not matter."""
+a convolution. It ignores names of modules."""
 
 import re
 from collections import Counter, defaultdict

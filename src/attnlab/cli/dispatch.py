@@ -60,12 +60,12 @@ def names() -> list[str]:
 
 
 def load(verb: str) -> ModuleType:
-    """The verb's module: its docstring is its line in the help, ``GROUP`` and ``WORDS`` stand there too."""
+    """The verb's module: its docstring is its line in the help, with its ``GROUP`` and ``WORDS``."""
     return importlib.import_module(f"{verbs.__name__}.{verb}")
 
 
 def usage() -> str:
-    """All verbs by group, a line each."""
+    """The help: all verbs by group, one per line."""
     lines = ["attnlab: which attention module, where in a CNN, with which ratio and order, and is it worth its cost?"]
     modules = {name: load(name) for name in names()}
     for group, title in GROUPS.items():

@@ -1,4 +1,4 @@
-"""The last lines of a command that ran points: what failed, what to type next."""
+"""The last lines of a command that ran points: failures, and the next commands."""
 
 import shlex
 import sys
@@ -10,7 +10,7 @@ from attnlab.tracking import runs
 
 
 def say_how_it_went(planned: Plan, command: Sequence[str]) -> int:
-    """``command``: the words after attnlab that ran the points."""
+    """Print failures and the next commands; return the exit code. ``command``: the words after attnlab."""
     from attnlab.ledger import read_point
 
     if not planned.is_grid:  # its sweeper has chosen the points
@@ -42,7 +42,7 @@ def say_how_it_went(planned: Plan, command: Sequence[str]) -> int:
 
 
 def say_what_was_not_written(error: OSError, planned: Plan, command: Sequence[str]) -> int:
-    """Raises InputError if nothing was started."""
+    """Print what could not be written; return the exit code. Raises InputError if nothing was started."""
     folders = [point.folder for point in planned.points]
     reason = unwritable(error, folders[0].parent)
     if not any(folder.exists() for folder in folders):

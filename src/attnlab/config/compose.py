@@ -1,4 +1,4 @@
-"""Composing: Hydra's config of a command line, its errors in one line, and what the config may not run."""
+"""Composing: Hydra's config of a command line, with errors in one line, and a check of what the config may run."""
 
 import argparse
 import contextlib
@@ -44,7 +44,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def for_hydra(argv: Sequence[str]) -> list[str]:
-    """The same command as Hydra can read it: flags first, and settings of a swept group as part of the sweep.
+    """The same command in a form that Hydra can read: flags first, and settings of a swept group as part of the sweep.
 
     (Hydra applies ``attention.init=identity`` of ``attention=se,cbam attention.init=identity`` to the default
     choice of ``attention`` first, and stops if that has no such setting.)
@@ -144,10 +144,10 @@ NO_LOGGING = {"version": 1, "root": None, "disable_existing_loggers": False}  # 
 
 
 def check_hydra(hydra: DictConfig) -> None:
-    """Hydra builds plugins and callbacks, and sets logging and environment, from the config: a stranger's may not.
+    """Check that a config makes Hydra run no foreign plugin or callback, and set no logging or environment.
 
-    Raises InputError for a class that is neither Hydra's own nor of ATTNLAB_ALLOW, for what could still become one,
-    and for what would move a point's log, folder or environment.
+    Raises InputError for a class that is neither Hydra's own nor of ATTNLAB_ALLOW, for an interpolation that could
+    become one, and for settings that would change a point's log, folder or environment.
     """
     from attnlab.config.settings import PACKAGES, allowed_packages
     from attnlab.targets import find
@@ -232,7 +232,7 @@ def _in_timm(name: str) -> str:
 
 
 def _leaves_like(name: str, config: DictConfig) -> list[str]:
-    """Dotted keys of a config's settings of this name, or of a name like it where no group has one like it."""
+    """Dotted keys of a config's settings with this name, or with a similar name if no group's name is similar."""
     leaves: dict[str, list[str]] = {}
 
     def gather(node: DictConfig, path: str) -> None:

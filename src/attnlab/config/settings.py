@@ -1,6 +1,6 @@
-"""Settings whose types and ranges are known without importing torch, and how a wrong value is told.
+"""Settings whose types and ranges are known without importing torch, and the messages for wrong values.
 
-What the classes of a config take is in ``signatures``.
+``signatures`` checks the settings of a config's classes.
 """
 
 import contextlib
@@ -124,7 +124,7 @@ TRAINER: dict[str, Any] = {
 
 
 def precheck(raw: Settings) -> None:
-    """Raise InputError, one line, for a wrong value of the settings that are known here."""
+    """Raise InputError, one line, for a wrong value of a setting that this module knows."""
     for key, hint in TOP.items():
         checked_value(key, raw.get(key), hint)
     for group, hints in (("loss", LOSS), ("checkpoint", CHECKPOINT), ("sweep", SWEEP)):

@@ -40,12 +40,12 @@ def attach(
     """Put ``attention`` at sites of ``net``, in place, and return the sites changed.
 
     ``attention``: a registered name, the dotted path of a class, or a callable ``(channels, **settings) ->
-    nn.Module`` that keeps the shape ``(N, C, H, W)``; one that has a parameter ``map_size`` gets the site's (H, W).
+    nn.Module`` that keeps the shape ``(N, C, H, W)``; a parameter ``map_size`` receives the site's (H, W).
     ``at``: a role of the network's family (branch, pre, block, shortcut, unit, depthwise, stage, stem), or
     ``module`` with ``names`` for any module of any network. ``stages``, ``blocks``, ``names`` (globs) and
     ``exclude`` (globs) narrow it: see ``select_sites``.
 
-    ``merge`` is how ``A(f)`` meets the feature ``f``: ``scale`` gives ``A(f)``; ``add`` gives ``f + A(f)``;
+    ``merge`` combines ``A(f)`` with the feature ``f``: ``scale`` gives ``A(f)``; ``add`` gives ``f + A(f)``;
     ``concat`` gives a 1×1 conv of ``[f, A(f)]`` back to C channels, which starts as their mean.
 
     >>> attach(torchvision.models.resnet18(), "cbam", at="branch", ratio=16, init="identity")

@@ -17,10 +17,10 @@ from attnlab.errors import InputError, first_line
 def trace(net: nn.Module, input_size: Sequence[int] | None = None, *, structure: bool = False) -> Run:
     """Module path -> its calls in one forward pass, in the order of first calls; "" is the network itself.
 
-    ``structure``: where no family names the network's places, what meets where is noted too.
+    ``structure``: if no family names the network's places, also note additions and concatenations.
 
     The pass is on the meta device, in eval mode; a network that looks at values there (``.item()``) runs for real.
-    Raises InputError for a network of something else than images, and if it does not run on ``input_size``.
+    Raises InputError for networks whose input is not images, and if the network does not run on ``input_size``.
     """
     net = unwrapped(net)
     size = _checked_size(net, input_size)

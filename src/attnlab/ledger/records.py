@@ -1,7 +1,7 @@
-"""Files of a folder: written atomically, read whole. A damaged one is named and kept; it stops nobody.
+"""Files of a folder: written atomically, read in full. A damaged file is named and kept; it stops no command.
 
-A full disk, a copy in progress or an editor leaves files that are empty, cut, or of another kind. Each reader returns
-what there is and, in words that begin with the file's name, what is wrong with it: ``result.json is empty``.
+A full disk, a copy in progress or an editor can leave files that are empty, truncated or of another kind. Each reader
+returns what it can read and a description of the damage that begins with the file's name: ``result.json is empty``.
 """
 
 import contextlib
@@ -162,7 +162,7 @@ def mended(path: Path, shape: Shape | None = None) -> Record:
 
 
 def set_aside(path: Path, damage: str) -> None:
-    """Rename what is damaged to ``<name>.damaged``, and say so: nothing is lost, and its place is free.
+    """Rename a damaged file to ``<name>.damaged``, with a warning: nothing is lost, and its name is free.
 
     Raises OSError for a file that cannot be read now: it may be whole.
     """

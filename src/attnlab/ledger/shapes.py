@@ -1,6 +1,6 @@
 """What a record must hold for the verbs to rely on it.
 
-No more is checked than what they rely on: a record that counts as damaged has its point trained again.
+It checks only what they use, because a point with a damaged record is trained again.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""What a study says, as one dictionary: the tables, the page, the figures and W&B show this and nothing else."""
+"""A study's results as one dictionary, which the tables, the page, the figures and W&B show."""
 
 import base64
 import shlex
@@ -32,10 +32,10 @@ def read_analysis(folder: str | Path, baseline: Mapping[str, str] | None = None)
 
 
 def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
-    """Everything that the points of a study say; accuracies are fractions, ``None`` is where nothing can be said.
+    """The results of a study; accuracies are fractions, ``None`` means unknown.
 
-    ``baseline``: levels of what the others are compared with, such as ``{"attention": "se", "ratio": "16"}``; the
-    bare backbone by default. Raises InputError if the study has no such factor or level.
+    ``baseline``: levels of the variant that the others are compared with, such as ``{"attention": "se", "ratio":
+    "16"}``; the bare backbone by default. Raises InputError if the study has no such factor or level.
     """
     wanted = dict(baseline or study.baseline)
     bases = baselines(study, wanted)
@@ -199,7 +199,7 @@ EMBEDDED = 2000  # points whose curves and logs a page holds; that of a larger s
 
 
 def detailed(told: Told, study: Study) -> Told:
-    """``told`` with the log's tail, the curves and the pictures of each point, as the page shows them."""
+    """``told`` with the log's tail, the curves and the pictures of each point, for the page."""
     folders = {point.folder.name: point for variant in study.variants for point in variant.points.values()}
     few = len(folders) <= EMBEDDED
 

@@ -1,4 +1,4 @@
-"""What a study says in words: warnings, notes to its tables, and the methods paragraph of a paper."""
+"""A study's results in words: warnings, notes to its tables, and the methods paragraph of a paper."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -19,17 +19,17 @@ def levels(wanted: Mapping[str, str]) -> str:
 
 
 def options(baseline: Mapping[str, str] | None) -> list[str]:
-    """The options of a command with this baseline."""
+    """The command-line options for this baseline."""
     return [word for name, level in (baseline or {}).items() for word in ("--baseline", f"{name}={level}")]
 
 
 def warnings(told: Told, study: Study, bases: Bases, wanted: Mapping[str, str]) -> list[str]:
-    """What is missing, mixed or doubtful, each named."""
+    """Warnings that name everything missing, mixed or doubtful."""
     return [*_mixed(study), *_missing(told), *_without_baseline(study, bases, wanted), *damaged(study)]
 
 
 def damaged(study: Study) -> list[str]:
-    """Files that are damaged, as far as they were read, and what becomes of them, a line each kind."""
+    """The damaged files among those that were read, and the consequence, a line for each kind."""
     points = [point for variant in study.variants for point in variant.points.values()]
     left_out = [f"{point.folder}/{point.error}" for point in study.unfinished if point.state == "damaged"]
     without = [f"{point.folder}/{damage}" for point in points for damage in sorted(point.damage)]
@@ -148,7 +148,7 @@ def _also(variant: Variant, base: Variant, wanted: Mapping[str, str]) -> list[st
 
 
 def notes(told: Told) -> list[str]:
-    """What a reader must know to read the tables."""
+    """Notes that a reader needs for the tables."""
     rows = told["variants"]
     text = [
         f"± is the half-width of a 95 % t-interval over seeds. Differences are to {told['baseline']}, in percentage "

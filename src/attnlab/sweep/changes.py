@@ -1,4 +1,4 @@
-"""Whether the data are still what finished points of a study were trained on."""
+"""Find data that changed since finished points of a study were trained on them."""
 
 import json
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: all combinations of its axes, zipped where sweep.zip says so, less those of sweep.exclude."""
+"""The jobs of a sweep: all combinations of its axes, zipped by sweep.zip, without those of sweep.exclude."""
 
 import itertools
 import re
@@ -20,7 +20,7 @@ from attnlab.errors import InputError, choices, first_line
 
 
 def look_over(argv: Sequence[str]) -> None:
-    """Compose what --help or --cfg will show. Raises InputError; nothing is checked against the code."""
+    """Compose the config that --help or --cfg will show. Raises InputError; does not check it against the code."""
     args = parse(argv)
     with composing(args.config_path, args.config_dir, args.config_name) as compose_one:
         for overrides in jobs(args.overrides, args.multirun, compose_one):
@@ -28,9 +28,9 @@ def look_over(argv: Sequence[str]) -> None:
 
 
 def jobs(overrides: Sequence[str], multirun: bool, compose_one: Compose) -> list[list[str]]:
-    """The overrides of each job, as Hydra's basic sweeper splits them, less what sweep.zip and sweep.exclude drop.
+    """Each job's overrides, as Hydra's basic sweeper splits them, without those that sweep.zip or sweep.exclude drops.
 
-    Raises InputError for what is not a sweep, and for axes in sweep.zip or sweep.exclude that do not fit it.
+    Raises InputError for several values without -m, and for axes of sweep.zip or sweep.exclude that do not fit.
     """
     loader = GlobalHydra.instance().config_loader()
     parsed = parse_overrides(overrides, loader)
@@ -77,9 +77,9 @@ def _as_list(override: Override, fixed: Sequence[str], compose_one: Compose) -> 
 
 
 def steering(overrides: Sequence[str], compose_one: Compose) -> DictConfig:
-    """The config as far as it steers the sweep: its hydra node (checked) and its sweep node.
+    """The parts of the config that control the sweep: its hydra node (checked) and its sweep node.
 
-    Without what is swept, and without settings of groups, which may be swept and not fit the default choice.
+    Leaves out swept settings, and settings of groups, which may not fit the default choice.
     """
     fixed = [str(o.input_line) for o in parse_overrides(overrides) if not o.is_sweep_override()]
     config = compose_one([o for o in fixed if _steers(o) or "." not in o.partition("=")[0]], return_hydra_config=True)

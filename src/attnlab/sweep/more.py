@@ -1,4 +1,4 @@
-"""Seed racing: more seeds for the comparisons of a study that are not decided, none for those that are."""
+"""Seed racing: more seeds for the undecided comparisons of a study, none for decided ones."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from attnlab.sweep.plan import Plan
 
 
 def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides: Sequence[str]) -> Plan | None:
-    """Say what the study's undecided comparisons need, and plan what fits into ``budget`` points.
+    """Print what the study's undecided comparisons need, and plan the part that fits into ``budget`` points.
 
     None if there is nothing to run. Raises InputError for a wrong study, baseline or launcher.
     """
@@ -63,7 +63,7 @@ def _words(need: Need) -> str:
 
 
 def run(planned: Plan, argv: Sequence[str]) -> None:
-    """Launch the round, and write down that the study was looked at before."""
+    """Launch the round, and record that the study was looked at before."""
     launchers.prepared(planned.hydra["launcher"])
     with plan.recorded(planned, argv, more=True):
         launchers.launch(planned, planned.hydra["launcher"])

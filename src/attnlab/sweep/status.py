@@ -1,4 +1,4 @@
-"""How a study stands: from its points' folders alone."""
+"""The progress of a study, read from its points' folders."""
 
 import time
 from collections import Counter
@@ -81,7 +81,7 @@ def _read_point(folder: Path) -> Standing:
 def show(study: Path, follow: bool = False) -> None:
     """Print how many points are in which state, how far the running ones are, and why the failed ones failed.
 
-    ``follow``: again every two seconds, until none is running or waiting. Raises InputError as ``read``.
+    ``follow``: repeat every two seconds until no point is running or waiting. Raises InputError as ``read``.
     """
     console = Console()
     now = read(study)
@@ -96,7 +96,7 @@ def show(study: Path, follow: bool = False) -> None:
 
 
 def page(now: Stand) -> RenderableType:
-    """The whole picture."""
+    """The whole page."""
     study, points = now.folder, now.points
     counts = Counter(point.state for point in points)
     parts = [f"[{COLOURS.get(s, 'default')}]{counts[s]} {s}[/]" for s in STATES if counts[s]]

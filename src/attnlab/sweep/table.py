@@ -20,7 +20,7 @@ WORDS = {"preempted": "to resume", "killed": "to resume", "pending": "new"}
 
 
 def summary(plan: Plan) -> Iterator[str]:
-    """What became of the combinations, and how the points stand."""
+    """The number of combinations and points, and the states of the points."""
     points = len(plan.points)
     counts = Counter(WORDS.get(point.state, point.state) for point in plan.points)
     words = ("done", "running", "to resume", "damaged", "failed", "new")
@@ -38,7 +38,7 @@ def summary(plan: Plan) -> Iterator[str]:
 
 
 def show(plan: Plan, slots: int | None) -> None:
-    """Print the table of variants, and what the rest will take if finished points of the study tell."""
+    """Print the table of variants, and the expected time if the study has finished points."""
     variants: dict[str, list[Planned]] = defaultdict(list)
     for point in plan.points:
         variants[point.variant].append(point)
@@ -78,9 +78,9 @@ def show(plan: Plan, slots: int | None) -> None:
 
 
 def expected_seconds(points: Sequence[Planned]) -> dict[Path, float]:
-    """Seconds that each point will take, or took: by finished points of its study, the most alike first.
+    """Seconds that each point will take, or took, estimated from the most similar finished points of its study.
 
-    The median of those of the same variant; else of those with the same backbone, data and training; else none.
+    The median over the same variant; else over the same backbone, data and training; else None.
     """
     found: dict[tuple[Path, str], list[float]] = defaultdict(list)
     for study in {point.folder.parent for point in points}:

@@ -1,4 +1,4 @@
-"""Upload what a study's offline runs hold, several at a time; W&B's own marker says what is done."""
+"""Upload a study's offline runs, several at a time; W&B's own marker files show which are done."""
 
 import os
 import re
@@ -47,9 +47,9 @@ def offline_runs(study: Path) -> tuple[list[Run], list[str]]:
 
 
 def upload_study(study: Path, jobs: int = 4) -> int:
-    """Upload what is not uploaded yet, ``jobs`` runs at a time, and say how it went; the number of runs that failed.
+    """Upload the runs not uploaded yet, ``jobs`` at a time, and print how it went; return the number of failed runs.
 
-    A run's attempts go up in their order, and continue each other there.
+    A run's attempts are uploaded in order and continue each other on W&B.
     Raises InputError if the study has no W&B runs, and if there is no account to upload them with.
     """
     found, busy = offline_runs(study)

@@ -1,4 +1,4 @@
-"""Rehearsal: all that a config names is built without memory and training, so that a point that starts can finish."""
+"""Rehearsal: build everything that a config names, without memory or training, so that a started point can finish."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ ORDINARY = {"precision": "32-true", "gradient_clip_val": None, "accelerator": "a
 
 
 class Rehearsed(NamedTuple):
-    """What building a point without memory and training has shown."""
+    """The result of building a point without memory and training."""
 
     cost: Cost | None
     error: str | None
@@ -34,9 +34,9 @@ class Rehearsed(NamedTuple):
 
 
 def rehearse(configs: Iterable[Config], here: bool = True) -> Iterator[Rehearsed]:
-    """Build all that each config names, the networks without memory; what is equal is built once.
+    """Build everything that each config names, the networks without memory; equal parts are built once.
 
-    ``here``: the points will train on this machine, so its devices must be those that they ask for.
+    ``here``: the points will train on this machine, so it must have the devices that they ask for.
     """
     known: dict[str, Any] = {}
 

@@ -10,7 +10,7 @@ GROUP, PLACE, WORDS = "judge", 1, "STUDY"
 
 
 def run(argv: list[str]) -> int:
-    """Tables in the terminal; report.html, .md, .csv, .json, .tex and figures/ beside the points."""
+    """Print tables; write report.html, .md, .csv, .json, .tex and figures/ beside the points."""
     parser = argparse.ArgumentParser(
         prog="attnlab report",
         description="Reports a study from its points' folders: what is better, by how much, how sure, at what "

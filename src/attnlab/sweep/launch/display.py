@@ -40,7 +40,7 @@ class Display:
         self.running[self.bars.add_task(escape(point.title), total=None, how_far="starting")] = point
 
     def refresh(self) -> None:
-        """Look how far the running points are."""
+        """Update the progress of the running points."""
         for task, point in self.running.items():
             now = read_json(point.folder / "progress.json")
             if now:

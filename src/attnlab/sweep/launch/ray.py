@@ -33,8 +33,8 @@ def launch(
 
     ``address`` of a running cluster, "auto" or the environment's RAY_ADDRESS; else a Ray of its own with ``num_gpus``
     GPUs. A point takes ``gpus`` (a fraction lets points share one; "auto": 1 where Ray has any) and ``cpus`` for each
-    of its devices. A point whose node dies is started again elsewhere, and goes on. Raises InputError where there is
-    no such Ray, or it is too small.
+    of its devices. If a point's node dies, Ray starts it again elsewhere, and it continues. Raises InputError if there
+    is no such Ray, or if it is too small.
     """
     import ray
 

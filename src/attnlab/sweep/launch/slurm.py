@@ -1,4 +1,4 @@
-"""Points as a SLURM job array, through submitit; each is requeued and goes on after preemption or its time limit."""
+"""Points as a SLURM job array, through submitit; each is requeued and continues after preemption or its time limit."""
 
 import contextlib
 import io
@@ -46,7 +46,7 @@ def launch(
     options: dict[str, Any] | None = None,
     wait: bool = False,
 ) -> None:
-    """Submit the points, as arrays of those that need the same; their folders say how it went.
+    """Submit the points, those with equal needs as one array; their folders say how it went.
 
     A point gets ``gpus`` ("auto": one for each of its devices, none with trainer.accelerator=cpu), and ``cpus`` and
     ``mem_gb`` for each of its devices, on one node, for ``time_min`` minutes at a time. ``parallelism``: points of an
@@ -115,7 +115,7 @@ def _submit(points: Sequence[Planned], resources: dict[str, Any]) -> list[str]:
 
 
 class Task:
-    """What submitit runs in a job: the point's own process, which saves when SLURM's signals reach it.
+    """The function that submitit runs in a job: it starts the point's process, which saves on SLURM's signals.
 
     SLURM signals every process of a job. The point's process takes SIGTERM (requeue, preemption, cancel) and SIGUSR2
     (time limit) for itself; submitit's takes SIGUSR2, calls ``checkpoint`` and requeues the job.
@@ -145,7 +145,7 @@ class Task:
         return ledger.state(Path(folder))
 
     def checkpoint(self, folder: str) -> Any:
-        """Called by submitit's handler: what is to run after the requeue, once the point has saved."""
+        """Called by submitit's handler once the point has saved: returns what to run after the requeue."""
         import submitit
 
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # else SLURM's next signal can kill the requeueing command
