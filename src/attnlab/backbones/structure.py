@@ -40,7 +40,7 @@ def structural_places(net: nn.Module, run: Run) -> list[Place]:
     stages = _stages([b.call for b in blocks] or [once[path] for path, _ in units])
 
     def stage_at(moment: int) -> int:
-        """That of the block that runs then, or of the last one before."""
+        """The stage of the block that runs at that time, or of the last block before."""
         return max((stage for begin, _, stage, _ in stages if begin <= moment), default=0)
 
     places: list[Place] = []

@@ -103,7 +103,7 @@ class Upload(NamedTuple):
 
 
 def upload(run: Run) -> Upload:
-    """Upload one run's attempts with `wandb sync`, each by a process of its own: one stops at what it cannot read."""
+    """Upload one run's attempts with `wandb sync`, each in its own process, which stops at an unreadable file."""
     cut, address = False, ""
     for file in run.waiting:
         said = _wandb_sync(file)

@@ -13,7 +13,7 @@ from attnlab.sweep.plan import Planned
 
 
 class Display:
-    """Lines of finished points stay; if the output is not a terminal, there are no others."""
+    """Shows a line for each point; without a terminal, only those of finished points."""
 
     def __init__(self, points: Sequence[Planned]) -> None:
         console = Console()
