@@ -1,4 +1,4 @@
-# make run: install into .venv and run the demo study. make test: install what tests need too, and run the tests.
+# make run: install into .venv and run the demo study. make test: also install the test tools, and run the tests.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -6,7 +6,7 @@ INSTALLED_DEV := .venv/.installed-dev
 OLDEST := .venv-oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev install-oldest run test test-all test-cluster test-oldest docs check clean
+.PHONY: help install install-dev install-oldest run test test-all test-cluster test-oldest docs check format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,14 +32,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(call install_extras,.)
 
 $(INSTALLED_DEV): $(INSTALLED)
-	@echo "Installing what the tests need, too"
+	@echo "Installing the test tools"
 	$(call install_extras,.[dev])
 
 run: install ## run the demo study on the embedded digits and show its leaderboard
 	@$(BIN)/attnlab train experiment=demo
 	@$(BIN)/attnlab report outputs/demo
 	@printf '%s\n' '' 'Next (after source .venv/bin/activate):' \
-		'  attnlab more outputs/demo                              run the seeds that would decide the rest' \
+		'  attnlab more outputs/demo                              train more seeds for undecided comparisons' \
 		'  attnlab sites backbone=resnet18 --input 3x224x224      where attention can go in your network' \
 		'  attnlab plan -m attention=none,se,cbam sites=branch,block "seed=range(5)" study=mine   plan your own study'
 
@@ -47,10 +47,11 @@ run: install ## run the demo study on the embedded digits and show its leaderboa
 WORKERS = $$($(BIN)/python -c 'import os; print(min(4, 1 + len(os.sched_getaffinity(0))))')
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile --no-loadscope-reorder
 
-test: install-dev ## run the tests (about 6 minutes on 2 cores)
-	@$(PYTEST) -m "not slow"
+T = tests
+test: install-dev ## run the tests (about 6 minutes on 2 cores), or those of one file: make test T=tests/test_docs.py
+	@$(PYTEST) -m "not slow" $(T)
 
-test-all: install-dev ## run them with all combinations (about 15 minutes on 2 cores)
+test-all: install-dev ## run all tests, with all combinations (about 15 minutes on 2 cores)
 	@$(PYTEST)
 
 install-oldest: ## install the oldest versions allowed into .venv-oldest (once)
@@ -60,7 +61,7 @@ install-oldest: ## install the oldest versions allowed into .venv-oldest (once)
 		$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --constraint constraints-oldest.txt --editable '.[test]' && \
 		touch $(OLDEST)/.installed; }
 
-test-oldest: install-oldest ## run what leans on others' insides with the oldest versions allowed
+test-oldest: install-oldest ## test the code that uses internals of Hydra and Lightning, with the oldest versions
 	@$(OLDEST)/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile -m "not slow" tests/config tests/training/test_checkpoints.py \
 		tests/training/test_classifier.py tests/training/test_loop.py tests/sweep/test_grid.py tests/sweep/test_plan.py
 
@@ -70,10 +71,14 @@ test-cluster: install-dev ## run the cluster tests: real SLURM (Debian, root), r
 docs: install-dev ## run the commands of every README (some minutes)
 	@$(BIN)/python -m tests.docs
 
+format: install-dev ## format the code, and fix what ruff can fix
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
 check: install-dev ## ruff and the type checker
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-clean: ## remove .venv and caches; outputs/ stays
+clean: ## remove .venv and caches; keep outputs/
 	rm -rf .venv .venv-oldest .pytest_cache .ruff_cache .mypy_cache dist

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import attnlab
 from tests.conftest import REPOSITORY
 
 SOURCE = REPOSITORY / "src" / "attnlab"
@@ -28,7 +29,6 @@ FLOORS = [
     {"sweep"},
     {"cli"},
 ]
-FOLDERS_ALONE = {"study", "tracking"}  # of the lower floors these use the ledger and the ground
 
 
 def imports(path: Path) -> set[str]:
@@ -55,6 +55,11 @@ def test_each_room_imports_only_from_floors_below():
             continue
         for other in imports(path) - {room, "__version__"}:
             assert floor[other] < floor[room], f"{path} imports {other}"
+
+
+def test_contributing_shows_the_floors():
+    rows = re.findall(r"^\| \d+ \| (`.+`) \|", (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE)
+    assert [set(re.findall(r"`(\w+)`", row)) for row in reversed(rows)] == FLOORS
 
 
 def test_each_room_says_what_it_is_for():
@@ -123,6 +128,7 @@ def test_a_wheel_installed_elsewhere_trains(tmp_path):
     ).stdout.split()[-1]
     site, work = tmp_path / "site", tmp_path / "work"
     work.mkdir()
+    assert name.startswith(f"attnlab-{attnlab.__version__}-")
     with zipfile.ZipFile(tmp_path / name) as wheel:
         names = wheel.namelist()
         wheel.extractall(site)
@@ -151,15 +157,20 @@ def test_a_wheel_installed_elsewhere_trains(tmp_path):
     assert Path(where).is_relative_to(site)  # it was the wheel that ran
 
 
-def test_version_is_one():
-    import attnlab
-
-    assert f'version = "{attnlab.__version__}"' in (REPOSITORY / "pyproject.toml").read_text()
-
-
 def test_make_help_lists_the_targets():
     text = subprocess.run(["make", "help"], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
-    for target in ("install", "run", "test", "test-all", "test-oldest", "test-cluster", "docs", "check", "clean"):
+    for target in (
+        "install",
+        "run",
+        "test",
+        "test-all",
+        "test-oldest",
+        "test-cluster",
+        "docs",
+        "check",
+        "format",
+        "clean",
+    ):
         assert f"make {target} " in text
 
 

@@ -79,7 +79,7 @@ def test_what_cannot_be_printed_is_said(study):
     with open("/dev/full", "wb") as full:
         done = run(study, "--help", stdout=full)
     assert done.returncode == 1
-    assert done.stderr == b"attnlab: what is printed could not be written: No space left on device\n"
+    assert done.stderr == b"attnlab: the output could not be written: No space left on device\n"
 
 
 def test_nothing_is_printed_where_there_is_nothing_to_print_to(study):

@@ -1,4 +1,4 @@
-"""The one exception for bad input: its text is one line for the person at the keyboard."""
+"""The one exception for bad input: its text is one line for the user."""
 
 import contextlib
 import errno
@@ -12,7 +12,7 @@ class InputError(ValueError):
 
 
 class MissingData(InputError):
-    """The data are not there, but what they would be is known: all else of the experiment can be checked."""
+    """The data are missing, but their shape is known, so the rest of the experiment can be checked."""
 
 
 def choices(wrong: str, valid: Iterable[str]) -> str:
@@ -31,15 +31,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def unwritable(error: OSError, where: object = "a file") -> str:
-    """Which file (of ``where``, should the error not say) could not be written, why, and what to do."""
-    full = "free some space there, and the same command goes on with what is not finished"
+    """A message: which file (``where``, unless the error says) could not be written, why, and what to do."""
+    full = "free some space there, then run the same command again to continue"
     advice = full if error.errno in FULL else "set output_dir to a folder that can be written"
     return f"{error.filename or where}: could not be written: {error.strerror or error}; {advice}"
 
 
 @contextlib.contextmanager
 def surviving(what: str) -> Iterator[None]:
-    """A point does not fail for what only shows it: the error goes to its log."""
+    """Log an error in the body instead of failing the point (for plots and loggers)."""
     try:
         yield
     except Exception as error:

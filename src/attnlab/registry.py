@@ -13,8 +13,8 @@ Builder = TypeVar("Builder", bound=Callable[..., Any])
 class Registry(dict[str, Callable[..., Any]]):
     """``registry("cbam")`` is a decorator that adds; ``registry.named("cbam")`` finds.
 
-    ``open_to_others``: the dotted path of a class serves as a name too, and so does the name of an entry point, in
-    the group ``attnlab.<kind>`` of an installed package, whose module registers it.
+    ``open_to_others``: a name may also be the dotted path of a class, or the name of an entry point in the group
+    ``attnlab.<kind>`` of an installed package, whose module registers it.
     """
 
     def __init__(self, kind: str, open_to_others: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""attnlab's own code as one number."""
+"""A hash of attnlab's own code."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""What a dotted path names, and which settings it takes."""
+"""Find the object at a dotted path, and the settings that it takes."""
 
 import functools
 import importlib
@@ -30,7 +30,7 @@ def find(path: str) -> Any:
 
 
 def home(target: Any, path: str) -> str:
-    """The package of what was found at a path; what is made there, such as a partial, is at home there."""
+    """The package of an object found at a path; an object made there, such as a partial, belongs to that package."""
     module = path.rpartition(".")[0]
     if isinstance(target, functools.partial):
         return module if module in sys.modules else home(target.func, path)
@@ -38,9 +38,9 @@ def home(target: Any, path: str) -> str:
 
 
 def parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Keyword parameters of what is called, a class or anything else, by name, and whether it takes any others.
+    """Keyword parameters of a class or other callable, by name, and whether it takes any others.
 
-    A class that passes ``**kwargs`` on takes the parameters of the next class in its line too.
+    A class that passes ``**kwargs`` on also takes the parameters of the next class in its MRO.
     """
     target = inspect.unwrap(target)  # a class behind a decorator
     if not inspect.isclass(target):

@@ -1,7 +1,7 @@
 """Printing that cannot fail: on any terminal, whatever its encoding, and after the reader of a pipe has gone.
 
-What is printed is not the work. Unlike git and grep, whose output is all they do and which `| head` therefore ends
-(SIGPIPE, exit code 141), a command of ours goes on without a reader, and its exit code says how the work went.
+Printing is not the work. `| head` ends git and grep (SIGPIPE, exit code 141), because their output is all they do. An
+attnlab command continues without a reader, and its exit code reports the work.
 """
 
 import codecs
@@ -19,20 +19,20 @@ STAND_INS = dict(zip(ORDINARY.split()[::2], ORDINARY.split()[1::2], strict=True)
 
 
 def print_anywhere(log: bool = False) -> None:
-    """From now on nothing that this process prints raises; ``log``: what is no terminal gets UTF-8."""
+    """Make all later printing of this process safe; ``log``: write UTF-8 to anything but a terminal."""
     codecs.register_error("attnlab.stand_in", stand_in)
     sys.stdout, sys.stderr = _robust(sys.stdout, log), _robust(sys.stderr, log)
 
 
 def all_printed() -> bool:
-    """Whether all of it went out, or was left unread."""
+    """Whether all output was written, or its reader had gone."""
     if sys.stdout is not None:
         sys.stdout.flush()
     return not _lost
 
 
 def stand_in(error: UnicodeError) -> tuple[str | bytes, int]:
-    """For codecs.register_error: what is printed for a character that the encoding lacks."""
+    """For codecs.register_error: the replacement for a character that the encoding lacks."""
     assert isinstance(error, UnicodeEncodeError)
     character, end = error.object[error.start], error.start + 1
     if "\udc80" <= character <= "\udcff":  # a byte of a file's name that is no text in this locale
@@ -61,7 +61,7 @@ class _Output(io.FileIO):
             os.close(nowhere)
             if number == 1 and not isinstance(error, BrokenPipeError):
                 _lost.append(error)
-                print(f"attnlab: what is printed could not be written: {error.strerror}", file=sys.stderr)
+                print(f"attnlab: the output could not be written: {error.strerror}", file=sys.stderr)
             return memoryview(data).nbytes
 
 

@@ -77,7 +77,7 @@ def test_hybrids_of_hybrids_and_of_what_is_no_gate():
         ("sequence", ["se", {"kernel": 3}], r"parts: {'kernel': 3} must be a name, or a mapping with a name"),
         ("sequence", ["se", {"name": "eca", "kernl": 3}], "parts: eca has no setting kernl; nearest: kernel; valid"),
         ("sequence", ["se", {"name": "eca", "kernel": 2}], "parts: eca: kernel=2: must be odd"),
-        ("parallel", ["se", "gc"], "parts: gc is not a gate; parallel takes gates only, sequence takes it"),
+        ("parallel", ["se", "gc"], "parts: gc is not a gate; parallel takes only gates, sequence takes any attention"),
         ("parallel", ["se", "shuffle"], "2·groups=128 must divide"),
         ("sequence", [".x", "se"], r"\.x: importing it failed"),
     ],

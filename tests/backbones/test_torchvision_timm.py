@@ -61,7 +61,7 @@ def test_pretrained_weights_load_before_attention_goes_in(tmp_path):
         ({"pretrained": "nowhere.pth"}, "backbone.pretrained=nowhere.pth: no such file"),
         ({"pretrained": "broken.pth"}, "backbone.pretrained=broken.pth: not a file of weights"),
         ({"pretrained": "other.pth"}, "backbone.pretrained: the weights do not fit ResNet: .*layer1.0"),
-        ({"pretrained": True, "stem": "cifar"}, "backbone.stem=cifar: there are no pretrained weights for it"),
+        ({"pretrained": True, "stem": "cifar"}, "backbone.stem=cifar: there are no pretrained weights for this stem"),
         ({"pretrained": True, "widen": 2.0}, "torchvision's weights are for widen=1 and stride_on=3x3"),
     ],
 )

@@ -194,7 +194,7 @@ def test_repro_names_what_it_cannot_compare(logged, tmp_path, name, kind):
         return
     assert repro.find(study, path.parent.name) == path.parent
     if name == "config.yaml":
-        with pytest.raises(InputError, match=f"{path}.*; copy that of another seed"):
+        with pytest.raises(InputError, match=f"{path}.*; copy the config.yaml of another seed"):
             repro.again(path.parent)
     else:
         (line,) = repro.not_compared(path.parent, ledger.points(study)[1])

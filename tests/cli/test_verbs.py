@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from attnlab import __version__
 from tests.conftest import attnlab
 
 # fmt: off
@@ -40,7 +41,7 @@ BAD = {
     "absent study": (["report", "nowhere"], "nowhere: no such folder; a study is a folder of points"),
     "sites of an unknown backbone": (["sites", "backbone=resnet19"], "backbone=resnet19: no such config; nearest:"),
     "a batch of nothing": (["cost", "--latency", "--batch", "0"], "--batch 0: must be at least 1"),
-    "compiled, but not timed": (["cost", "--compile"], "--compile: goes with --latency"),
+    "compiled, but not timed": (["cost", "--compile"], "--compile: needs --latency"),
     "an unknown option": (["cost", "--batch", "x"], "argument --batch: invalid int value: 'x'; see attnlab cost"),
     "no such role to cost": (["cost", "attention=se", "sites.role=neck"], "sites.role=neck: this network has no such"),
     "bad input size": (["sites", "--input", "224"], "--input 224: must be CxHxW, such as 3x224x224"),
@@ -84,6 +85,9 @@ def test_help(tmp_path):
     ):
         assert word in page
     assert "version_base" not in page
+    assert "attnlab train --help" in attnlab("plan", "--help", cwd=tmp_path).stdout
+    for words in (["--version"], ["train", "--version"]):
+        assert attnlab(*words, cwd=tmp_path).stdout == f"{__version__}\n"  # attnlab's, not Hydra's
     assert list(tmp_path.iterdir()) == []
 
 
@@ -146,7 +150,7 @@ def test_a_plan_without_the_data_shows_costs_and_says_so(tmp_path):
     assert result.returncode == 1
     assert "57,095" in result.stdout
     assert result.stderr == (
-        "attnlab: the data are not there, and attnlab train would not start: "
+        "attnlab: data are missing, so attnlab train would not start: "
         "data.folder=absent: must be a folder with a subfolder of images for each class\n"
     )
     assert attnlab("train", *argv, cwd=tmp_path).returncode == 2

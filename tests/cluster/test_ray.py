@@ -191,8 +191,8 @@ def test_stopped_by_ctrl_c_it_goes_on_elsewhere(world, cluster):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
-    assert "stopping: the points save where they are" in out
-    assert "the same command goes on" in err
+    assert "stopping: the points save their state" in out
+    assert "run the same command again to continue" in err
     assert "Traceback" not in out + err
     assert world.states("stopped") == {"preempted": 2, "pending": 2}
 
@@ -206,7 +206,7 @@ def test_stopped_by_ctrl_c_it_goes_on_elsewhere(world, cluster):
 
 def test_what_cannot_be_is_one_line(world):
     for words, said in (
-        (["hydra.launcher.gpus=3"], "a point wants 0.5 CPUs and 3 GPUs, Ray has "),
+        (["hydra.launcher.gpus=3"], "a point needs 0.5 CPUs and 3 GPUs, Ray has "),
         (["hydra.launcher.address=auto"], "Could not find any running Ray instance"),
     ):
         returncode, out, err = world.train("study=no", *RAY, *words)

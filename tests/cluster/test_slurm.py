@@ -174,7 +174,7 @@ def test_it_submits_and_returns_at_once(story):
 
 def test_typed_again_it_submits_nothing_twice(story):
     assert story.again.returncode == 0, story.again.stderr
-    assert story.again.stdout.count("in the queue already: SLURM ") == 5
+    assert story.again.stdout.count("already in the queue: SLURM ") == 5
     assert "submitted" not in story.again.stdout
     assert set(story.queue_after_again) == story.jobs
 
@@ -262,7 +262,7 @@ def test_cancelled_while_waited_for(world):
         world.slurm.run("scancel", *world.jobs("cancelled"))
         done = waiting.result()
     assert done.returncode == 130
-    assert "the same command goes on" in done.stderr
+    assert "run the same command again to continue" in done.stderr
     assert "‖ mini_xception-none-" in done.stdout
     assert read(folder / "status.json")["state"] == "preempted"
 

@@ -82,7 +82,7 @@ def test_a_group_as_a_list_of_a_defaults_list_is_refused(tmp_path, before):
     both = tmp_path / "experiment" / "both.yaml"
     with composing(config_dir=str(tmp_path)) as compose_one:
         both.write_text(f"# @package _global_\ndefaults:\n{before}  - override /attention: [se, cbam]\n")
-        with pytest.raises(InputError, match=r"^attention=\[se,cbam\]: of a list, the last would count alone"):
+        with pytest.raises(InputError, match=r"^attention=\[se,cbam\]: only the last of a list would count"):
             compose_one(["experiment=both"])
         both.write_text(f"# @package _global_\ndefaults:\n{before}  - /attention: [se, cbam]\n")
         with pytest.raises(InputError, match="list"):

@@ -167,6 +167,17 @@ def test_experiment_says_its_command_cost_and_result_and_trains(path, tmp_path, 
     assert 0 <= ledger.read_json(point.folder / "result.json")["test"]["accuracy"] <= 1
 
 
+def test_the_debug_experiment_takes_any_other_choice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["experiment=debug", "backbone=resnet20", "attention=se", "data=digits", "optimizer=sgd", "sites=stage"]
+    (point,) = plan.make(words).points
+    assert (
+        point.config["trainer"] | {"max_epochs": 1, "limit_train_batches": 3, "detect_anomaly": True}
+        == (point.config["trainer"])
+    )
+    assert [point.config[group]["name"] for group in ("backbone", "attention", "data")] == ["resnet20", "se", "digits"]
+
+
 def test_a_users_folder_adds_configs_without_touching_the_package(tmp_path, monkeypatch):
     (tmp_path / "conf" / "attention").mkdir(parents=True)
     (tmp_path / "conf" / "backbone").mkdir()

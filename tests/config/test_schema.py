@@ -197,8 +197,8 @@ def test_frozen_for_all_epochs_is_frozen(compose):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("backbone.freeze=-1", "backbone.freeze=-1: must be true, false, or for how many epochs"),
-        ("backbone.freeze=yes please", "backbone.freeze=yes please: must be true, false, or for how many"),
+        ("backbone.freeze=-1", "backbone.freeze=-1: must be true, false or a number of epochs"),
+        ("backbone.freeze=yes please", "backbone.freeze=yes please: must be true, false or a number"),
         ("optimizer.attention_lr_scale=0", "optimizer.attention_lr_scale=0: must be a number above 0"),
         ("optimizer.attention_lr_scale=.inf", r"optimizer.attention_lr_scale=\.inf: must be a number above 0"),
     ],
@@ -292,7 +292,9 @@ def test_a_networks_own_setting_is_not_taken_from_it(compose, tmp_path, monkeypa
     monkeypatch.setenv("ATTNLAB_ALLOW", "freezer")
     words = ["backbone=custom", "backbone.target=freezer.Net"]
     schema.check(compose(*words))
-    with pytest.raises(InputError, match=r"backbone\.freeze: attnlab acts on it, but Net has a setting of that name"):
+    with pytest.raises(
+        InputError, match=r"backbone\.freeze: attnlab uses this setting itself, but Net has a setting of that name"
+    ):
         schema.check(compose(*words, "backbone.freeze=2"))
 
 

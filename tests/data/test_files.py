@@ -116,13 +116,13 @@ def test_broken_images_are_named(tmp_path):
     whole = (tmp_path / "dog" / "1.png").read_bytes()
     (tmp_path / "dog" / "0.png").write_bytes(b"no picture")
     (tmp_path / "dog" / "1.png").write_bytes(whole[:-30])
-    named = r"cannot be read: dog/0\.png \(no image\), dog/1\.png \(.*truncated.*\); mend or remove$"
+    named = r"cannot be read: dog/0\.png \(no image\), dog/1\.png \(.*truncated.*\); repair or remove$"
     with pytest.raises(InputError, match=named) as error:
         _ = ImageFolder(folder=str(tmp_path)).splits
     assert len(str(error.value).splitlines()) == 1
     for i in range(3):
         (tmp_path / "cat" / f"{i}.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"cat/2\.png \(no image\) and 2 more; mend"):
+    with pytest.raises(InputError, match=r"cat/2\.png \(no image\) and 2 more; repair"):
         _ = ImageFolder(folder=str(tmp_path)).splits
 
 

@@ -126,7 +126,7 @@ def memory(device: str, note: Note) -> None:
         statuses = folder.statuses("memory")
         note("not done", check(sum(status["state"] != "done" for status in statuses), 0))
         note("attempts", sorted(status["attempts"] for status in statuses))
-        note("not retried", check(int("once more, alone on its GPU" not in out), 0))
+        note("not retried", check(int("retrying alone on its GPU" not in out), 0))
         spans = [[float(line) for line in path.read_text().split()] for path in records.glob("[0-9]*")]
         last = max(spans, key=lambda span: span[0])
         note("beside the retry", check(sum(span[-1] > last[0] for span in spans if span is not last), 0))

@@ -115,7 +115,7 @@ def test_detach_gives_the_bare_network_back(x):
 def test_a_site_is_refused_twice_and_nothing_is_changed(first, second):
     net = small("se", at=first)
     keys = list(net.state_dict())
-    with pytest.raises(InputError, match=r"there is attention at this (output|input) already"):
+    with pytest.raises(InputError, match=r"this (output|input) already has attention"):
         attnlab.attach(net, "cbam", at=second)
     assert list(net.state_dict()) == keys
 
@@ -161,7 +161,7 @@ def test_a_users_own_attention_out_is_not_ours():
     assert attnlab.detach(net) == 0
     assert attnlab.cost(net, (2, 36, 36)).attention_parameters == 0
     with pytest.raises(
-        InputError, match=r"module1: ResidualModule has an attribute 'attention_out', which attnlab's own would hide"
+        InputError, match=r"module1: ResidualModule has an attribute 'attention_out', which attnlab would hide"
     ):
         attnlab.attach(net, "se", at="block")
     attnlab.attach(net, "se", at="branch")
@@ -206,14 +206,14 @@ def test_bad_input_leaves_the_network_unchanged(arguments, message):
 
 def test_any_module_by_its_name():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(InputError, match=r"Sequential has no sites that its structure shows .*at='module' "):
+    with pytest.raises(InputError, match=r"no sites found in Sequential .*at='module' "):
         attnlab.attach(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), "se")
     x = torch.randn(1, 3, 9, 9)
     expected = net(x)
     sites = attnlab.attach(net, "se", at="module", names=["0", "1"], init="identity")
     assert [s.name for s in sites] == ["0", "1"]  # an empty Sequential too
     for name in ("0", "1"):
-        with pytest.raises(InputError, match=f"{name}: there is attention at this output already"):
+        with pytest.raises(InputError, match=f"{name}: this output already has attention"):
             attnlab.attach(net, "se", at="module", names=[name])
     assert torch.equal(net(x), expected)
     net[1].attended_by.mlp[2].bias.data.fill_(5.0)
@@ -350,11 +350,11 @@ class Listed(nn.Module):
 @pytest.mark.parametrize(
     ("net", "attention", "message"),
     [
-        (Listed(), "se", r"conv: attention would not run there: Listed does not call this module by its place"),
+        (Listed(), "se", r"conv: attention would not run there: Listed calls this module through another reference"),
         (
             nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()),
             lambda channels: nn.AdaptiveAvgPool2d(1),
-            r"0: AdaptiveAvgPool2d makes \(1, 8, 1, 1\) of \(1, 8, 9, 9\); attention keeps the shape",
+            r"0: AdaptiveAvgPool2d maps \(1, 8, 9, 9\) to \(1, 8, 1, 1\), but attention must keep the shape",
         ),
         (
             nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()),

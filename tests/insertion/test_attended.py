@@ -185,7 +185,7 @@ class Own(nn.Conv2d):
 )
 def test_what_would_hide_the_hosts_own_is_refused(name, value):
     net = nn.Sequential(Own(name, value), nn.ReLU())
-    with pytest.raises(attnlab.InputError, match=f"0: Own has an attribute '{name}', which attnlab's own would hide"):
+    with pytest.raises(attnlab.InputError, match=f"0: Own has an attribute '{name}', which attnlab would hide"):
         attnlab.attach(net, "se", at="module", names=["0"], input_size=(3, 8, 8))
     assert net[0].__class__ is Own
     assert getattr(net[0], name) is value
@@ -228,7 +228,7 @@ def test_an_error_of_any_kind_leaves_the_network_unchanged():
 def test_detach_of_a_part_is_forgotten_and_of_a_place_refused():
     net = torchvision.models.resnet18()
     attnlab.attach(net, "se", input_size=(3, 64, 64))
-    with pytest.raises(attnlab.InputError, match=r"layer1\.0\.bn2: detach what it is a part of"):
+    with pytest.raises(attnlab.InputError, match=r"layer1\.0\.bn2: this module is itself a site: detach its parent"):
         attnlab.detach(net.layer1[0].bn2)
     net = copy.deepcopy(net)
     assert attnlab.detach(net.layer1) == 2

@@ -44,7 +44,7 @@ def test_what_is_passed_by_is_named_where_the_network_runs(net):
     block = net.layer3[0]
     block.forward = lambda x: block.bn2.host(block.conv2(block.conv1(x))) + block.downsample(x)
     attnlab.check(net)
-    with pytest.raises(InputError, match=r"does not run at layer3\.0\.bn2 \(output\): the network's forward pass"):
+    with pytest.raises(InputError, match=r"does not run at layer3\.0\.bn2 \(output\): the forward pass never calls it"):
         attnlab.check(net, SIZE)
     with torch.no_grad():
         net(torch.randn(1, *SIZE))

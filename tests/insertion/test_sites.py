@@ -172,7 +172,10 @@ def test_shared_modules_and_tied_weights_keep_their_tensors():
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU()), r"network of sequences \(N, C, L\): it begins with a Conv1d"),
+        (
+            nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU()),
+            r"network of sequences \(N, C, L\): its first layer is a Conv1d",
+        ),
         (
             nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU()),
             r"network of volumes \(N, C, D, H, W\): .* of images, \(N, C, H, W",

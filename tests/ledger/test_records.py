@@ -101,7 +101,7 @@ def test_arrays_of_another_kind(tmp_path, array):
     np.save(tmp_path / "test.npy", array)
     found, damage = ledger.read_array(tmp_path / "test.npy")
     assert found is None
-    assert damage.startswith("test.npy is cut or overwritten")
+    assert damage.startswith("test.npy is truncated or overwritten")
 
 
 def test_json_of_depth_without_end(tmp_path):
@@ -112,7 +112,9 @@ def test_json_of_depth_without_end(tmp_path):
 def test_a_config_names_its_file_and_what_to_do(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "config.yaml").write_text("seed: [")
-    with pytest.raises(InputError, match=r"a/config.yaml is cut or overwritten: .*; copy that of another seed"):
+    with pytest.raises(
+        InputError, match=r"a/config.yaml is truncated or overwritten: .*; copy the config.yaml of another seed"
+    ):
         ledger.read_config(tmp_path / "a")
     with pytest.raises(InputError, match=r"b/config.yaml is missing"):
         ledger.read_config(tmp_path / "b")

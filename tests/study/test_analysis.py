@@ -139,7 +139,7 @@ def test_what_is_damaged_or_doubled_is_told_or_left_out(study):
     copied.write_text(copied.read_text().replace("0.83", "0.1"))
     nan = write_point(study, "se", 1, float("nan"), ratio=16.0)
     told = read_analysis(study)
-    assert f"left out, since another folder holds the same point: {folder.name} copy" in told["warnings"]
+    assert f"left out, because another folder holds the same point: {folder.name} copy" in told["warnings"]
     assert any(nan.name in text and "done without a result" in text for text in told["warnings"])
     se = by_label(told)["se"]
     assert se["values"] == {0: 0.83, 2: 0.82}
@@ -162,7 +162,7 @@ def test_comparisons_that_differ_in_more_than_they_say(tmp_path):
         write_point(tmp_path / "s", "se", seed, 0.8, ratio=4.0)
         write_point(tmp_path / "s", "cbam", seed, 0.9, ratio=16.0)
     told = read_analysis(tmp_path / "s", {"attention": "se"})
-    assert "cbam and its baseline se differ in more: attention.ratio (16, 4)" in told["warnings"]
+    assert "cbam and its baseline se also differ in: attention.ratio (16, 4)" in told["warnings"]
 
 
 def test_fronts_are_within_a_data_set(tmp_path):

@@ -101,7 +101,7 @@ def test_factors_that_go_together_are_not_told_apart():
     runs = [({"attention": a, "lr": r}, seed, 0.8) for a, r in (("se", "1"), ("cbam", "2")) for seed in range(3)]
     terms, cannot = estimate_effects(runs)
     assert [term.factors for term in terms] == [("attention",)]
-    assert cannot == ["lr: not every combination was run, or it goes together with another factor"]
+    assert cannot == ["lr: not every combination was run, or it varies only with another factor"]
 
 
 @pytest.mark.parametrize("seeds", [1, 2], ids=["one seed", "no noise"])

@@ -53,10 +53,13 @@ def test_one_that_costs_nothing_has_none():
     [
         (
             ["sweep.equal_cost={parameters:backbone.depth}"],
-            "sweep.equal_cost: backbone.depth is no width of backbone=mini_x",
+            "sweep.equal_cost: backbone.depth is not a width of backbone=mini_x",
         ),
         (["sweep.equal_cost={time:backbone.width}"], "sweep.equal_cost={.*}: must be 'parameters' or 'macs'"),
-        (["backbone=lenet5", "sites=unit", EQUAL], "sweep.equal_cost: backbone.width is no width of backbone=lenet5"),
+        (
+            ["backbone=lenet5", "sites=unit", EQUAL],
+            "sweep.equal_cost: backbone.width is not a width of backbone=lenet5",
+        ),
     ],
 )
 def test_bad_input(words, message):

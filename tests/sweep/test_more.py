@@ -31,7 +31,7 @@ def test_a_dry_run_runs_nothing(study):
     assert done.stdout.splitlines() == [
         "beyond --budget 3:",
         "  se against none: 2 more pairs, 4 points",
-        "nothing to run within the budget: the cheapest needs --budget 4",
+        "nothing to run within the budget: the cheapest comparison needs --budget 4",
     ]
     assert seeds(study) == [("none", 0), ("se", 0)]
 
@@ -55,7 +55,10 @@ def test_the_seeds_are_run_and_the_report_says_so(study):
     [
         (["outputs/no"], "outputs/no: no such folder; a study is a folder of points, such as outputs/demo"),
         (["outputs/s", "--budget", "0"], "--budget 0: must be at least 1"),
-        (["outputs/s", "attention=se"], "attention=se: the points are as they were; only hydra/launcher and"),
+        (
+            ["outputs/s", "attention=se"],
+            "attention=se: cannot be changed: more reuses the study's configs; only hydra/launcher and",
+        ),
         (["outputs/s", "hydra/launcher=basic"], "hydra/launcher=basic: must be one of attnlab's launchers"),
         (["outputs/s", "--baseline", "se"], "--baseline se: must be KEY=VALUE, such as attention=se"),
         (["outputs/s", "--baseline", "attention=eca"], "baseline attention=eca: no such level here; "),

@@ -42,7 +42,7 @@ def test_what_differs_and_why_is_told(cwd, tmp_path):
     (point / "point.json").write_text(json.dumps(about))
     done = attnlab("repro", "outputs/s", str(point.relative_to(tmp_path)), cwd=tmp_path)
     assert done.returncode == 1, done.stderr
-    assert "not the same:\n  test " in done.stdout
+    assert "different:\n  test " in done.stdout
     assert "metrics.csv: from epoch 1 on; " in done.stdout
     assert "possible reasons:\n  torch: 1.0, now " in done.stdout
     assert (tmp_path / "outputs" / "s" / "repro" / point.name / "result.json").exists()

@@ -38,8 +38,8 @@ def test_status_while_it_runs_and_when_it_is_killed(study):
     assert failed.split(maxsplit=2) == ["failed", folders["exception"], "RuntimeError: broken on purpose"]
     assert len(log) == 5
     assert [line.strip() for line in log[-2:]] == ["RuntimeError: broken on purpose", "and in detail"]
-    assert where.strip() == f"all of it: outputs/study/{folders['exception']}/log.txt"
-    assert how == "the same command with sweep.retry=failed runs the failed ones again"
+    assert where.strip() == f"full log: outputs/study/{folders['exception']}/log.txt"
+    assert how == "run the same command with sweep.retry=failed to retry the failed points"
 
     follower = subprocess.Popen(
         [*COMMAND, "status", "--follow", "outputs/study"], cwd=cwd, stdout=subprocess.PIPE, text=True
@@ -56,7 +56,7 @@ def test_status_while_it_runs_and_when_it_is_killed(study):
     assert "3 points: 1 done, 1 killed, 1 failed" in shown
     (killed,) = (line for line in shown.splitlines() if line.startswith("  killed"))
     assert killed.split(maxsplit=4)[1:] == [folders["slow"], "epoch", "1/9", "its process is gone"]
-    assert "the command that made the study goes on with what was preempted, killed or not started" in shown
+    assert "run the study's command again to continue what was preempted, killed or not started" in shown
     followed, _ = follower.communicate(timeout=60)  # it ends by itself
     assert follower.returncode == 0
     assert "1 done, 1 killed, 1 failed" in followed
@@ -74,7 +74,7 @@ def test_unknown_and_wrong_folders_are_refused_in_one_line(tmp_path):
     assert (shown.returncode, shown.stderr) == (2, "attnlab: outputs: no points; studies below it: outputs/study\n")
     (tmp_path / "empty").mkdir()
     shown = attnlab("status", "empty", cwd=tmp_path)
-    assert (shown.returncode, shown.stderr) == (2, "attnlab: empty: no points; attnlab train makes them\n")
+    assert (shown.returncode, shown.stderr) == (2, "attnlab: empty: no points; attnlab train creates points\n")
 
 
 def test_waiting_and_preempted_points(tmp_path, capsys):
@@ -89,7 +89,7 @@ def test_waiting_and_preempted_points(tmp_path, capsys):
         "  pending   a  waits for a slot",
         "  pending   b  SLURM 12_3",
         "  preempted c  asked to stop by SIGUSR1",
-        "the command that made the study goes on with what was preempted, killed or not started",
+        "run the study's command again to continue what was preempted, killed or not started",
     ]
 
 

@@ -75,7 +75,7 @@ def test_uploads_what_is_not_uploaded_and_no_more(study):
         done = sync(study, server.environment)
         assert done.returncode == 1, done.stdout + done.stderr
         assert f"s: 3 runs to upload\nuploaded 2 runs: {server.address}/me/p\n" in done.stdout
-        assert "attnlab: 1 of 3 runs failed; the same command tries them again" in done.stderr
+        assert "attnlab: 1 of 3 runs failed; run the same command again to retry them" in done.stderr
         assert "attnlab:   b: permission denied" in done.stderr
         assert set(server.runs) == {run_id(study / "a"), run_id(study / "c")}
         a = server.runs[run_id(study / "a")]
@@ -103,7 +103,7 @@ def test_an_attempt_that_was_killed_while_it_wrote_does_not_hold_up_the_next(stu
     with wandb_server() as server:
         done = sync(study, server.environment, "--jobs", "1")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "  a: an attempt was killed while it wrote; what it had written by then is uploaded" in done.stdout
+        assert "  a: an attempt was killed while writing; everything written before is uploaded" in done.stdout
         assert "  b: an attempt was killed" in done.stdout
         steps = [row["_step"] for row in server.runs[run_id(study / "a")].history]
         assert steps[0] == 10
@@ -117,7 +117,7 @@ def test_running_points_are_left_out(study):
     with wandb_server() as server, lock.hold(study / "b"):
         done = sync(study, server.environment)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "s: 2 runs to upload\n  left out, it is still running: b\n" in done.stdout
+        assert "s: 2 runs to upload\n  left out, still running: b\n" in done.stdout
         assert run_id(study / "b") not in server.runs
 
 
@@ -146,7 +146,7 @@ def test_bad_input(tmp_path):
     (tmp_path / "empty").mkdir()
     for words, reason in [
         (["nowhere"], "attnlab: nowhere: no such folder; a study is a folder of points, such as outputs/demo\n"),
-        (["empty"], "attnlab: empty: no W&B runs; train points with logger=wandb to make them\n"),
+        (["empty"], "attnlab: empty: no W&B runs; train points with logger=wandb\n"),
         (["empty", "--jobs", "0"], "attnlab: --jobs 0: must be at least 1\n"),
     ]:
         done = attnlab("sync", *words, cwd=tmp_path)

@@ -78,7 +78,7 @@ def test_a_batch_norm_of_another_class_is_refused():
     class Normed(nn.BatchNorm2d):
         pass
 
-    with pytest.raises(InputError, match="0: Normed has no synchronised form; train it on one device"):
+    with pytest.raises(InputError, match="0: Normed cannot be synchronised; train it on one device"):
         synchronise(nn.Sequential(Normed(3)))
 
 

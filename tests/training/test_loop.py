@@ -231,7 +231,7 @@ def test_a_failed_point_is_reported_and_the_others_go_on(tmp_path):
     (first / "checkpoints").unlink()  # mended
     done = attnlab(*command, cwd=tmp_path)
     assert done.returncode == 1
-    assert "2 points: 1 done, 1 failed\n  failed points stay as they are; sweep.retry=failed" in done.stdout
+    assert "2 points: 1 done, 1 failed\n  failed points are skipped; sweep.retry=failed" in done.stdout
     done = attnlab(*command, "sweep.retry=failed", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stdout.count("✓") == 1
@@ -255,7 +255,7 @@ def test_interrupted_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in errors
+    assert "run the same command again to continue" in errors
     assert "Traceback" not in errors
     (folder,) = folders(tmp_path, "i")
     assert json.loads((folder / "status.json").read_text())["state"] == "preempted"

@@ -10,16 +10,16 @@ from attnlab.errors import InputError
 
 @register("bam")
 class BAM(InOrder):
-    """``x * (1 + g(Mc(x) ⊕ Ms(x)))``: channel and spatial logits meet before the gate (eqs. 1 to 4).
+    """``x * (1 + g(Mc(x) ⊕ Ms(x)))``: combines channel and spatial logits before the gate (eqs. 1 to 4).
 
     ``Mc``: mean, then ``C -> h -> C`` with batch norm and ReLU between, ``h = max(min_hidden, round(C / ratio))``.
-    ``Ms``: 1×1 to h, two 3×3 of ``dilation``, 1×1 to 1; a batch norm and a ReLU behind the first three. ``combine``:
-    the paper has ``sum``, the authors' code ``product``; Table 1 has ``max`` too. The paper puts it between the
+    ``Ms``: 1×1 to h, two 3×3 of ``dilation``, 1×1 to 1; a batch norm and a ReLU after the first three. ``combine``:
+    the paper has ``sum``, the authors' code ``product``; Table 1 also has ``max``. The paper puts it between the
     stages: ``sites=stage sites.stages=[1,2,3]``. 3·C·h + C + 18·h² + 13·h + 1 parameters.
 
-    In parallel, as the paper has it, or in another ``order``: then each part is a factor ``1 + g(M)`` of its own.
-    ``init``: ``authors`` (PyTorch's defaults) or ``identity`` (the factor starts at exactly 1, and is that of
-    ``Gate``: 2·sigmoid in place of 1 + sigmoid). In training its batch norms need two images.
+    ``order``: parallel, as in the paper, or another; then each part is a separate factor ``1 + g(M)``.
+    ``init``: ``authors`` (PyTorch's defaults) or ``identity`` (the factor starts at exactly 1: that of
+    ``Gate``, 2·sigmoid instead of 1 + sigmoid). In training its batch norms need two images.
     Raises InputError for a ratio, min_hidden or dilation below 1.
     """
 

@@ -1,7 +1,7 @@
 """What every attention module shares: the gate apart from the forward pass, gate functions, the hidden width.
 
-``forward`` and ``gate`` of all modules are written so that torch.jit.script compiles them: names are compared, not
-looked up, a part that is absent is None, and nothing is called by ``super()``.
+``forward`` and ``gate`` of all modules must compile with torch.jit.script: they compare names instead of looking them
+up, use None for an absent part, and never call ``super()``.
 """
 
 import math
@@ -25,8 +25,8 @@ Start = Literal["authors", "identity"]  # of modules that Keras' he_normal is no
 class Attention(nn.Module):
     """A gate: ``forward(x) = x * gate(x)``, shape ``(N, C, H, W)`` in and out.
 
-    Subclasses write ``gate``, whose result broadcasts against ``x``. One that does something else writes ``forward``
-    and says ``is_gate = False``.
+    Subclasses define ``gate``, whose result broadcasts against ``x``. A module that does not multiply defines
+    ``forward`` and sets ``is_gate = False``.
     """
 
     is_gate: bool = True  # whether forward(x) is x * gate(x)
@@ -37,7 +37,7 @@ class Attention(nn.Module):
         raise TypeError(f"{type(self).__name__} has no gate")
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """What can be drawn: the gate, or each of several by its name."""
+        """The maps to plot: the gate, or each of several by its name."""
         return {"gate": self.gate(x)}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class Attention(nn.Module):
 
     @classmethod
     def without_effect(cls, settings: Mapping[str, Any]) -> set[str]:
-        """Names of the settings that change nothing, given the others (two points that differ there are one)."""
+        """Names of settings without effect, given the others (points that differ only there are the same point)."""
         return set()
 
 

@@ -12,15 +12,15 @@ from attnlab.attention.spatial import Maps, SpatialAttention
 
 @register("cbam")
 class CBAM(InOrder):
-    """Channel and spatial gates, in the order of choice (arXiv 1807.06521, eq. 1 and Table 3).
+    """Channel and spatial gates, in the given order (arXiv 1807.06521, eq. 1 and Table 3).
 
     ``channel_first``: ``y = x * Mc(x)``, then ``y * Ms(y)``. ``spatial_first``: the other way round.
-    ``parallel``: both gates look at ``x``; ``combine`` multiplies by their product or by their sum.
+    ``parallel``: both gates read ``x``; ``combine`` multiplies by their product or by their sum.
     ``channel_only`` and ``spatial_only`` leave the other gate out.
 
     The defaults are the authors' code. With ``init="identity"`` the factor starts at exactly 1 in every order
     (the sum of two gates is then halved). The other settings are those of ChannelAttention and
-    SpatialAttention, whose InputErrors it passes on. 2·C·h + C + h + 2·k² + 2 parameters.
+    SpatialAttention; their InputErrors pass through. 2·C·h + C + h + 2·k² + 2 parameters.
     """
 
     of_channel = ("ratio", "squeeze", "bias", "min_hidden")

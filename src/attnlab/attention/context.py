@@ -1,4 +1,4 @@
-"""Context from every position: GC (arXiv 1904.11492) and non-local (arXiv 1711.07971). Both may add, not gate."""
+"""Context from every position: GC (arXiv 1904.11492) and non-local (arXiv 1711.07971). Both can add, not gate."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -24,7 +24,7 @@ class GC(Attention):
     and for ``attention`` C·H·W more. Its sum is a matrix product, counted among the element-wise operations.
 
     ``init="identity"`` matters for ``mul``: the gate starts at exactly 1 (``authors``: g(0)).
-    Raises InputError for a hidden width of 1, of which the layer norm would make 0 whatever the input.
+    Raises InputError for a hidden width of 1: the layer norm of a single value is always 0.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class GC(Attention):
         hidden = hidden_width(channels, ratio, min_hidden)
         if hidden < 2:
             raise InputError(
-                f"GC with {channels} channels, ratio={ratio}: a hidden width of 1 is always 0 behind the layer norm; "
+                f"GC with {channels} channels, ratio={ratio}: a hidden width of 1 is always 0 after the layer norm; "
                 "a smaller ratio, or min_hidden of 2 or more"
             )
         self.is_gate = fusion == "mul"
@@ -103,7 +103,7 @@ class NonLocal(Attention):
     θ, φ and g are 1×1 convolutions to ``max(min_hidden, round(C / ratio))`` channels, W_z one back, which starts
     at 0: the identity, whatever ``init``. 4·C·h + C + 3·h parameters; 4·C·h·H·W MACs in convolutions and 2·h·(H·W)²
     in the products, which are counted among the element-wise operations. The logits are not scaled. Not a gate.
-    (The paper's runs have a batch norm behind W_z and start its weight at 0; here, as in eq. 6, W_z starts at 0.)
+    (The paper's runs have a batch norm after W_z and start its weight at 0; here, as in eq. 6, W_z starts at 0.)
     Raises InputError for a ratio or min_hidden below 1.
     """
 

@@ -11,14 +11,14 @@ from attnlab.errors import InputError
 
 @register("gather_excite")
 class GatherExcite(Attention):
-    """Gate ``g(upsample(gather(x)))`` (eqs. 1 to 3): each position sees its surroundings of ``extent``, 0 for all.
+    """Gate ``g(upsample(gather(x)))`` (eqs. 1 to 3): each position sees its ``extent``, 0 for the whole map.
 
     ``theta=False`` (GE-θ⁻) gathers by the mean over windows of 2·extent - 1, an extent apart: no parameters.
     ``theta=True`` (GE-θ) gathers by log2(extent) depthwise 3×3 convolutions of stride 2, or for all by one as large
     as the map (its ``map_size``), each with a batch norm, with ReLUs between. Upsampling takes the nearest.
 
     ``init`` is for GE-θ: ``authors`` (PyTorch's defaults) or ``identity`` (the last batch norm's weight is 0 and
-    the gate starts at exactly 1); GE-θ⁻ has nothing that could.
+    the gate starts at exactly 1); GE-θ⁻ has no parameters for it.
     Raises InputError for an extent that is no power of 2, GE-θ over all without ``map_size``, and GE-θ⁻ with identity.
     """
 
@@ -39,7 +39,7 @@ class GatherExcite(Attention):
         if theta and not extent and map_size is None:
             raise InputError("theta=true over the whole map (extent=0) needs its map_size=(H, W)")
         if init == "identity" and not theta:
-            raise InputError("init=identity: GE-θ⁻ has no parameters that could start it; theta=true has")
+            raise InputError("init=identity: GE-θ⁻ has no parameters to initialise; set theta=true")
         self.extent, self.theta, self.map_size = extent, theta, map_size
         kernels = [map_size] if not extent else [3] * (extent.bit_length() - 1)
         self.gather = nn.ModuleList(_Depthwise(channels, kernel, bool(extent)) for kernel in kernels if theta)
@@ -58,7 +58,7 @@ class GatherExcite(Attention):
         else:
             gathered = x.mean((2, 3), keepdim=True)
         if self.extent == 0 and gathered.shape[2] * gathered.shape[3] != 1:
-            raise InputError(f"GE-θ over maps of {self.map_size} gets one of ({x.shape[2]}, {x.shape[3]})")
+            raise InputError(f"GE-θ over maps of {self.map_size} gets a map of ({x.shape[2]}, {x.shape[3]})")
         gate = self.activation(gathered)
         return F.interpolate(gate, x.shape[2:], mode="nearest") if self.extent > 0 else gate
 

@@ -51,7 +51,7 @@ class ShuffleAttention(Attention):
 
     Channel gate: ``g(w · mean + b)``. Spatial gate: ``g(w · GN(x) + b)``, GN being a group norm of one channel each
     (eqs. 1 to 4). The groups share the parameters, 3·C/G in all; both w start at 0 and both b at 1.
-    The output is the shuffled ``x * gate(x)``, so that no setting makes it start as the identity.
+    The output is the shuffled ``x * gate(x)``, so no setting makes it start as the identity.
     Raises InputError unless 2·``groups`` divides the channels.
     """
 

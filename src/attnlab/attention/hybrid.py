@@ -17,10 +17,10 @@ COMMON = ("ratio", "groups", "init")  # settings that a hybrid gives to its part
 class InSequence(Attention):
     """Any registered attentions one after the other: ``parts=["eca", {"name": "spatial", "kernel": 3}]``.
 
-    A part is a name, or a mapping of its ``name`` and settings; the dotted path of a class serves as a name too.
+    A part is a name, or a mapping of its ``name`` and settings; a name may be the dotted path of a class.
     ``ratio``, ``groups``, ``init`` and ``map_size`` go to all parts that take them and do not set their own.
     Raises InputError for a part or a setting that does not exist, for fewer than two parts, and for
-    ``init="identity"`` with a part that cannot start so.
+    ``init="identity"`` with a part that cannot start as the identity.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class InSequence(Attention):
         self.starts_as_identity = all(part.starts_as_identity for part in built)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
-        """The gate of each part that has one, as it meets what those before it made of x, by number and name"""
+        """The gate of each part that has one, for the output of the parts before it, by number and name"""
         gates = {}
         for i, part in enumerate(self.parts):
             if getattr(part, "is_gate", False):
@@ -69,10 +69,10 @@ class InSequence(Attention):
 
 @register("parallel")
 class InParallel(Attention):
-    """Any registered gates side by side, all of x: ``x * (g1(x) ⊕ g2(x))``. Parts and settings as in InSequence.
+    """Any registered gates side by side, each applied to x: ``x * (g1(x) ⊕ g2(x))``. Parts as in InSequence.
 
     ``combine``: product, sum or max. Where all parts start as the identity, a sum is divided by their number.
-    Raises InputError for parts that are no gates, too.
+    Also raises InputError for parts that are not gates.
     """
 
     def __init__(
@@ -91,7 +91,9 @@ class InParallel(Attention):
         built = _build(parts, channels, {"ratio": ratio, "groups": groups, "init": init}, map_size)
         for part, module in zip(parts, built, strict=True):
             if not getattr(module, "is_gate", False):
-                raise InputError(f"parts: {name_of(part)} is not a gate; parallel takes gates only, sequence takes it")
+                raise InputError(
+                    f"parts: {name_of(part)} is not a gate; parallel takes only gates, sequence takes any attention"
+                )
         self.parts, self.combine = nn.ModuleList(built), combine
         self.starts_as_identity = all(part.starts_as_identity for part in built)
         self.scale = 1 / len(built) if self.starts_as_identity and combine == "sum" else 1.0

@@ -21,9 +21,9 @@ def combine(a: Tensor, b: Tensor, how: str) -> Tensor:
 
 class InOrder(Attention):
     """``channel_first``: ``y = x * Mc(x)``, then ``y * Ms(y)``. ``spatial_first``: the other way round.
-    ``parallel``: both look at ``x``. ``channel_only`` and ``spatial_only`` leave the other part out.
+    ``parallel``: both read ``x``. ``channel_only`` and ``spatial_only`` leave the other part out.
 
-    Subclasses make ``channel`` and ``spatial``, as far as ``has`` says, and may say what ``together`` is.
+    Subclasses set ``channel`` and ``spatial``, as far as ``has`` says, and may override ``together``.
     """
 
     if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class InOrder(Attention):
         return self.order != "channel_only"
 
     def together(self, x: Tensor) -> Tensor:
-        """The factor of both parts where both look at ``x``: by default the product of their gates."""
+        """The factor of both parts if both read ``x``: by default the product of their gates."""
         return self.channel.gate(x) * self.spatial.gate(x)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ from attnlab.errors import InputError
 class SelectiveKernel(Attention):
     """A 3×3 and a dilated 3×3 (5×5) convolution, mixed by a softmax of each channel over the two (eqs. 1 to 6).
 
-    Each convolution has ``groups`` groups, no bias, a batch norm and a ReLU. What selects is
+    Each convolution has ``groups`` groups, no bias, a batch norm and a ReLU. The selection is
     ``C -> max(min_hidden, round(C / ratio)) -> 2·C`` of the mean of their sum, with batch norm and ReLU between.
-    It has convolutions of its own and is no gate: the paper puts it in the place of a 3×3 convolution.
+    It has its own convolutions and is not a gate: the paper replaces a 3×3 convolution by it.
     18·C²/groups + 4·C + 3·C·d + 2·d parameters; 18·C²/groups·H·W MACs and 3·C·d more.
     In training its batch norm needs two images. Raises InputError unless ``groups`` divides the channels.
     """

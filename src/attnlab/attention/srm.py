@@ -8,7 +8,7 @@ from attnlab.attention.base import Attention, Gate, GateName, Start, in_float32,
 
 @register("srm")
 class SRM(Attention):
-    """Gate ``g(BN(w_c · [mean_c, std_c]))`` of each channel by itself (eqs. 1 to 5).
+    """Gate ``g(BN(w_c · [mean_c, std_c]))`` of each channel separately (eqs. 1 to 5).
 
     4·C parameters: two weights of each channel, which start at 0, and the batch norm's. The deviation is the
     paper's (over H·W, plus 1e-5 under the root); copies that take torch's default, over H·W - 1, give NaN on 1×1

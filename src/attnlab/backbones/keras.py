@@ -41,7 +41,7 @@ def from_keras(weights: Mapping[str, Any] | str | Path, net: nn.Module | None = 
     if net is None:
         convs = layers["conv2d"]
         if not convs:
-            raise InputError("Keras weights: no conv2d layers in them; expected the article's mini_XCEPTION")
+            raise InputError("Keras weights: no conv2d layers found; expected the article's mini_XCEPTION")
         net = MiniXception(num_classes=convs[-1]["kernel"].shape[-1], in_channels=convs[0]["kernel"].shape[2])
     fitted: list[tuple[torch.Tensor, np.ndarray]] = []
     inside_separable = {id(c) for m in net.modules() if isinstance(m, SeparableConv) for c in m.children()}
@@ -50,7 +50,7 @@ def from_keras(weights: Mapping[str, Any] | str | Path, net: nn.Module | None = 
         if len(modules) != len(layers[kind]):
             raise InputError(
                 f"Keras weights: {len(layers[kind])} {plural}, but {type(net).__name__} has {len(modules)}; "
-                "a network with attention must have it attached before its weights are loaded"
+                "attach attention before you load weights that include it"
             )
         for module, layer in zip(modules, layers[kind], strict=True):
             fitted += _fit_layer(module, layer, kind)

@@ -18,8 +18,8 @@ class LeNet5(nn.Module):
 
     ``(N, in_channels, H, W)`` with H, W of at least 32 -> logits ``(N, num_classes)``. The paper's own trained a
     scale for each subsampling, joined C3 to subsets of S2 and ended in radial basis functions; here S2 and S4 are
-    plain averages, C3 sees all of S2, and the last layer is linear. C5 is a convolution, as in the paper: where
-    the input is larger than 32×32 it leaves more than 1×1, and the mean of that goes on.
+    plain averages, C3 sees all of S2, and the last layer is linear. C5 is a convolution, as in the paper: if
+    the input is larger than 32×32, its output is larger than 1×1, and the network takes the mean.
     """
 
     min_size = 32

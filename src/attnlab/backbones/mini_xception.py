@@ -1,4 +1,4 @@
-"""mini-Xception with Keras' semantics: the network of the article that attnlab grew from (arXiv 1710.07557)."""
+"""mini-Xception with Keras' semantics: the network of attnlab's source article (arXiv 1710.07557)."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

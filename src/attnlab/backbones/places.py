@@ -49,9 +49,9 @@ _namers: dict[str, Namer] = {}
 
 
 def names_places(class_path: str) -> Callable[[Namer], Namer]:
-    """Register the function that lists the places of networks of a class (and of its subclasses).
+    """Register a function that lists the places of networks of a class (and of its subclasses).
 
-    The class is given by its path, such as ``torchvision.models.resnet.ResNet``: nothing is imported for it.
+    The class is given by its path, such as ``torchvision.models.resnet.ResNet``: this imports nothing.
     """
 
     def add(namer: Namer) -> Namer:

@@ -1,4 +1,4 @@
-"""What happens in one forward pass of a network: which module is called with what, and where tensors meet."""
+"""A record of one forward pass of a network: the calls of each module, and where tensors are added or concatenated."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -45,7 +45,7 @@ class Run(dict[str, list[Call]]):
 
 
 class Recorder(TorchDispatchMode):
-    """While it is on: numbers the tensors that come from the network's input, and notes where they meet."""
+    """Numbers the tensors that come from the network's input, and notes where they are added or concatenated."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def _flat(values: Iterable[object]) -> Iterator[Tensor]:
 
 @contextlib.contextmanager
 def recorded_calls(net: nn.Module, joins: bool) -> Iterator[tuple[Run, Recorder]]:
-    """Note the calls of each module while the body runs the network; with ``joins``, where tensors meet too."""
+    """Note the calls of each module while the body runs the network; with ``joins``, also where tensors are joined."""
     run = Run()
     recorder = Recorder(run)
     paths = {module: path for path, module in net.named_modules()}

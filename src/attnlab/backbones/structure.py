@@ -1,5 +1,5 @@
 """The places of a network of no known family, from one forward pass: what is added, what is concatenated, what follows
-a convolution. Names of modules do not matter."""
+a convolution. It ignores names of modules."""
 
 import re
 from collections import Counter, defaultdict
@@ -40,7 +40,7 @@ def structural_places(net: nn.Module, run: Run) -> list[Place]:
     stages = _stages([b.call for b in blocks] or [once[path] for path, _ in units])
 
     def stage_at(moment: int) -> int:
-        """That of the block that runs then, or of the last one before."""
+        """The stage of the block that runs at that time, or of the last block before."""
         return max((stage for begin, _, stage, _ in stages if begin <= moment), default=0)
 
     places: list[Place] = []

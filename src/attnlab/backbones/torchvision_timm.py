@@ -47,7 +47,7 @@ def inception_net(
     """torchvision's GoogLeNet (arXiv 1409.4842) or Inception-v3 (arXiv 1512.00567), as ``torchvision_net``.
 
     ``aux``: in training, the auxiliary heads give logits too: a tuple, the main ones first, whose losses count
-    ``net.aux_weight`` each. They have no part in evaluation.
+    ``net.aux_weight`` each. Evaluation ignores them.
     """
     if name not in AUX_WEIGHT:
         raise _unknown("inception_net", name, list(AUX_WEIGHT))
@@ -124,12 +124,14 @@ def fit(
 
 def _no_weights_for(stem: Stem, pretrained: Pretrained) -> None:
     if stem == "cifar" and pretrained:
-        raise InputError("backbone.stem=cifar: there are no pretrained weights for it; backbone.pretrained=false")
+        raise InputError(
+            "backbone.stem=cifar: there are no pretrained weights for this stem; set backbone.pretrained=false"
+        )
 
 
 def small_stem(net: nn.Module) -> None:
     """For images of about 32×32, in place: the first convolution becomes a 3×3 without stride, and a max-pool right
-    behind it goes. A network whose first convolution has no stride stays as it is.
+    after it is removed. A network whose first convolution has no stride stays unchanged.
     """
     layers = [(path, m) for path, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.MaxPool2d))]
     if not layers or layers[0][1].stride in (1, (1, 1)):

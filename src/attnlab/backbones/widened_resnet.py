@@ -14,7 +14,7 @@ def block_named(name: str) -> type[nn.Module]:
 
 
 class ResNet(tv.ResNet):
-    """torchvision's ResNet, with the same keys and weights, and three settings more.
+    """torchvision's ResNet, with the same keys and weights, and three more settings.
 
     ``(N, 3, H, W)`` -> logits ``(N, num_classes)``. ``widen`` multiplies the widths of the four stages
     (the stem keeps its 64 channels). ``stride_on="1x1"`` halves H and W in a bottleneck's first 1×1, as the paper

@@ -1,4 +1,4 @@
-"""Options that several verbs have."""
+"""Options shared by several verbs."""
 
 import argparse
 import re
@@ -8,7 +8,7 @@ from attnlab.errors import InputError
 
 
 def parser_of_a_network(verb: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """For the verbs that build the network of a config and look at it. Its errors are InputErrors."""
+    """A parser for verbs that build the network of a config and look at it. Raises InputError for wrong words."""
     parser = argparse.ArgumentParser(prog=f"attnlab {verb}", description=description, epilog=epilog)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for attnlab train")
     parser.add_argument("--input", metavar="CxHxW", help="size of the input (default: that of data=...)")
@@ -27,8 +27,8 @@ def add_baseline(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="KEY=VALUE",
         default=[],
-        help="compare with what has this and is otherwise equal, such as attention=se; may be given several times "
-        "(default: what the sweep's baseline says, or the bare backbone)",
+        help="use as baseline the variant with this setting that is otherwise equal, such as attention=se; may be "
+        "given several times (default: the sweep's baseline, or the bare backbone)",
     )
 
 

@@ -20,7 +20,7 @@ GROUPS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 all well, 1 a point failed, 2 bad input (nothing was started), 130 interrupted."""
+    """Return the exit code: 0 success, 1 a point failed, 2 bad input (nothing was started), 130 interrupted."""
     print_anywhere()
     code = _code_of(argv)
     return code if all_printed() else code or 1
@@ -32,7 +32,7 @@ def _code_of(argv: Sequence[str] | None) -> int:
         if verb in ("-h", "--help"):
             print(usage())
             return 0
-        if verb == "--version":
+        if "--version" in (verb, *rest):
             from attnlab import __version__
 
             print(__version__)
@@ -50,7 +50,7 @@ def _code_of(argv: Sequence[str] | None) -> int:
         print(f"attnlab: {unwritable(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("attnlab: interrupted; the same command goes on with what is not finished", file=sys.stderr)
+        print("attnlab: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
 
 
@@ -60,12 +60,12 @@ def names() -> list[str]:
 
 
 def load(verb: str) -> ModuleType:
-    """The verb's module: its docstring is its line in the help, ``GROUP`` and ``WORDS`` stand there too."""
+    """The verb's module: its docstring is its line in the help, with its ``GROUP`` and ``WORDS``."""
     return importlib.import_module(f"{verbs.__name__}.{verb}")
 
 
 def usage() -> str:
-    """All verbs by group, a line each."""
+    """The help: all verbs by group, one per line."""
     lines = ["attnlab: which attention module, where in a CNN, with which ratio and order, and is it worth its cost?"]
     modules = {name: load(name) for name in names()}
     for group, title in GROUPS.items():
@@ -73,4 +73,4 @@ def usage() -> str:
         mine = {name: module for name, module in modules.items() if group == module.GROUP}
         for name in sorted(mine, key=lambda name: mine[name].PLACE):
             lines.append(f"  {f'attnlab {name} {mine[name].WORDS}':42}{mine[name].__doc__}")
-    return "\n".join([*lines, "", "attnlab <verb> --help tells more"])
+    return "\n".join([*lines, "", "attnlab <verb> --help shows more"])

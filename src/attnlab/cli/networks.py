@@ -33,7 +33,7 @@ class _Setup(NamedTuple):
 
 
 def print_sites(config: Any, input_size: str | None = None) -> None:
-    """Print the sites of ``config``'s backbone, drawn and as a table; a mark shows those that its ``sites`` selects."""
+    """Print the sites of ``config``'s backbone, drawn and as a table; mark those that its ``sites`` selects."""
     raw, checked, data, heading = _set_up(config, input_size)
     net = _network({**checked, "sites": None}, data)
     role, names = raw["sites"]["role"], raw["sites"]["names"]
@@ -87,7 +87,7 @@ def print_sites(config: Any, input_size: str | None = None) -> None:
 
 
 def draw(sites: Sequence[Site], chosen: Sequence[Site]) -> list[str]:
-    """A line a block, from the input to the last stage; equal blocks of a stage share a line.
+    """One line per block, from the input to the last stage; equal blocks of a stage share a line.
 
     ``○`` is a place for attention and ``●`` one of ``chosen``; ``(+)`` is where a block's branches meet.
     """
@@ -154,7 +154,7 @@ def print_cost(
     device: str = "cpu",
     as_json: bool = False,
 ) -> None:
-    """Print what ``config``'s attention adds to its backbone; ``batches``: also time passes of so many images."""
+    """Print what ``config``'s attention adds to its backbone; ``batches``: also time passes of these batch sizes."""
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch sees no CUDA device here; use cpu")
     _, checked, data, heading = _set_up(config, input_size)

@@ -1,5 +1,5 @@
-"""Configs: composed by Hydra, checked against the signatures that they call, and built into data and networks.
+"""Configs: Hydra composes them, attnlab checks them against signatures and builds data and networks from them.
 
-A checked config is in normal form: equal experiments have equal configs. May import ``data``, ``insertion`` and what is
-below them.
+A checked config is in normal form: equal experiments have equal configs. May import ``data``, ``insertion`` and
+lower floors.
 """

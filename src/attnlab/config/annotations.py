@@ -1,6 +1,6 @@
-"""The types that classes of ours take, read from their source: a wrong value is told without importing torch.
+"""Types of attnlab's own classes, read from their source to report a wrong value without importing torch.
 
-What cannot be read so (types of other libraries, classes made elsewhere) is left to ``signatures``.
+``signatures`` checks the rest (types of other libraries, classes made elsewhere).
 """
 
 import ast
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]  # the folder of the package
 
 @functools.cache
 def written_types(target: str) -> Mapping[str, Any]:
-    """Parameter of the class or function of ours at this dotted path -> its type, where the source alone tells it."""
+    """Parameter of the class or function of ours at this dotted path -> its type, if the source alone gives it."""
     module, _, name = target.rpartition(".")
     found = _Module.of(module).definition(name) if module.split(".")[0] == "attnlab" else None
     return dict(_types(*found)) if found else {}

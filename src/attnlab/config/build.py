@@ -24,7 +24,7 @@ def build_data(config: Config) -> ImageData:
 def build_network(config: Config, data: ImageData) -> tuple[nn.Module, list[Site]]:
     """The backbone with its attention, and the sites changed.
 
-    The backbone's first weights depend on the seed alone, not on the attention: points with one seed are pairs.
+    The backbone's first weights depend only on the seed, not on the attention: points with one seed are pairs.
     """
     torch.manual_seed(config["seed"])
     with named("backbone", config):
@@ -45,7 +45,7 @@ def build_network(config: Config, data: ImageData) -> tuple[nn.Module, list[Site
 
 @contextlib.contextmanager
 def named(group: str, config: Config) -> Iterator[None]:
-    """Say which choice an error of a constructor comes from, whatever the user's own code raises."""
+    """Turn any error in the body into an InputError that names the choice it comes from."""
     try:
         yield
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Composing: Hydra's config of a command line, its errors in one line, and what the config may not run."""
+"""Composing: Hydra's config of a command line, with errors in one line, and a check of what the config may run."""
 
 import argparse
 import contextlib
@@ -8,6 +8,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,7 +44,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def for_hydra(argv: Sequence[str]) -> list[str]:
-    """The same command as Hydra can read it: flags first, and settings of a swept group as part of the sweep.
+    """The same command in a form that Hydra can read: flags first, and settings of a swept group as part of the sweep.
 
     (Hydra applies ``attention.init=identity`` of ``attention=se,cbam attention.init=identity`` to the default
     choice of ``attention`` first, and stops if that has no such setting.)
@@ -88,7 +89,7 @@ def composing(
         except KeyError as error:
             raise InputError(f"hydra.job.env_copy: {error} is not set here; it must stay empty") from None
         except AssertionError:  # Hydra's own, of an override before such a list
-            raise InputError("a defaults list gives a group as a list; write one config of it, or sweep it") from None
+            raise InputError("a defaults list gives a group as a list; choose one config, or sweep the group") from None
 
     version.setbase("1.3")
     GlobalHydra.instance().clear()
@@ -125,8 +126,8 @@ def _refuse_lists(hydra: DictConfig) -> None:
             if len(names) > 1 and group in _groups():
                 instead = f"a point each: -m {group}={several}"
             if len(names) > 1 and group in ("attention", "sites"):
-                instead += "; one network with both: in Python, attnlab.attach twice"
-            raise InputError(f"{group}=[{several}]: of a list, the last would count alone; {instead}")
+                instead += "; for one network with both, call attnlab.attach twice in Python"
+            raise InputError(f"{group}=[{several}]: only the last of a list would count; {instead}")
 
 
 A_LIST = re.compile(r"^ *- *['\"]?(override +)?/?[\w/]+['\"]? *: *(\[|$)", re.MULTILINE)  # of a defaults list
@@ -143,10 +144,10 @@ NO_LOGGING = {"version": 1, "root": None, "disable_existing_loggers": False}  # 
 
 
 def check_hydra(hydra: DictConfig) -> None:
-    """Hydra builds plugins and callbacks, and sets logging and environment, from the config: a stranger's may not.
+    """Check that a config makes Hydra run no foreign plugin or callback, and set no logging or environment.
 
-    Raises InputError for a class that is neither Hydra's own nor of ATTNLAB_ALLOW, for what could still become one,
-    and for what would move a point's log, folder or environment.
+    Raises InputError for a class that is neither Hydra's own nor of ATTNLAB_ALLOW, for an interpolation that could
+    become one, and for settings that would change a point's log, folder or environment.
     """
     from attnlab.config.settings import PACKAGES, allowed_packages
     from attnlab.targets import find
@@ -174,21 +175,23 @@ def check_hydra(hydra: DictConfig) -> None:
         look(raw[part], f"hydra.{part}")
     for part in ("job_logging", "hydra_logging"):
         if raw[part] != NO_LOGGING:
-            raise InputError(f"hydra.{part}: must stay none; a point's words go to its log.txt")
+            raise InputError(f"hydra.{part}: must stay none; a point's output goes to its log.txt")
     for part in ("run", "sweep"):
         # A point's own config.yaml, which train.yaml is no part of, has "." and Hydra's defaults.
         if (given := raw[part]["dir"]) not in (POINTS_ARE_IN, ".") and "/${now:" not in given:
             raise InputError(f"hydra.{part}.dir={given}: points are in <output_dir>/<study>; set output_dir={given}")
     for key in ("env_copy", "env_set"):
         if raw["job"][key]:
-            raise InputError(f"hydra.job.{key}: must stay empty; set the environment before attnlab runs")
+            raise InputError(f"hydra.job.{key}: must stay empty; set the environment before you run attnlab")
     if raw["job"]["chdir"]:
         raise InputError("hydra.job.chdir: must stay false; a point's folder is below output_dir")
 
     for key, defaults in WITHOUT_EFFECT.items():
         given = functools.reduce(dict.__getitem__, key.split("."), raw)
         if given not in defaults:
-            raise InputError(f"hydra.{key}={given}: has no effect: a point's folder, log and config.yaml are attnlab's")
+            raise InputError(
+                f"hydra.{key}={given}: has no effect: attnlab itself manages a point's folder, log and config.yaml"
+            )
 
 
 def parse_overrides(overrides: Sequence[str], config_loader: Any = None) -> list[Override]:
@@ -228,6 +231,36 @@ def _in_timm(name: str) -> str:
     return f"timm has it: backbone=timm backbone.name={name}; " if known else ""
 
 
+def _leaves_like(name: str, config: DictConfig) -> list[str]:
+    """Dotted keys of a config's settings with this name, or with a similar name if no group's name is similar."""
+    leaves: dict[str, list[str]] = {}
+
+    def gather(node: DictConfig, path: str) -> None:
+        for key in map(str, node):
+            child = node._get_node(key)
+            if isinstance(child, DictConfig):
+                gather(child, f"{path}{key}.")
+            elif key not in ("name", "_target_"):
+                leaves.setdefault(key, []).append(f"{path}{key}")
+
+    gather(config, "")
+    like = [name] if name in leaves else get_close_matches(name, {*map(str, config), *leaves}, n=1)
+    return [] if {*like} & {*map(str, config)} else [leaf for key in like for leaf in leaves[key]]
+
+
+def _lacks_plus(group: str, key: str, node: Any) -> bool:
+    """Whether a group takes this setting, though none of its files lists it."""
+    from attnlab.config.settings import CROSSED, TRAINER
+
+    if group == "optimizer":  # torch's have more settings than a file lists
+        from attnlab.config.signatures import locate
+        from attnlab.targets import parameters
+
+        with contextlib.suppress(InputError):
+            return key in parameters(locate(str(node["_target_"]), group))[0] and key != "params"
+    return key in {"trainer": TRAINER, "attention": CROSSED}.get(group, ())
+
+
 def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) -> str:
     """What Hydra means, in one line, with the valid choices."""
     text = str(error)
@@ -248,6 +281,11 @@ def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) 
                 node: Any = compose_one(groups)
                 for parent in parents:
                     node = node[parent]
+                if not parents and (leaves := _leaves_like(key, node)):
+                    return f"{key}: no such setting; nearest: {', '.join(leaves)}"
+                if _lacks_plus(".".join(parents), key, node):
+                    value = next((v for k, _, v in (o.partition("=") for o in overrides) if k == unknown[1]), "...")
+                    return f"{unknown[1]}: a setting that no file lists needs a +; write +{unknown[1]}={value}"
                 known = [str(k) for k in node if not str(k).startswith("_") and k != "name"]
                 whose = f"{parents[0]}={node['name']} has " if parents and "name" in node else ""
                 return f"{unknown[1]}: {whose}no such setting; {choices(key, known)}"

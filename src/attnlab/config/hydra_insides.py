@@ -1,10 +1,10 @@
-"""What attnlab uses of Hydra's private parts, all in one place. Tried: Hydra 1.3.8, the oldest and newest allowed.
+"""Hydra's private parts that attnlab uses, all in one place. Tested: Hydra 1.3.8, the oldest and newest allowed.
 
-- ``get_args_parser``, ``create_config_search_path``, ``create_main_hydra``: a command line that is read as Hydra reads
-  it, and configs composed without running a job. If these are gone, no command starts (ImportError).
-- ``split_sweep``: which jobs Hydra's basic sweeper would make. If it is gone, likewise.
-- ``QuickLoader``: many jobs composed sooner. If what it builds on is gone or behaves otherwise, jobs are composed one
-  by one by Hydra itself: slower, and equal (see ``many``).
+- ``get_args_parser``, ``create_config_search_path``, ``create_main_hydra``: they read a command line as Hydra
+  does, and compose configs without running a job. Without them no command starts (ImportError).
+- ``split_sweep``: the jobs that Hydra's basic sweeper would make. Without it no command starts either.
+- ``QuickLoader``: composes many jobs faster. If its basis is gone or behaves differently, Hydra itself composes the
+jobs one by one: slower, with equal results (see ``many``).
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Hydra's configs of many jobs, sooner than Hydra composes them one by one."""
+"""Hydra's configs of many jobs, faster than Hydra composes them one by one."""
 
 import json
 import re
@@ -21,7 +21,7 @@ SEED = re.compile(r"seed=(0|[1-9]\d*)")
 def compose_all(jobs: Sequence[Sequence[str]], compose_one: Compose) -> Iterator[DictConfig | InputError]:
     """The config of each job, without the hydra node (which is checked), or its InputError; inside ``composing``.
 
-    Some jobs are composed by Hydra alone as well; all are, if anything differs there.
+    Hydra alone also composes some of the jobs, as a check; if any result differs, it composes all.
     """
     quick = QuickLoader(GlobalHydra.instance().config_loader().get_search_path(), _without_hydra)
 
@@ -46,9 +46,9 @@ def compose_all(jobs: Sequence[Sequence[str]], compose_one: Compose) -> Iterator
 
 
 def compose_plain(jobs: Sequence[Sequence[str]], compose_one: Compose) -> Iterator[Composed]:
-    """As ``compose_all``, sooner: jobs that differ in the seed alone share the rest, as plain dictionaries.
+    """As ``compose_all``, but faster: jobs that differ only in the seed share the rest, as plain dictionaries.
 
-    Unless something in their config refers to the seed.
+    Jobs whose config refers to the seed elsewhere share nothing.
     """
     rests = [_rest(job, i) for i, job in enumerate(jobs)]
     first = {rest: i for i, rest in reversed([*enumerate(rests)])}

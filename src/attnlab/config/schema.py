@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from attnlab.config.remembered import recall, remember
+from attnlab.config.cache import recall, remember
 from attnlab.config.settings import (
     CHECKPOINT,
     GROUPS,
@@ -34,8 +34,8 @@ from attnlab.config.settings import (
 def check(config: DictConfig | Mapping[str, Any]) -> Settings:
     """The config as a plain dictionary in normal form. Raises InputError: one line, with the valid choices.
 
-    ``sweep``, which is no part of a point, is checked and left out.
-    Imports what the config names if it was not checked before, and builds nothing.
+    ``sweep`` is checked and left out, because it is not part of a point.
+    Imports the classes that the config names unless the cache knows them, and builds nothing.
     """
     raw = plain(config)
     for key in raw:

@@ -1,8 +1,9 @@
-"""Settings whose types and ranges are known without importing torch, and how a wrong value is told.
+"""Settings whose types and ranges are known without importing torch, and the messages for wrong values.
 
-What the classes of a config take is in ``signatures``.
+``signatures`` checks the settings of a config's classes.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -21,7 +22,7 @@ PACKAGES = ("attnlab", "torch", "torchvision", "timm", "lightning")
 Order = Literal["channel_first", "spatial_first", "parallel", "channel_only", "spatial_only"]  # as attention has it
 # Settings of a group that attnlab acts on, not the target.
 OURS: dict[str, dict[str, tuple[Any, str]]] = {
-    "backbone": {"freeze": (bool | Annotated[int, Field(ge=0)], "true, false, or for how many epochs")},
+    "backbone": {"freeze": (bool | Annotated[int, Field(ge=0)], "true, false or a number of epochs")},
     "optimizer": {"attention_lr_scale": (Annotated[float, Field(gt=0, allow_inf_nan=False)], "a number above 0")},
 }
 # Every attention takes these in a config, so that types and settings can be crossed in a sweep.
@@ -34,7 +35,7 @@ NAME = Annotated[str, Field(pattern=r"^[\w+-][\w.+-]*$")]  # serves in the name 
 PROJECT = Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
 PATTERNS = {
     r"^[\w+-][\w.+-]*$": "must be a name of letters, digits, _, +, - and dots that does not begin with a dot",
-    r"^[^/\\#?%:]{1,128}$": "must be at most 128 characters, and none of / \\ # ? % :",
+    r"^[^/\\#?%:]{1,128}$": "must be at most 128 characters, without / \\ # ? % :",
 }
 
 
@@ -123,7 +124,7 @@ TRAINER: dict[str, Any] = {
 
 
 def precheck(raw: Settings) -> None:
-    """Raise InputError, one line, for a wrong value of the settings that are known here."""
+    """Raise InputError, one line, for a wrong value of a setting that this module knows."""
     for key, hint in TOP.items():
         checked_value(key, raw.get(key), hint)
     for group, hints in (("loss", LOSS), ("checkpoint", CHECKPOINT), ("sweep", SWEEP)):
@@ -179,10 +180,13 @@ def plain(config: DictConfig | Mapping[str, Any]) -> Settings:
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        # One that another key refers to is named in the message alone.
+        # One that another key refers to is named in the message alone; full_key may be the last word only.
         missing = re.search(r"[Mm]issing mandatory value: ([\w.]+)", str(error.msg))
         if missing or isinstance(error, MissingMandatoryValue):
-            raise InputError(f"{missing[1] if missing else error.full_key}: must be set") from None
+            name, full = missing[1] if missing else str(error.full_key), set[str]()
+            with contextlib.suppress(OmegaConfBaseException):
+                full = {key for key in OmegaConf.missing_keys(config) if f".{key}".endswith(f".{name}")}
+            raise InputError(f"{min(full, default=name)}: must be set") from None
         raise InputError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
 
 
@@ -218,7 +222,7 @@ def checked_value(key: str, value: Any, hint: Any) -> Any:
             raise InputError(f"{key}={shown(value)}: {PATTERNS[error.errors()[0]['ctx']['pattern']]}") from None
         if any(e["type"] == "json_invalid" for e in error.errors()):  # of half characters
             raise InputError(
-                f"{key}={shown(value)}: no text in this locale; PYTHONUTF8=1 before it reads UTF-8"
+                f"{key}={shown(value)}: not readable in this locale; set PYTHONUTF8=1 to read UTF-8"
             ) from None
         text = " or ".join(reasons).replace(" or must be ", " or ") or "is of a wrong type"
         raise InputError(f"{key}={shown(value)}: {text}") from None

@@ -1,6 +1,6 @@
-"""What the classes of a config take: each setting is checked against the signature that it will call.
+"""Check each setting of a config's classes against the signature that it will call.
 
-Imports what the config names, and builds nothing.
+Imports the classes that the config names, and builds nothing.
 """
 
 import inspect
@@ -31,10 +31,10 @@ from attnlab.targets import find, home, parameters
 def locate(target: str, group: str) -> Any:
     """The class or function that ``_target_`` names, if a config of this group may call it.
 
-    An attention may be named as it is registered; then it is ours, or of a package installed with an entry point.
+    An attention may be given by its registered name; then it is attnlab's, or an installed package's entry point.
 
     Only names in attnlab, torch, torchvision, timm, lightning and the packages that the user lists in the
-    environment variable ATTNLAB_ALLOW, and only what the group is for: a config from a stranger runs nothing else.
+    environment variable ATTNLAB_ALLOW, and only classes that fit the group: someone else's config runs no other code.
     """
     if group == "attention" and "." not in target:
         return register.named(target)
@@ -63,7 +63,7 @@ def locate(target: str, group: str) -> Any:
 def call(node: Mapping[str, Any], group: str, **given: Any) -> Any:
     """Call a checked node's target with its settings and what the program gives (what it takes of that).
 
-    The choice's ``name`` is given to a target that has a parameter of this name, not to one that takes anything.
+    A target gets the choice's ``name`` only if it has a parameter of this name.
     """
     target = locate(node["_target_"], group)
     takes, open_ended = parameters(target)
@@ -120,7 +120,9 @@ def checked_target(group: str, node: Settings) -> Settings:
             checked[key] = value
     for key in OURS.get(group, {}).keys() & takes.keys():
         if ours[key] != LATER[group][key]:
-            raise InputError(f"{group}.{key}: attnlab acts on it, but {name} has a setting of that name; rename that")
+            raise InputError(
+                f"{group}.{key}: attnlab uses this setting itself, but {name} has a setting of that name; rename that"
+            )
     missing = [key for key, p in takes.items() if p.default is p.empty and key not in checked]
     if missing:
         raise InputError(f"{group}.{missing[0]} is missing: {name} needs it")

@@ -1,4 +1,4 @@
-"""Data modules: images live as tensors, batches are made from (seed, epoch, step) on the device.
+"""Data modules: images are tensors, batches are made from (seed, epoch, step) on the device.
 
 May import the ground.
 """

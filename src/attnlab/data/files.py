@@ -1,6 +1,6 @@
 """Data sets on disk, through torchvision's readers.
 
-torchvision and scikit-learn, which take seconds to import, are imported where images are read.
+The functions that read images import torchvision and scikit-learn, which takes seconds.
 """
 
 import os
@@ -74,7 +74,7 @@ class ImageFolder(ImageData):
 
     Where ``folder`` holds ``train``, ``val`` and ``test`` folders of such folders, these are the splits, with the
     classes of ``train``; else ``val`` and ``test`` are the shares drawn by ``seed``, classes in equal shares.
-    With ``num_classes`` stated, the folder may be absent until the data are loaded, so that costs can be planned.
+    If ``num_classes`` is set, the folder may be missing until the data are loaded, so that costs can be planned.
     """
 
     def __init__(
@@ -149,7 +149,9 @@ class ImageFolder(ImageData):
                 wrong.append(f"{Path(path).relative_to(folder)} ({reason})")
         if wrong:
             more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-            raise InputError(f"data.folder={folder}: cannot be read: {', '.join(wrong[:NAMED])}{more}; mend or remove")
+            raise InputError(
+                f"data.folder={folder}: cannot be read: {', '.join(wrong[:NAMED])}{more}; repair or remove"
+            )
         index = torch.tensor([self.classes.index(name) for name in names])
         return Images(torch.stack(images), index[list(data.targets)])
 

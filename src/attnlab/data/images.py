@@ -1,4 +1,4 @@
-"""Images as tensors, and batches of them that depend on nothing but (seed, epoch, step)."""
+"""Images as tensors, and batches that depend only on (seed, epoch, step)."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -48,12 +48,12 @@ class Splits(NamedTuple):
 class Batches:
     """Batches ``(images float32 normalised (B, C, H, W), labels (B,))`` of one epoch, made where the data are.
 
-    With ``shuffle`` the order comes from (seed, epoch) and the augmentation from (seed, epoch, step), so neither
-    depends on workers, devices or on what ran before; the last partial batch is left out. ``pad`` shifts each
+    With ``shuffle`` the order comes from (seed, epoch) and the augmentation from (seed, epoch, step), so
+    neither depends on workers, devices or earlier runs; the last partial batch is left out. ``pad`` shifts each
     image at random by up to that many pixels (zeros come in), ``flip`` mirrors half of them.
 
-    ``shard = (rank, ranks)`` takes that part of each batch, in order: the ranks together see what one process
-    would. ``state_dict`` holds how many batches were handed out, and a new object goes on from there.
+    ``shard = (rank, ranks)`` takes that part of each batch, in order: together, the ranks see what one process
+    would. ``state_dict`` holds the number of batches returned so far; a new object continues from there.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What every data set does: load the splits once, hand out their batches."""
+"""The base of every data set: it loads the splits once and returns their batches."""
 
 import functools
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from attnlab.errors import InputError
 
 
 class ImageData:
-    """Base of the data sets: subclasses say ``num_classes`` and ``shape`` (C, H, W), and ``load`` the splits.
+    """Base of the data sets: subclasses set ``num_classes`` and ``shape`` (C, H, W), and define ``load``.
 
     ``seed`` makes and splits the data; ``order_seed`` (the point's seed) drives order and augmentation.
     ``pad`` (pixels) and ``flip`` are the augmentation of the training images.
@@ -40,7 +40,7 @@ class ImageData:
 
     def load(self) -> Splits:
         """Read or make the data. Raises InputError if files are missing, saying what to put where."""
-        raise TypeError(f"{type(self).__name__} does not say how to load its data")
+        raise TypeError(f"{type(self).__name__} does not define load")
 
     def check(self) -> None:
         """Raise InputError for what training would run into; where nothing else tells it, load the data."""

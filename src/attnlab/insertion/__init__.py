@@ -1,4 +1,4 @@
-"""Attention in any ``nn.Module``: the sites of a network, what stands at them, and what it costs.
+"""Attention in any ``nn.Module``: find sites, attach modules there, and count what they cost.
 
 Plain PyTorch. May import ``attention``, ``backbones`` and the ground.
 """

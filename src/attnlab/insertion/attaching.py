@@ -40,12 +40,12 @@ def attach(
     """Put ``attention`` at sites of ``net``, in place, and return the sites changed.
 
     ``attention``: a registered name, the dotted path of a class, or a callable ``(channels, **settings) ->
-    nn.Module`` that keeps the shape ``(N, C, H, W)``; one that has a parameter ``map_size`` gets the site's (H, W).
+    nn.Module`` that keeps the shape ``(N, C, H, W)``; a parameter ``map_size`` receives the site's (H, W).
     ``at``: a role of the network's family (branch, pre, block, shortcut, unit, depthwise, stage, stem), or
     ``module`` with ``names`` for any module of any network. ``stages``, ``blocks``, ``names`` (globs) and
     ``exclude`` (globs) narrow it: see ``select_sites``.
 
-    ``merge`` is how ``A(f)`` meets the feature ``f``: ``scale`` gives ``A(f)``; ``add`` gives ``f + A(f)``;
+    ``merge`` combines ``A(f)`` with the feature ``f``: ``scale`` gives ``A(f)``; ``add`` gives ``f + A(f)``;
     ``concat`` gives a 1×1 conv of ``[f, A(f)]`` back to C channels, which starts as their mean.
 
     >>> attach(torchvision.models.resnet18(), "cbam", at="branch", ratio=16, init="identity")
@@ -59,7 +59,7 @@ def attach(
     if merge == "add" and settings.get("init") == "identity":
         raise InputError("merge=add with init=identity: f + A(f) would start at 2 f; use merge=scale or concat")
     if isinstance(attention, nn.Module):
-        raise InputError(f"attention: an existing {type(attention).__name__} can serve one site only; give its class")
+        raise InputError(f"attention: an existing {type(attention).__name__} can serve only one site; give its class")
     build = attentions.register.named(attention) if isinstance(attention, str) else attention
     if not callable(build):
         raise InputError(f"attention={build!r}: must be a registered name, a class or a function that makes a module")
@@ -68,8 +68,8 @@ def attach(
         sites = sites_of(net, calls, every_module=at == "module")
         if not sites:
             raise InputError(
-                f"{type(net).__name__} has no sites that its structure shows (it may work on tokens or on "
-                "(N, H, W, C)): any of its modules is one by at='module' (sites=module), names=[...]"
+                f"no sites found in {type(net).__name__} (it may work on tokens or on (N, H, W, C)). Choose modules "
+                "by name: at='module' (sites=module), names=[...]"
             )
         chosen = select_sites(sites, at, stages=stages, blocks=blocks, names=names, exclude=exclude)
         spots = [_spot(net, site) for site in chosen]
@@ -79,11 +79,11 @@ def attach(
             raise InputError(f"{site.name}: its {site.side} is made by {paths[spot.host]}, which runs more than once")
         before = [other.side for other, there in zip(chosen[:i], spots, strict=False) if there == spot]
         if site.side in before + [place.side for place in spot.attention()]:
-            raise InputError(f"{site.name}: there is attention at this {site.side} already")
+            raise InputError(f"{site.name}: this {site.side} already has attention")
         if hidden := [name for name in sorted({CHILD[site.side], *OWN}) if hasattr(spot.host, name)]:
             raise InputError(
-                f"{site.name}: {type(spot.host).__name__} has an attribute {hidden[0]!r}, which attnlab's own would "
-                "hide; rename it, or choose a site inside"
+                f"{site.name}: {type(spot.host).__name__} has an attribute {hidden[0]!r}, which attnlab would hide; "
+                "rename it, or choose a site inside"
             )
     built = [_build(build, site, settings) for site in chosen]
     if merge == "add" and any(getattr(module, "starts_as_identity", False) for module in built):
@@ -163,13 +163,15 @@ def _check_calls(net: nn.Module, put: Sequence[Attended], input_size: Sequence[i
             continue
         if not (made := calls.get(f"{path}.attended_by")):
             raise InputError(
-                f"{place.site}: attention would not run there: {type(net).__name__} does not call this module by its "
-                "place (it may have it in a list, too); choose another site"
+                f"{place.site}: attention would not run there: {type(net).__name__} calls this module through another "
+                "reference, perhaps a list; choose another site"
             )
         for call in made:
             if call.input != call.output:
                 name = type(place.attended_by).__name__
-                raise InputError(f"{place.site}: {name} makes {call.output} of {call.input}; attention keeps the shape")
+                raise InputError(
+                    f"{place.site}: {name} maps {call.input} to {call.output}, but attention must keep the shape"
+                )
 
 
 # What is made of a network once, and what it does not do for parameters that come later.

@@ -1,9 +1,9 @@
-"""What stands at a site: one module in the host's place, with the host and the attention as its children.
+"""The module at a site: it replaces the host and has the host and the attention as children.
 
-Why a module, and no forward hook on the host: tools that replace, fold, quantise, script or compile modules look at
-modules. A hook goes, without a word, with the module it hangs on, and so does a subclass that the host was made an
-instance of: whatever rebuilds batch norms rebuilds it as a plain one. A module of its own around the host is called by
-all of them, and they change the host inside it.
+Why a module and not a forward hook on the host: tools that replace, fold, quantise, script or compile modules look at
+modules. They drop a hook silently together with its module, and likewise a subclass that the host was made an instance
+of: a tool that rebuilds batch norms makes a plain one. But all of them call a separate module around the host, and
+change the host inside it.
 """
 
 import contextlib
@@ -32,11 +32,12 @@ class Attended(nn.Module):
     ``[f, A(f)]`` back to C channels, which starts as the mean of the two.
 
     The keys of the state dict are the host's own, with the attention's below ``attention_out`` (or ``attention_in``),
-    so that checkpoints of the bare network load. Modules, and names of parameters, have one level more: ``host``.
+    so that checkpoints of the bare network load. Paths of modules and names of parameters have one more level:
+    ``host``.
 
-    What is asked of it and only the host has (``weight``, ``stride``, a child) is the host's, also when it is set. But
-    not methods: what timm's ``fuse`` returns, say, would be the host alone. Only those that the network's own forward
-    pass asked for when the attention was attached are there.
+    Attributes that only the host has (``weight``, ``stride``, a child) read and set the host's. Methods do not: what
+    timm's ``fuse`` returns, say, would be the host alone. Only those methods are available that the network's own
+    forward pass used when the attention was attached.
     """
 
     at_input: Final[bool]
@@ -113,7 +114,7 @@ class Attended(nn.Module):
 
 
 class AttendedCall(Attended):
-    """For a host that takes more than one argument, or that one by name: the first is the feature.
+    """For a host that takes several arguments, or one by keyword: the first is the feature.
 
     It cannot be scripted.
     """
@@ -142,14 +143,14 @@ def places_with_attention(net: nn.Module) -> dict[str, Attended]:
 def attached(net: nn.Module) -> dict[str, nn.Module]:
     """Module path -> attention, for all that ``attach`` put into ``net``: ``layer1.0.bn2.attended_by``.
 
-    Beside it, ``layer1.0.bn2.host`` is the module that stood there: paths of modules have one level more than the keys
-    of the state dict, ``layer1.0.bn2.weight`` and ``layer1.0.bn2.attention_out...``, which stay what they were.
+    Beside it, ``layer1.0.bn2.host`` is the original module: paths of modules have one more level than the keys of the
+    state dict, ``layer1.0.bn2.weight`` and ``layer1.0.bn2.attention_out...``; the host's keys stay the same.
     """
     return {f"{path}.attended_by": place.attended_by for path, place in places_with_attention(net).items()}
 
 
 def split_parameters(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(backbone, attention): the parameters of ``net`` that ``attach`` has not added, and those that it has.
+    """(backbone, attention): the parameters of ``net`` without those that ``attach`` added, and those.
 
     >>> backbone, attention = split_parameters(net)
     >>> torch.optim.SGD([{"params": backbone}, {"params": attention, "lr": 0.1}], lr=0.01)
@@ -160,13 +161,13 @@ def split_parameters(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parame
 
 
 def detach(net: nn.Module) -> int:
-    """Take all attached attention out of ``net``, or a part of a network, in place; returns how many modules went.
+    """Remove all attached attention from ``net``, or a part of a network, in place; return the number removed.
 
-    The modules that stood there stand there again: the same objects. Raises InputError for a module that stands at
-    a site itself.
+    The original modules are back in their places, as the same objects. Raises InputError for a module that is itself
+    a site.
     """
     if isinstance(net, Attended):
-        raise InputError(f"{net.site}: detach what it is a part of; the host alone is .host")
+        raise InputError(f"{net.site}: this module is itself a site: detach its parent, or use .host")
     places = list(places_with_attention(net).values())
     take_out(net, places)
     for place in places:

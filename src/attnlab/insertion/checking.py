@@ -12,11 +12,10 @@ from attnlab.insertion.tracing import trace, unwrapped
 def check(net: nn.Module, input_size: Sequence[int] | None = None) -> None:
     """Raise InputError, naming the sites, if attention that ``attach`` put into ``net`` is gone.
 
-    The network, and each copy and pickle of it, remembers what was attached. What builds a new network of its parts
-    (``torch.fx``, ``torch.jit``, ``torch.export``, ``IntermediateLayerGetter``, ``nn.Sequential(*net)``) makes one
-    that does not. With ``input_size`` (C, H, W) the network also runs once without memory, in eval mode: attention
-    that stands there and is passed by, because a forward pass was rewritten, is named too. What only the forward pass
-    in training mode goes past is not seen.
+    The network, and each copy and pickle of it, keeps a record of what was attached. A tool that builds a new network
+    from its parts (``torch.fx``, ``torch.jit``, ``torch.export``, ``IntermediateLayerGetter``, ``nn.Sequential(*net)``)
+    returns one without this record. With ``input_size`` (C, H, W), ``check`` also runs the network once without memory,
+    in eval mode, and names attention that a rewritten forward pass never calls. It does not run the training mode.
     """
     net = unwrapped(net)
     places = places_with_attention(net)
@@ -33,7 +32,7 @@ def check(net: nn.Module, input_size: Sequence[int] | None = None) -> None:
         calls = trace(net, input_size)
         passed = {(place.site, place.side) for path, place in places.items() if not calls.get(f"{path}.attended_by")}
         if passed:
-            raise InputError(f"attention does not run at {_listed(passed)}: the network's forward pass goes past it")
+            raise InputError(f"attention does not run at {_listed(passed)}: the forward pass never calls it")
 
 
 def _listed(sites: Iterable[tuple[str, str]]) -> str:

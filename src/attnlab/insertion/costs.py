@@ -10,8 +10,8 @@ from torch import nn
 from attnlab.backbones.recording import Call
 from attnlab.insertion.attended import places_with_attention, split_parameters
 from attnlab.insertion.latency import Latency, time_forward
+from attnlab.insertion.operations import activation_bytes, work_of_attention
 from attnlab.insertion.tracing import default_size, trace, unwrapped
-from attnlab.insertion.work import activation_bytes, work_of_attention
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def cost(
     """What ``net`` costs for one image of ``input_size`` (C, H, W), by default (its input channels, 224, 224).
 
     ``macs`` follow the CBAM paper's tables (arXiv 1807.06521): multiply-accumulates of convolutions and fully
-    connected layers, nothing else. They hide what attention costs, which is mostly passes over the feature map.
+    connected layers, nothing else. They hide most of the cost of attention: passes over the feature map.
 
     ``attention_elementwise`` is the rest of what the attached attention computes in eval mode, as a number of
     elementary operations: each ATen operation that is neither a convolution or matrix product nor a view counts
@@ -81,13 +81,13 @@ def cost(
     the bytes of the tensors that each reads and writes, eager, in the dtype of the weights.
 
     ``activation_bytes`` is the memory that autograd keeps of each image of a batch for the backward pass, in train
-    mode and the dtype of the weights: the input and the results that gradients need, without parameters and what is
-    there once a batch (the statistics of batch norms). The optimizer and cuDNN's workspace come on top. None if the
-    network does not run in train mode at that size.
+    mode and the dtype of the weights: the input and the results that gradients need, without parameters and
+    without what exists once per batch (the statistics of batch norms). The optimizer and cuDNN's workspace add to it.
+    None if the network does not run in train mode at that size.
 
     ``latency`` also times the forward pass of ``batch`` images where the network is, eager or ``compiled`` by
-    torch.compile. Nothing else allocates memory or changes the network. Raises InputError if it does not run on
-    that size.
+    torch.compile. Nothing else allocates memory or changes the network. Raises InputError if the network does
+    not run on that size.
     """
     timed = net
     net = unwrapped(net)

@@ -10,8 +10,8 @@ from attnlab.insertion.attended import places_with_attention
 def head_of(net: nn.Module, calls: Run) -> list[nn.Module]:
     """The convolution or fully connected layer that runs last in ``calls``, by ``trace``, and the auxiliary heads.
 
-    Those before it too, as long as they return as many numbers: networks for distillation have two heads, whose logits
-    they average. Attention is no part of it.
+    Also the layers before it that return as many numbers: networks for distillation have two heads and average their
+    logits. Attention is not part of it.
     """
     inside = tuple(f"{path}.{part}." for path in places_with_attention(net) for part in ("attended_by", "mix"))
     modules = dict(net.named_modules())

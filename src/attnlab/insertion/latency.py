@@ -18,8 +18,8 @@ from attnlab.insertion.tracing import default_size, in_mode
 class Latency:
     """Time of one forward pass in eval mode, without gradients: the median, and where the middle half lies.
 
-    The interval from the 25th to the 75th percentile says how restless the machine was: passes that follow each
-    other are not independent, so that an interval of the median itself would promise too much.
+    The interval from the 25th to the 75th percentile shows how much the times vary. Successive passes are not
+    independent, so a confidence interval of the median would be too narrow.
     """
 
     median_ms: float
@@ -37,7 +37,7 @@ class Latency:
 def time_forward(
     net: nn.Module, input_size: Sequence[int] | None = None, *, batch: int = 1, compiled: bool = False
 ) -> Latency:
-    """Time forward passes of ``batch`` images on the network's own device, a GPU included: each is waited for."""
+    """Time forward passes of ``batch`` images on the network's own device, including a GPU: each pass is waited for."""
     return time_together([net], input_size, batch=batch, compiled=compiled)[0]
 
 
@@ -51,13 +51,13 @@ def time_together(
     runs: int = 100,
     seconds: float = 1.0,
 ) -> list[Latency]:
-    """Latency of networks of one input size that take turns, so that a restless machine disturbs all of them alike.
+    """Latency of networks of one input size that take turns, so that disturbances hit all of them alike.
 
     Up to ``runs`` passes of each that fit into ``seconds`` (at least five), after as many to warm up.
     """
     weight = next(nets[0].parameters(), torch.empty(0))
     if weight.is_meta:
-        raise InputError("latency: a network on the meta device computes nothing that could be timed")
+        raise InputError("latency: a network on the meta device computes nothing to time")
     generator = torch.Generator(weight.device).manual_seed(0)  # the caller's random numbers stay as they are
     shape = (batch, *(input_size or default_size(nets[0])))
     x = torch.rand(shape, device=weight.device, dtype=weight.dtype, generator=generator)

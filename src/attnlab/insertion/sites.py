@@ -34,8 +34,8 @@ class Site:
 def find_sites(net: nn.Module, input_size: Sequence[int] | None = None, *, every_module: bool = False) -> list[Site]:
     """The sites of ``net`` for inputs of ``input_size`` (C, H, W), by default (its input channels, 224, 224).
 
-    They are those of the bare network, whatever is attached. It runs once on the meta device, in eval mode: nothing is
-    computed, changed or allocated. Where its family names no places, its structure does
+    They are those of the bare network, even if attention is attached. The network runs once on the meta device, in eval
+    mode, which computes, changes and allocates nothing. If its family names no places, its structure gives them
     (``backbones.structural_places``). ``every_module`` lists the output of every module instead, with role ``module``.
     A module that is called more than once in a forward pass, or whose result is not ``(N, C, H, W)``, is not a site.
     Raises InputError if the network does not run on that size.
@@ -85,8 +85,8 @@ def select_sites(
     of_role = [site for site in sites if site.role == role]
     if not sites:
         raise InputError(
-            "sites: this network's structure shows none (it may work on tokens or on (N, H, W, C)); "
-            "sites=module sites.names=[globs] takes any of its modules"
+            "sites: none found in this network (it may work on tokens or on (N, H, W, C)); "
+            "choose modules by name: sites=module sites.names=[globs]"
         )
     if not of_role:
         roles = list(dict.fromkeys(site.role for site in sites))

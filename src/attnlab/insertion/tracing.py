@@ -17,10 +17,10 @@ from attnlab.errors import InputError, first_line
 def trace(net: nn.Module, input_size: Sequence[int] | None = None, *, structure: bool = False) -> Run:
     """Module path -> its calls in one forward pass, in the order of first calls; "" is the network itself.
 
-    ``structure``: where no family names the network's places, what meets where is noted too.
+    ``structure``: if no family names the network's places, also note additions and concatenations.
 
     The pass is on the meta device, in eval mode; a network that looks at values there (``.item()``) runs for real.
-    Raises InputError for a network of something else than images, and if it does not run on ``input_size``.
+    Raises InputError for networks whose input is not images, and if the network does not run on ``input_size``.
     """
     net = unwrapped(net)
     size = _checked_size(net, input_size)
@@ -34,8 +34,8 @@ def trace(net: nn.Module, input_size: Sequence[int] | None = None, *, structure:
             wrong = f"{type(net).__name__} does not run on an input of {shape} (C×H×W)"
             if not least and (part := _part_that_may(net)):
                 raise InputError(
-                    f"{wrong}; attnlab takes what maps one (N, C, H, W) batch to features or logits: try its part "
-                    f".{part} ({why})"
+                    f"{wrong}; attnlab takes networks that map one (N, C, H, W) batch to features or logits: try "
+                    f"its part .{part} ({why})"
                 ) from error
             raise InputError(f"{wrong}: {why}") from error
 
@@ -172,7 +172,7 @@ def default_size(net: nn.Module) -> Shape:
     if isinstance(first, (nn.Conv1d, nn.Conv3d)):
         kind = "sequences (N, C, L)" if isinstance(first, nn.Conv1d) else "volumes (N, C, D, H, W)"
         raise InputError(
-            f"{type(net).__name__} is a network of {kind}: it begins with a {type(first).__name__}; "
+            f"{type(net).__name__} is a network of {kind}: its first layer is a {type(first).__name__}; "
             "attnlab attends to networks of images, (N, C, H, W)"
         )
     return (first.in_channels if first else 3, 224, 224)

@@ -1,7 +1,7 @@
-"""The ledger: a point's identity, its folder, its lock, and the files that say what happened. Imports no torch.
+"""The ledger: a point's identity, its folder, its lock, and its record files. Imports no torch.
 
-It stands on the ground alone. A point's folder, and the study's ``plans/``, are all that passes between training and
-what comes after: ``study``, ``tracking``, ``sweep`` and the command line read it here.
+It uses only the ground. A point's folder and the study's ``plans/`` are the only things that pass from training to
+later steps: ``study``, ``tracking``, ``sweep`` and the command line read them here.
 """
 
 from attnlab.ledger.identities import (

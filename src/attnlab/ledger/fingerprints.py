@@ -1,6 +1,6 @@
-"""Which files a point was trained on: their names and sizes, their times, and their contents where times do not tell.
+"""Which files a point was trained on: names, sizes and times, and contents if the times leave a doubt.
 
-Paths count from the folder that a config names, so that a folder which is moved stays what it is.
+Paths are relative to the folder that a config names, so a moved folder counts as the same.
 """
 
 import hashlib

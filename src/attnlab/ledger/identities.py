@@ -1,4 +1,4 @@
-"""What makes two configs the same experiment: all that can change the result, and its hash."""
+"""A point's identity: everything in a config that can change the result, and its hash."""
 
 import functools
 import hashlib
@@ -24,10 +24,10 @@ RESULT_KEYS = ("backbone", "attention", "sites", "data", "optimizer", "scheduler
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """All that can change the result of a (normalised) config, and nothing else.
+    """Everything in a (normalised) config that can change the result, and nothing else.
 
-    Names of configs are left out, but for the backbone's, which tells its builder what to build. A file of weights
-    counts by what is in it.
+    Names of configs are left out, except the backbone's, which tells its builder what to build. A file of weights
+    counts by its content.
     """
     weights = config["backbone"].get("pretrained")
     if isinstance(weights, str) and Path(weights).is_file():
@@ -70,7 +70,7 @@ def in_full(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_seed(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What points that differ in the seed alone have in common."""
+    """The part that points share if they differ only in the seed."""
     return {key: value for key, value in identity.items() if key != "seed"}
 
 

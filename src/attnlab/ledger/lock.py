@@ -1,9 +1,9 @@
 """One process at a time per point, on one machine or on several that share a file system. Imports no torch.
 
 The lock of a folder is a sequence of files, ``lock/1.json``, ``lock/2.json``, ...: the last one says who holds it or
-held it last. To take the lock is to create the next file, which only one process can, and none is ever removed: so
-a process that was late to decide whether the last owner is dead cannot do harm, it merely finds its number taken.
-A file's modification time is its owner's heartbeat, and 1970 once the owner has released the lock.
+held it last. A process takes the lock by creating the next file, which only one process can do, and no file is ever
+removed. So a process that decided late that the last owner is dead does no harm: it finds its number taken. A file's
+modification time is its owner's heartbeat, and 1970 once the owner has released the lock.
 """
 
 import contextlib
@@ -80,8 +80,8 @@ def _terminate() -> None:
 def hold(folder: Path, lost: Callable[[], None] = _terminate) -> Iterator[None]:
     """Hold the lock of a folder within the body; a missing folder is created.
 
-    ``lost`` is called, once and from another thread, when the lock turns out to be gone: this machine was asleep or
-    cut off for so long that another one took over, or the folder was removed. It must see to it that the body ends.
+    ``lost`` is called, once and from another thread, if the lock is gone: this machine slept or was cut off for so
+    long that another one took over, or the folder was removed. ``lost`` must end the body.
 
     Raises Busy where another process holds it, OSError where the lock can neither be read nor written.
     """

@@ -1,8 +1,8 @@
-"""A point: one resolved experiment with one seed, its folder, and how it stands.
+"""A point: one resolved experiment with one seed, its folder and its state.
 
-``status.json`` holds the state: pending | running | done | failed | preempted. A point whose process died without a
-word still says running: ``read_point`` looks at the lock and calls it killed. A point is damaged if a record that
-verbs rely on is: it is trained again.
+``status.json`` holds the state: pending | running | done | failed | preempted. If a point's process
+died, the file still says running: ``read_point`` checks the lock and calls the point killed. A point is damaged if a
+record that verbs need is damaged: then it is trained again.
 """
 
 import os
@@ -52,7 +52,7 @@ def devices(config: Config) -> int:
 def prepare(point: Path, config: Config, overrides: Sequence[str] = (), **status: Any) -> None:
     """Write config.yaml, point.json and the status pending, for a process that will train the point.
 
-    A folder that stands finished stays as it is. Raises lock.Busy while a process trains the point.
+    The folder of a finished point stays unchanged. Raises lock.Busy while a process trains the point.
     """
     with lock.hold(point):
         if is_done(point):
@@ -77,7 +77,7 @@ def about(config: Config) -> dict[str, Any]:
 def read_config(*points: Path) -> dict[str, Any]:
     """The config that ``prepare`` wrote, with settings that are newer than it at their defaults, and today's names.
 
-    Of several points it is that of the first whose file is whole. Raises InputError if there is none.
+    Of several points, the config of the first whose file is undamaged. Raises InputError if there is none.
     """
     for point in points:
         written = read_yaml(point / "config.yaml")
@@ -85,7 +85,9 @@ def read_config(*points: Path) -> dict[str, Any]:
             break
     else:
         wrong = written.damage or "config.yaml is missing"
-        raise InputError(f"{point}/{wrong}; copy that of another seed and set its seed, or delete the point's folder")
+        raise InputError(
+            f"{point}/{wrong}; copy the config.yaml of another seed and set its seed, or delete the point's folder"
+        )
     config = in_full({key: value for key, value in written.items() if key not in STANDALONE})
     for group in config.values():
         if isinstance(group, dict) and "_target_" in group:
@@ -121,7 +123,7 @@ class Records:
 
 
 def read_point(folder: Path) -> Records:
-    """The records of a point's folder, and how it stands."""
+    """The records of a point's folder, and the point's state."""
     made, status = read_json(folder / "point.json"), read_json(folder / "status.json")
     state = status.get("state", "new")
     result = read_json(folder / "result.json") if state == "done" else Record()

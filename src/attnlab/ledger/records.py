@@ -1,7 +1,7 @@
-"""Files of a folder: written atomically, read whole. A damaged one is named and kept; it stops nobody.
+"""Files of a folder: written atomically, read in full. A damaged file is named and kept; it stops no command.
 
-A full disk, a copy in progress or an editor leaves files that are empty, cut, or of another kind. Each reader returns
-what there is and, in words that begin with the file's name, what is wrong with it: ``result.json is empty``.
+A full disk, a copy in progress or an editor can leave files that are empty, truncated or of another kind. Each reader
+returns what it can read and a description of the damage that begins with the file's name: ``result.json is empty``.
 """
 
 import contextlib
@@ -73,11 +73,11 @@ def _columns(content: bytes) -> dict[str, list[float]]:
     text = content.decode()
     rows = csv.DictReader(io.StringIO(text))
     if text.strip() and (not text.endswith("\n") or "epoch" not in (rows.fieldnames or ())):
-        raise ValueError("it is cut, or another file")
+        raise ValueError("it is truncated, or another file")
     columns: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if None in row or None in row.values():
-            raise ValueError("its rows are not of one length")
+            raise ValueError("its rows differ in length")
         for key, value in row.items():
             columns[key].append(float(value or "nan"))
     return dict(columns)
@@ -108,7 +108,7 @@ def read_picture(path: Path) -> tuple[bytes, str]:
 
 def _png(content: bytes) -> bytes:
     if not (content.startswith(b"\x89PNG\r\n") and content.endswith(b"IEND\xaeB`\x82")):
-        raise ValueError("it is no whole PNG")
+        raise ValueError("it is not a complete PNG")
     return content
 
 
@@ -135,7 +135,7 @@ def _read(path: Path, parse: Callable[[bytes], T]) -> tuple[T, str]:
     try:
         return parse(content), ""
     except Exception as error:  # whatever a parser makes of any bytes
-        return _NOTHING, f"{path.name} is cut or overwritten: {first_line(error)}"
+        return _NOTHING, f"{path.name} is truncated or overwritten: {first_line(error)}"
 
 
 def damage(path: Path) -> str:
@@ -162,7 +162,7 @@ def mended(path: Path, shape: Shape | None = None) -> Record:
 
 
 def set_aside(path: Path, damage: str) -> None:
-    """Rename what is damaged to ``<name>.damaged``, and say so: nothing is lost, and its place is free.
+    """Rename a damaged file to ``<name>.damaged``, with a warning: nothing is lost, and its name is free.
 
     Raises OSError for a file that cannot be read now: it may be whole.
     """

@@ -1,6 +1,6 @@
 """What a record must hold for the verbs to rely on it.
 
-No more is checked than what they rely on: a record that counts as damaged has its point trained again.
+It checks only what they use, because a point with a damaged record is trained again.
 """
 
 from collections.abc import Callable, Iterable
@@ -78,7 +78,7 @@ def wrong_record(name: str, value: Any, shape: Shape | None = None) -> str:
     """What is wrong with what a file of this name holds; empty if it is whole."""
     why = wrong(value, SHAPES.get(name, {}) if shape is None else shape)
     if not why and name == "point.json" and value.get("hash") not in (None, digest(value["identity"])):
-        return "identity was changed: its hash is another"
+        return "identity was changed: its hash differs"
     return why.removeprefix(".") if why[:1] in ("", ".") else f"it{why}"
 
 

@@ -1,6 +1,6 @@
-"""A study: its points' folders, read; which differences are real; the tables, figures and page that say so.
+"""A study: read its points' folders, decide which differences are real, and write tables, figures and page.
 
-Reads folders alone: may import ``ledger`` and the ground, and so never torch.
+It reads only folders: it may import ``ledger`` and the ground, so never torch.
 """
 
 from attnlab.study.analysis import read_analysis

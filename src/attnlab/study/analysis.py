@@ -1,4 +1,4 @@
-"""What a study says, as one dictionary: the tables, the page, the figures and W&B show this and nothing else."""
+"""A study's results as one dictionary, which the tables, the page, the figures and W&B show."""
 
 import base64
 import shlex
@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from attnlab import __version__, ledger
-from attnlab.study import costs, effects, examples, factors, prose
+from attnlab.study import bootstrap, costs, effects, factors, prose
 from attnlab.study.collect import (
     Point,
     Study,
@@ -32,10 +32,10 @@ def read_analysis(folder: str | Path, baseline: Mapping[str, str] | None = None)
 
 
 def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
-    """Everything that the points of a study say; accuracies are fractions, ``None`` is where nothing can be said.
+    """The results of a study; accuracies are fractions, ``None`` means unknown.
 
-    ``baseline``: levels of what the others are compared with, such as ``{"attention": "se", "ratio": "16"}``; the
-    bare backbone by default. Raises InputError if the study has no such factor or level.
+    ``baseline``: levels of the variant that the others are compared with, such as ``{"attention": "se", "ratio":
+    "16"}``; the bare backbone by default. Raises InputError if the study has no such factor or level.
     """
     wanted = dict(baseline or study.baseline)
     bases = baselines(study, wanted)
@@ -99,11 +99,11 @@ def _variants(study: Study, bases: list[Variant | None]) -> list[Told]:
                 "baseline_id": base and ledger.digest(base.settings)[:8],
                 "factors": {factors.short(name): level for name, level in variant.levels.items()},
                 "accuracy": _estimate(means[i]),
-                "accuracy_test": examples.of_accuracy(answers),
+                "accuracy_test": bootstrap.of_accuracy(answers),
                 "values": variant.values(),
                 "differences": pairs,
                 "difference": _difference(comparison) if comparison and pairs else None,
-                "difference_test": examples.of_difference(answers, base_answers) if pairs else None,
+                "difference_test": bootstrap.of_difference(answers, base_answers) if pairs else None,
                 **_comparison(comparison),
                 "more_seeds": found.more if found else None,
                 "looks": comparison.looks if comparison else None,
@@ -114,7 +114,7 @@ def _variants(study: Study, bases: list[Variant | None]) -> list[Told]:
                 "data": data[i],
                 "config": ledger.in_full(variant.settings),
                 "points": [
-                    _point(study, point, examples.mcnemar_p(answers[seed], base_answers.get(seed)))
+                    _point(study, point, bootstrap.mcnemar_p(answers[seed], base_answers.get(seed)))
                     for seed, point in sorted(variant.points.items())
                 ],
             }
@@ -199,7 +199,7 @@ EMBEDDED = 2000  # points whose curves and logs a page holds; that of a larger s
 
 
 def detailed(told: Told, study: Study) -> Told:
-    """``told`` with the log's tail, the curves and the pictures of each point, as the page shows them."""
+    """``told`` with the log's tail, the curves and the pictures of each point, for the page."""
     folders = {point.folder.name: point for variant in study.variants for point in variant.points.values()}
     few = len(folders) <= EMBEDDED
 

@@ -1,4 +1,4 @@
-"""From a study's folder to variants: its points' ledgers, read. Imports no torch."""
+"""Read a study's folder into variants of points. Imports no torch."""
 
 import functools
 import json
@@ -51,7 +51,7 @@ class Point:
 
 @dataclass
 class Variant:
-    """Points that differ in the seed alone."""
+    """Points that differ only in the seed."""
 
     label: str
     settings: Mapping[str, Any]  # the identity without the seed
@@ -75,7 +75,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A point that is not in the tables, and why."""
+    """A point that is not in the tables, and the reason."""
 
     folder: Path
     state: str
@@ -93,7 +93,7 @@ class Study:
 
     @functools.cached_property
     def factors(self) -> dict[str, list[str]]:
-        """What differs between the variants, with its levels."""
+        """The settings that differ between variants, with their levels."""
         names = dict.fromkeys(name for variant in self.variants for name in variant.levels)
         return {
             name: factors.in_order(v.levels[name] for v in sorted(self.variants, key=_by_levels) if name in v.levels)
@@ -102,7 +102,7 @@ class Study:
 
     @functools.cached_property
     def rounds(self) -> list[set[str]]:
-        """Of each round of seeds that were added after a look, the names of the points that it has made."""
+        """For each round of seeds added after a look, the names of its points."""
         left = {point.folder.name for variant in self.variants for point in variant.points.values()}
         found = []
         for plan in self.plans:
@@ -113,7 +113,7 @@ class Study:
 
     @functools.cached_property
     def baseline(self) -> dict[str, str]:
-        """What the last command said, or the bare backbone."""
+        """The baseline of the last command, or the bare backbone."""
         said = [plan["baseline"] for plan in self.plans if plan.get("baseline") and not plan.get("more")]
         return {key: factors.written(value) for key, value in said[-1].items()} if said else dict(BARE)
 
@@ -168,7 +168,7 @@ def read_study(folder: Path) -> Study:
         states = Counter(point.state for point in unfinished)
         found = ", ".join(f"{n} {state}" for state, n in states.items()) or "no points"
         below = sorted({str(path.parents[1]) for path in folder.glob("*/*/point.json")})
-        hint = f"studies below it: {', '.join(below)}" if below else "attnlab train makes them"
+        hint = f"studies below it: {', '.join(below)}" if below else "attnlab train creates points"
         damaged = [f"{point.folder}/{point.error}" for point in unfinished if point.state == "damaged"]
         raise InputError("\n".join([f"{folder}: no finished points ({found}); {hint}", *damaged, *damaged_plans]))
     texts, levels = factors.labels(settings, names), factors.levels(settings, names)
@@ -179,10 +179,10 @@ def read_study(folder: Path) -> Study:
 
 
 def baselines(study: Study, wanted: Mapping[str, str]) -> list[Variant | None]:
-    """For each variant what it is compared with: the one with the levels ``wanted``, otherwise like it.
+    """For each variant its baseline: the variant with the levels ``wanted`` that is otherwise equal.
 
-    That is equal in every factor that both have. None for the baselines themselves, and where there is no such
-    variant or several. Raises InputError for a factor or level that the study lacks.
+    Equal in every factor that both have. None for the baselines themselves, and if there is no such variant or
+    several. Raises InputError for a factor or level that the study lacks.
     """
     wanted = full_names(study, wanted)
     for name, level in wanted.items():
@@ -250,7 +250,7 @@ def several_versions(codes: Iterable[str]) -> Iterator[str]:
     versions = Counter(filter(None, codes))
     if len(versions) > 1:
         parts = ", ".join(f"{version} ({n})" for version, n in versions.most_common())
-        yield f"finished points are of several versions of the code: {parts}; delete folders to train them anew"
+        yield f"finished points are of several versions of the code: {parts}; delete folders to train them again"
 
 
 def si(count: float) -> str:

@@ -1,4 +1,4 @@
-"""The comparisons of a study: each variant with its baseline, all of them one family."""
+"""The comparisons of a study: each variant with its baseline, corrected as one family of tests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -20,8 +20,8 @@ def costs_of(variant: Variant) -> dict[str, float]:
 
 
 def fronts(accuracies: Sequence[float], spent: Sequence[Mapping[str, float]], data: Sequence[str]) -> list[list[str]]:
-    """For each variant the costs in which it is on the Pareto front: none on its data is as good and cheaper, or better
-    and as cheap."""
+    """For each variant the costs in which it is on the Pareto front: no variant on its data is as good and cheaper, or
+    better and as cheap."""
     found: list[list[str]] = [[] for _ in accuracies]
     for cost in COSTS:
         best: dict[str, tuple[float, float]] = {}  # by data: accuracy and cost
@@ -34,19 +34,19 @@ def fronts(accuracies: Sequence[float], spent: Sequence[Mapping[str, float]], da
 
 
 def gain(difference: float, spent: Mapping[str, float], base: Mapping[str, float]) -> dict[str, float | None]:
-    """Accuracy per 1 % more of each cost than the baseline's; None if it costs no more, or the baseline nothing."""
+    """Gain in accuracy per 1 % of added cost, for each cost; None if it does not cost more, or the baseline costs 0."""
     more = {cost: 100 * (spent[cost] / base[cost] - 1) if base[cost] else 0 for cost in COSTS}
     return {cost: difference / percent if percent > 0 else None for cost, percent in more.items()}
 
 
 def data_key(variant: Variant) -> str:
-    """Equal for variants that were tested on the same images."""
+    """A key that is equal for variants tested on the same images."""
     settings = {k: v for k, v in variant.settings["data"].items() if k not in ("batch_size", "pad", "flip")}
     return json.dumps(settings, sort_keys=True)
 
 
 def is_only_wider(variant: Variant, variants: Sequence[Variant]) -> bool:
-    """Whether it is a bare network with a level of a setting of the backbone that none with attention has."""
+    """Whether a variant is a bare network with a level of a backbone setting that no variant with attention has."""
     if variant.settings["sites"] is not None:
         return False
     attended = [v.levels for v in variants if v.settings["sites"] is not None]
@@ -55,9 +55,9 @@ def is_only_wider(variant: Variant, variants: Sequence[Variant]) -> bool:
 
 
 def same_cost(variants: Sequence[Variant], bases: Sequence[Variant | None]) -> list[tuple[Variant, str] | None]:
-    """For each variant the baseline that was made larger to cost the same, and in which cost.
+    """For each variant the baseline that was widened to the same cost, and in which cost.
 
-    It is like the variant's own baseline but for one setting of the backbone, and costs more. The nearest in
+    It differs from the variant's own baseline in one setting of the backbone, and costs more: the nearest in
     parameters, else in MACs.
     """
     larger: dict[int, list[Variant]] = {}

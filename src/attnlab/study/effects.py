@@ -46,10 +46,10 @@ class Term:
 
 
 def estimate_effects(runs: Sequence[Run]) -> tuple[list[Term], list[str]]:
-    """All main effects and two-way interactions that the points can tell, and what they cannot, in words.
+    """All main effects and two-way interactions that the points determine, and a text for each one that they do not.
 
-    A model for each set of points that have the same factors: first all, or all with attention where it has settings
-    that vary, then those of which more differs.
+    One model for each set of points with the same factors: first all points, or all with attention if it has settings
+    that vary, then smaller sets in which more settings differ.
     """
     terms: list[Term] = []
     cannot: list[str] = []
@@ -145,7 +145,7 @@ def _design(
         grown = np.block([[moments, crossed], [crossed.T, more.T @ more]])
         new_rank = np.linalg.matrix_rank(grown, hermitian=True)
         if new_rank < rank + more.shape[1]:
-            cannot.append(f"{' × '.join(term)}: not every combination was run, or it goes together with another factor")
+            cannot.append(f"{' × '.join(term)}: not every combination was run, or it varies only with another factor")
             continue
         columns[term] = slice(X.shape[1], X.shape[1] + more.shape[1])
         X, rank, moments = np.column_stack([X, more]), new_rank, grown

@@ -1,4 +1,4 @@
-"""What differs between the variants of a study: its factors, each variant's levels, and short labels."""
+"""The factors of a study (settings that differ between variants), each variant's levels, and short labels."""
 
 import json
 from collections import Counter, defaultdict
@@ -16,7 +16,7 @@ NAMED = {("backbone", "_target_"), ("attention", "_target_"), ("sites", "role")}
 def labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """A short name for each variant: its attention, and the settings in which the variants differ.
 
-    ``settings`` are identities without the seed, ``names`` what backbone, attention and sites are called.
+    ``settings`` are identities without the seed, ``names`` the names of backbone, attention and sites.
     """
     flat = {key: flatten(_in_full(value)) for key, value in settings.items()}
     several = _several(names)
@@ -38,8 +38,8 @@ def labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mappin
 def levels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mapping[str, str]]) -> dict[str, Levels]:
     """The levels of each variant, by key: ``{"attention": "cbam", "attention.ratio": "16", "sites": "branch"}``.
 
-    Factors are backbone, attention and sites where their names differ, and settings that differ among variants of one
-    class: another default of another class is no factor.
+    Factors are backbone, attention and sites if their names differ, and settings that differ among variants of one
+    class; different defaults of different classes are not factors.
     """
     flat = {key: flatten(_in_full(value)) for key, value in settings.items()}
     several = _several(names)
@@ -68,7 +68,7 @@ def _in_full(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def short(factor: str) -> str:
-    """``ratio`` for ``attention.ratio``; what tells whose it is stays: ``data.seed``."""
+    """``ratio`` for ``attention.ratio``; an ambiguous name stays in full: ``data.seed``."""
     return factor.removeprefix("attention.")
 
 

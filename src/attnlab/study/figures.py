@@ -34,13 +34,13 @@ STYLE = (
 
 
 def draw_all(told: Told, study: Study, tell: Callable[[str], None], write: bool) -> list[dict[str, str]]:
-    """Draw what the study has the data for; ``write``: into its folder ``figures/`` too.
+    """Draw all figures that the study has data for; ``write``: also save them in its folder ``figures/``.
 
-    Returns of each its name, title, how to read it, and the SVG for a page, whose inks are the page's own colour.
+    Returns for each its name, title, how to read it, and an SVG in the page's colours.
     """
     figures = [
         ("pareto", "Accuracy against cost", _pareto,
-         "A dot is a variant, the square the baseline, a line its 95 % interval. Those on the dashed line are the "
+         "A dot is a variant, the square the baseline, a line its 95 % interval. The dashed line is the "
          "Pareto front, its best named below: nothing is as accurate and cheaper."),
         ("effects", f"Differences to {told['baseline']}", _effects,
          "Small dots are seeds, marks their means, thick lines 95 % intervals over seeds, thin lines below "

@@ -1,6 +1,6 @@
-"""The study as one HTML file, which needs nothing else: leaderboard, seeds, curves, factors, figures, methods.
+"""The study as one self-contained HTML file: leaderboard, seeds, curves, factors, figures, methods.
 
-Its parts lie beside this file (page.html, page.css, page.js). The browser parses the leaderboard at once, and the
+Its parts are beside this file (page.html, page.css, page.js). The browser parses the leaderboard at once, and the
 points of a variant (curves, logs, configs: most of the file) when the reader opens its row.
 """
 

@@ -1,11 +1,11 @@
-"""What a study says in words: warnings, notes to its tables, and the methods paragraph of a paper."""
+"""A study's results in words: warnings, notes to its tables, and the methods paragraph of a paper."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attnlab.ledger.fingerprints import files_of
-from attnlab.study import costs, examples, factors
+from attnlab.study import bootstrap, costs, factors
 from attnlab.study.collect import Point, Study, Variant, fits, full_names, several_versions
 from attnlab.study.statistics import FIRST
 
@@ -19,24 +19,24 @@ def levels(wanted: Mapping[str, str]) -> str:
 
 
 def options(baseline: Mapping[str, str] | None) -> list[str]:
-    """The options of a command with this baseline."""
+    """The command-line options for this baseline."""
     return [word for name, level in (baseline or {}).items() for word in ("--baseline", f"{name}={level}")]
 
 
 def warnings(told: Told, study: Study, bases: Bases, wanted: Mapping[str, str]) -> list[str]:
-    """What is missing, mixed or doubtful, each named."""
+    """Warnings that name everything missing, mixed or doubtful."""
     return [*_mixed(study), *_missing(told), *_without_baseline(study, bases, wanted), *damaged(study)]
 
 
 def damaged(study: Study) -> list[str]:
-    """Files that are damaged, as far as they were read, and what becomes of them, a line each kind."""
+    """The damaged files among those that were read, and the consequence, a line for each kind."""
     points = [point for variant in study.variants for point in variant.points.values()]
     left_out = [f"{point.folder}/{point.error}" for point in study.unfinished if point.state == "damaged"]
     without = [f"{point.folder}/{damage}" for point in points for damage in sorted(point.damage)]
     kinds = [
         (left_out, "not in the tables; the command that made the study trains such points again"),
-        (without, "the rest of the point counts; delete its folder to train it anew"),
-        (study.damaged_plans, "what it planned is not known; delete it"),
+        (without, "the rest of the point is used; delete its folder to train it again"),
+        (study.damaged_plans, "its planned points are unknown; delete it"),
     ]
     return [
         f"damaged: {'; '.join(files[:3])}{f'; and {len(files) - 3} more' if len(files) > 3 else ''}: {what}"
@@ -70,16 +70,16 @@ def _missing(told: Told) -> list[str]:
     for state, n in states.items():
         names = [point["name"] for point in told["unfinished"] if point["state"] == state]
         more = f" and {n - 3} more" if n > 3 else ""
-        hint = f" (delete {told['folder']}/plans to forget what was planned)" if state == "not started" else ""
+        hint = f" (delete {told['folder']}/plans to forget them)" if state == "not started" else ""
         text.append(f"not in the tables: {n} {state}: {', '.join(names[:3])}{more}{hint}")
     seeds = {tuple(row["values"]) for row in told["variants"]}
     if len(seeds) > 1:
-        text.append("the variants have different seeds; comparisons take those that both have")
+        text.append("the variants have different seeds; comparisons use the seeds that both have")
     if told["looks"]:
         times = "once" if told["looks"] == 1 else f"{told['looks']} times"
         text.append(
-            f"seeds were added {times} after looking at the results, and comparisons that got some pay for it: their p "
-            "are 4 times as large after one round, 8 times after two, ..."
+            f"seeds were added {times} after looking at the results, so the p values of those comparisons "
+            "are multiplied by 4 after one round, by 8 after two, ..."
         )
     return text
 
@@ -97,7 +97,7 @@ def _mixed(study: Study) -> Iterator[str]:
         yield f"points were timed on different devices ({', '.join(sorted(devices))}): do not compare their ms"
     if study.twice:
         names = ", ".join(folder.name for folder in study.twice[:3])
-        yield f"left out, since another folder holds the same point: {names}"
+        yield f"left out, because another folder holds the same point: {names}"
 
 
 def _several_data(study: Study) -> Iterator[str]:
@@ -130,7 +130,7 @@ def _without_baseline(study: Study, bases: Bases, wanted: Mapping[str, str]) -> 
         yield f"compared with nothing, as {why}: {', '.join(alone[:3])}{more}"
     for variant, base in zip(study.variants, bases, strict=True):
         if base is not None and (also := _also(variant, base, full)):
-            yield f"{variant.label} and its baseline {base.label} differ in more: {', '.join(also)}"
+            yield f"{variant.label} and its baseline {base.label} also differ in: {', '.join(also)}"
 
 
 def _also(variant: Variant, base: Variant, wanted: Mapping[str, str]) -> list[str]:
@@ -148,23 +148,26 @@ def _also(variant: Variant, base: Variant, wanted: Mapping[str, str]) -> list[st
 
 
 def notes(told: Told) -> list[str]:
-    """What a reader must know to read the tables."""
+    """Notes that a reader needs for the tables."""
     rows = told["variants"]
     text = [
         f"± is the half-width of a 95 % t-interval over seeds. Differences are to {told['baseline']}, in percentage "
         "points, paired by seed.",
         "p: paired t-test, with Holm's correction for all comparisons of the table; better and worse are p ≤ 0.05.",
-        "undecided (n): n more seeds decide it with 80 % power, if the difference is what it looks like now, less what "
-        "few pairs flatter it (Hedges), at the stricter level of a second look; "
-        f"{told['more']} runs them. Without n: with fewer than {FIRST} pairs nobody can say.",
+        "undecided (n): n more seeds decide it with 80 % power, if the difference is what it looks like now, "
+        "corrected for small-sample bias (Hedges), at the stricter level of a second look; "
+        f"{told['more']} trains them. Without n: fewer than {FIRST} pairs are too few to tell.",
     ]
     if any(row["equal_cost"] for row in rows):
         text.append(
-            "At equal cost: against a bare network widened to as many parameters, or MACs; a family of its own."
+            "At equal cost: against a bare network widened to as many parameters, or MACs; corrected as a separate "
+            "family of tests."
         )
     if any(row["accuracy_test"] is not None for row in rows):
-        text.append("test ±: 95 % bootstrap over test images, seeds as they are: what another test set might change.")
-    text.append("MACs and ms are of one image's forward pass; ms: median where it trained, of the quietest seed.")
+        text.append("test ±: 95 % bootstrap over test images with fixed seeds: how much another test set might change.")
+    text.append(
+        "MACs and ms are of one image's forward pass; ms: median on the training machine, of the least disturbed seed."
+    )
     fewest = min(row["accuracy"]["n"] for row in rows)
     if fewest == 1:
         text.append("One seed has no interval; another seed might reverse what it shows.")
@@ -214,7 +217,7 @@ def methods(told: Told, study: Study) -> str:
     if images:
         text.append(
             f"The uncertainty due to the {images} test images was estimated by bootstrap over images "
-            f"({examples.RESAMPLES:,} resamples)."
+            f"({bootstrap.RESAMPLES:,} resamples)."
         )
     if any(table["p"] is not None for table in told["tables"]):
         text.append(

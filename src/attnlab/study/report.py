@@ -30,9 +30,9 @@ FORMATS = ("md", "csv", "json", "latex", "html")
 def write_report(folder: str | Path, form: str | None = None, baseline: Mapping[str, str] | None = None) -> Told:
     """Print the report of the study in ``folder``; write report.html, .md, .csv, .json, .tex and figures/ there.
 
-    ``form``, one of FORMATS: only print it as that, to be piped. ``baseline``: only print what a comparison with this
-    says. Returns what was found; it holds "written". Raises InputError if the folder holds no finished point, or
-    nothing fits the baseline.
+    ``form``, one of FORMATS: only print the report in this format. ``baseline``: only print comparisons with this one.
+    Returns the results, with "written". Raises InputError if the folder holds no finished point, or if nothing fits
+    the baseline.
     """
     study = read_study(Path(folder))
     told = analyse(study, baseline)
@@ -62,7 +62,7 @@ def write_report(folder: str | Path, form: str | None = None, baseline: Mapping[
     for part in in_terminal(told):
         console.print(part, highlight=False, markup=False)
     files = "report.html (open it in a browser), report.md, .csv, .json, .tex, figures/"
-    why = "the report of the study's own baseline stays (--format html > page.html keeps this one)"
+    why = "the report with the study's own baseline is kept (to keep this one: --format html > page.html)"
     why = why if baseline else f"{study.folder} is read-only"
     done = f"written: {study.folder}/{files}" if write else f"nothing was written: {why}"
     console.print(done, highlight=False, markup=False)
@@ -72,7 +72,7 @@ def write_report(folder: str | Path, form: str | None = None, baseline: Mapping[
 
 
 def in_terminal(told: Told) -> list[Any]:
-    """The leaderboard, a table for each factor, and what must be known to read them."""
+    """Print the leaderboard, a table for each factor, and the notes to read them."""
     return [_leaderboard(told), *_effect_tables(told), *remarks(told)]
 
 
@@ -93,7 +93,7 @@ def _table(title: str, columns: list[str]) -> Table:
 
 
 def _effect_tables(told: Told) -> list[Table]:
-    """What each factor does, averaged over the rest, and the interactions."""
+    """The effect of each factor, averaged over the rest, and the interactions."""
     tables = []
     if told["tables"] and len(told["factors"]) > 1:
         table = _table("factors: each level averaged over the rest", ["factor", "accuracy %", "to the mean", "p"])
@@ -117,7 +117,7 @@ def _effect_tables(told: Told) -> list[Table]:
 
 
 def headline(told: Told) -> str:
-    """What the study has decided, at which cost, in one sentence; empty if nothing has a baseline.
+    """What the study has decided, and at which cost, in one sentence; empty if no variant has a baseline.
 
     ``cbam is better than none: +1.4 ± 0.6 points for 5.6 % more parameters; against a wider network of equal cost: …``
     """

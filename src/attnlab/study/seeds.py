@@ -27,10 +27,10 @@ class Need:
 def needs(study: Study, wanted: dict[str, str]) -> tuple[list[Need], list[str]]:
     """What each undecided comparison needs to be decided with 80 % power, if the difference is what it looks like now.
 
-    Those with the baseline, and those with the baseline of equal cost; with fewer than three pairs, three.
+    These are the comparisons with the baseline and with the baseline of equal cost; with fewer than three pairs, three.
 
-    And, in words, those whose difference is too small for any number of seeds that one would run. Seeds that one of the
-    two has already come first. Raises InputError as ``baselines``.
+    Also returns a text for each difference too small for any reasonable number of seeds. Seeds that one of the two
+    already has come first. Raises InputError as ``baselines``.
     """
     needed, too_small = [], []
     bases = baselines(study, wanted)
@@ -64,8 +64,8 @@ Runs = list[tuple[Variant, int]]
 def within(needed: Sequence[Need], budget: int) -> tuple[list[tuple[Need, Runs]], list[Need]]:
     """The comparisons that can be decided with at most ``budget`` points, the cheapest first, and the others.
 
-    Each with its points that no other before it needs too. None gets a part of its seeds: that would be a look, which
-    has its price, without the power to decide.
+    Each comes with its points that no earlier one needs. None gets only a part of its seeds: that would add a look,
+    and so a stricter test, without the power to decide.
     """
     chosen: set[tuple[int, int]] = set()
     fitting, left = [], list(needed)

@@ -33,7 +33,7 @@ def differences(values: Mapping[int, float], base: Mapping[int, float]) -> dict[
 
 @dataclass(frozen=True)
 class Comparison:
-    """A design against its baseline, paired by seed. What needs two pairs is None with fewer."""
+    """A design against its baseline, paired by seed. Fields that need two pairs are None with fewer."""
 
     pairs: int
     mean: float  # mean of the differences
@@ -82,8 +82,8 @@ def compare(pairs: Mapping[int, float]) -> Comparison:
 def corrected(family: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons with Holm's correction, which keeps the chance of any false verdict among them at 5 %.
 
-    Who looks and goes on until something is found, finds something: at its k-th look from the second on, a comparison
-    may spend 5 % / 2^k (Bonferroni over looks), in all at most 7.5 %, and not 11 to 17 % as without.
+    Repeated looks inflate false verdicts. So at its k-th look, from the second on, a comparison is tested at 5 % / 2^k
+    (Bonferroni over looks): all looks together err in at most 7.5 %, instead of 11 to 17 % without this.
     """
     ps = iter(holm([min(1.0, c.p * _price(c.looks)) for c in family if c.p is not None]))
     return [c if c.p is None else replace(c, p_holm=next(ps)) for c in family]
@@ -103,10 +103,10 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def more_pairs(comparison: Comparison, family: int) -> int | None:
-    """How many pairs more decide an undecided one of a family of so many with 80 % power, if what was seen is true.
+    """How many more pairs decide an undecided comparison with 80 % power, if the true difference is the observed one.
 
-    At its next look, which has less of the 5 % to spend: see ``corrected``. 0 for what is decided; None if more than
-    MOST pairs are needed, or with fewer than FIRST pairs, which say next to nothing about it.
+    ``family``: its number of comparisons. It assumes the stricter level of the next look: see ``corrected``. 0 for a
+    decided comparison; None if more than MOST pairs are needed, or with fewer than FIRST pairs, too few to tell.
     """
     if comparison.verdict in ("better", "worse"):
         return 0
@@ -119,9 +119,9 @@ def more_pairs(comparison: Comparison, family: int) -> int | None:
 
 
 def pairs_needed(effect: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
-    """The fewest pairs with which a paired t-test finds a true effect of so many standard deviations.
+    """The fewest pairs with which a paired t-test finds a true effect of this many standard deviations.
 
-    None if it takes more than some MOST.
+    None if it takes more than about MOST.
     """
     from scipy.special import nctdtr  # the noncentral t distribution
     from scipy.stats import t

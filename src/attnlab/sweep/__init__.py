@@ -1,4 +1,4 @@
-"""Sweeps: what a command would train, how that stands, and the launchers that train it.
+"""Sweeps: the plan of a command, its progress, and the launchers that train it.
 
-May import ``training``, ``study`` (what finished points say) and what is below them.
+May import ``training``, ``study`` (results of finished points) and lower floors.
 """

@@ -1,4 +1,4 @@
-"""Whether the data are still what finished points of a study were trained on."""
+"""Find data that changed since finished points of a study were trained on them."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ def changed_data(points: Sequence[Planned]) -> Iterator[str]:
             counts = sorted({then["files"] for then in other})
             how = f"{' or '.join(map(str, counts))} files then, {now['files']} now"
             if counts == [now["files"]]:
-                how = f"{now['files']} files then and now, not the same"
+                how = f"{now['files']} files then and now, but different ones"
             yield (
                 f"{files_of(data)}: the data have changed since {len(other)} finished point{'s' * (len(other) > 1)} of "
                 f"{study} saw them ({how}); their results stay, and the report warns of a mixture: "

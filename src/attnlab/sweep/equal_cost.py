@@ -1,4 +1,4 @@
-"""Bare backbones that are made wider until they cost as much as one with attention."""
+"""Bare backbones, widened until they cost as much as one with attention."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -25,11 +25,11 @@ class Widened(NamedTuple):
 def widened(
     priced: Iterable[tuple[Config, Mapping[str, int]]], wanted: Mapping[str, str], tell: Callable[[str], None]
 ) -> tuple[list[Widened], list[str]]:
-    """For each point with attention the bare one whose width makes it cost the same, and what there is to say.
+    """For each point with attention, a bare point widened to the same cost, and notes for the user.
 
-    ``priced``: configs of points with their costs. ``wanted``: the setting that is the width, by cost:
-    ``{"parameters": "backbone.width"}``, or ``macs``. Raises InputError where the backbone has no such setting, or it
-    is no positive number.
+    ``priced``: configs of points with their costs. ``wanted``: the setting of the width, by cost:
+    ``{"parameters": "backbone.width"}``, or ``macs``. Raises InputError if the backbone has no such setting, or if it
+    is not a positive number.
     """
     widths: dict[str, float | None] = {}  # by what is to be found
     new: dict[str, Widened] = {}
@@ -58,7 +58,7 @@ def _width(config: Config, setting: str) -> float:
     found = config.get(group, {}).get(name) if group == "backbone" else None
     if isinstance(found, bool) or not isinstance(found, (int, float)) or found <= 0:
         numbers = [f"backbone.{k}" for k, v in config["backbone"].items() if isinstance(v, float)]
-        wrong = f"{setting} is no width of backbone={config['backbone']['name']}"
+        wrong = f"{setting} is not a width of backbone={config['backbone']['name']}"
         raise InputError(f"sweep.equal_cost: {wrong}; {choices(setting, numbers)}")
     return float(found)
 

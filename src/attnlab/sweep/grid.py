@@ -1,4 +1,4 @@
-"""The jobs of a sweep: all combinations of its axes, zipped where sweep.zip says so, less those of sweep.exclude."""
+"""The jobs of a sweep: all combinations of its axes, zipped by sweep.zip, without those of sweep.exclude."""
 
 import itertools
 import re
@@ -14,11 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.config.compose import Compose, check_hydra, composing, parse, parse_overrides
 from attnlab.config.hydra_insides import BASIC_SWEEPER, split_sweep
+from attnlab.config.schema import check
+from attnlab.config.settings import plain, precheck
 from attnlab.errors import InputError, choices, first_line
 
 
 def look_over(argv: Sequence[str]) -> None:
-    """Compose what --help or --cfg will show. Raises InputError; nothing is checked against the code."""
+    """Compose the config that --help or --cfg will show. Raises InputError; does not check it against the code."""
     args = parse(argv)
     with composing(args.config_path, args.config_dir, args.config_name) as compose_one:
         for overrides in jobs(args.overrides, args.multirun, compose_one):
@@ -26,9 +28,9 @@ def look_over(argv: Sequence[str]) -> None:
 
 
 def jobs(overrides: Sequence[str], multirun: bool, compose_one: Compose) -> list[list[str]]:
-    """The overrides of each job, as Hydra's basic sweeper splits them, less what sweep.zip and sweep.exclude drop.
+    """Each job's overrides, as Hydra's basic sweeper splits them, without those that sweep.zip or sweep.exclude drops.
 
-    Raises InputError for what is not a sweep, and for axes in sweep.zip or sweep.exclude that do not fit it.
+    Raises InputError for several values without -m, and for axes of sweep.zip or sweep.exclude that do not fit.
     """
     loader = GlobalHydra.instance().config_loader()
     parsed = parse_overrides(overrides, loader)
@@ -36,10 +38,12 @@ def jobs(overrides: Sequence[str], multirun: bool, compose_one: Compose) -> list
     config = steering(overrides, compose_one)
     hydra = config.hydra
     if not multirun and hydra.mode != RunMode.MULTIRUN:
-        several = [str(o.input_line) for o in parsed if o.is_sweep_override()]
+        several = [o for o in parsed if o.is_sweep_override()]
         if several:
-            key, _, value = several[0].partition("=")
-            raise InputError(f"{several[0]}: several values need -m; one list is written {key}=[{value}]")
+            as_list = _as_list(several[0], fixed, compose_one)
+            raise InputError(
+                f"{several[0].input_line}: several values need -m{as_list and f'; one list is written {as_list}'}"
+            )
         return [fixed]
     if hydra.sweeper._target_.rpartition(".")[2] != BASIC_SWEEPER:
         return [fixed]  # its points are chosen as it goes
@@ -52,16 +56,30 @@ def jobs(overrides: Sequence[str], multirun: bool, compose_one: Compose) -> list
         axes.pop(name, None)
         if override.is_sweep_override():
             if _steers(name):
-                raise InputError(f"{override.input_line}: steers the sweep, so it cannot be swept itself")
+                raise InputError(f"{override.input_line}: controls the sweep, so it cannot be swept")
             axes[name] = key
     combined = _combined(settings, [[axes[name] for name in names] for names in _zipped(config, settings, axes)])
     return _without_excluded(combined, config, settings, axes)
 
 
-def steering(overrides: Sequence[str], compose_one: Compose) -> DictConfig:
-    """The config as far as it steers the sweep: its hydra node (checked) and its sweep node.
+def _as_list(override: Override, fixed: Sequence[str], compose_one: Compose) -> str:
+    """``key=[a,b]`` for ``key=a,b``, if the setting takes a list; else nothing."""
+    key, _, value = str(override.input_line).partition("=")
+    if GlobalHydra.instance().config_loader().get_group_options(override.key_or_group) or "(" in value:
+        return ""
+    try:
+        raw = plain(compose_one([*fixed, f"{key}=[{value}]"]))
+        precheck(raw)  # tells most without importing torch
+        check(raw)
+    except InputError:
+        return ""
+    return f"{key}=[{value}]"
 
-    Without what is swept, and without settings of groups, which may be swept and not fit the default choice.
+
+def steering(overrides: Sequence[str], compose_one: Compose) -> DictConfig:
+    """The parts of the config that control the sweep: its hydra node (checked) and its sweep node.
+
+    Leaves out swept settings, and settings of groups, which may not fit the default choice.
     """
     fixed = [str(o.input_line) for o in parse_overrides(overrides) if not o.is_sweep_override()]
     config = compose_one([o for o in fixed if _steers(o) or "." not in o.partition("=")[0]], return_hydra_config=True)
@@ -96,13 +114,13 @@ def _zipped(config: DictConfig, settings: Mapping[str, list[str]], axes: Mapping
     for name in itertools.chain(*several):
         _check_axis("sweep.zip", name, axes)
         if name in seen:
-            raise InputError(f"sweep.zip={_shown(wanted)}: {name} stands there twice")
+            raise InputError(f"sweep.zip={_shown(wanted)}: {name} is listed twice")
         seen.add(name)
     for names in several:
         lengths = {name: len(settings[axes[name]]) for name in names}
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-            raise InputError(f"sweep.zip={_shown(wanted)}: needs equally many values of each; {counts}")
+            raise InputError(f"sweep.zip={_shown(wanted)}: needs the same number of values for each axis; {counts}")
     return several
 
 

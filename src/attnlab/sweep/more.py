@@ -1,4 +1,4 @@
-"""Seed racing: more seeds for the comparisons of a study that are not decided, none for those that are."""
+"""Seed racing: more seeds for the undecided comparisons of a study, none for decided ones."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,14 +16,15 @@ from attnlab.sweep.plan import Plan
 
 
 def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides: Sequence[str]) -> Plan | None:
-    """Say what the study's undecided comparisons need, and plan what fits into ``budget`` points.
+    """Print what the study's undecided comparisons need, and plan the part that fits into ``budget`` points.
 
     None if there is nothing to run. Raises InputError for a wrong study, baseline or launcher.
     """
     for word in overrides:
         if not word.startswith(("hydra/launcher=", "hydra.launcher.")):
             raise InputError(
-                f"{word}: the points are as they were; only hydra/launcher and hydra.launcher.* can be set"
+                f"{word}: cannot be changed: more reuses the study's configs; only hydra/launcher and "
+                "hydra.launcher.* can be set"
             )
     launcher = plan.launcher_of(overrides)
     if not launchers.ours(launcher):
@@ -37,7 +38,7 @@ def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides
     needed = [need for need in needed if {id(need.variant), id(need.base)} <= known.keys()]
     configs: list[dict[str, Any]] = []
     if too_small:
-        print("too small a difference to decide by seeds:", *(f"  {words}" for words in too_small), sep="\n")
+        print("differences too small to decide by seeds:", *(f"  {words}" for words in too_small), sep="\n")
     fitting, beyond = within(needed, budget)
     for need, points in fitting:
         print(f"{_words(need)}, {len(points)} point{'s' * (len(points) != 1)} to run")
@@ -47,7 +48,7 @@ def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides
         words = (f"  {_words(need)}, {len(need.points)} points" for need in beyond)
         print(f"beyond --budget {budget}:", *words, sep="\n")
     if beyond and not fitting:
-        print(f"nothing to run within the budget: the cheapest needs --budget {len(beyond[0].points)}")
+        print(f"nothing to run within the budget: the cheapest comparison needs --budget {len(beyond[0].points)}")
     planned = plan.of_points(configs, overrides) if configs else None
     if planned is not None:
         print(*table.summary(planned), sep="\n")
@@ -62,7 +63,7 @@ def _words(need: Need) -> str:
 
 
 def run(planned: Plan, argv: Sequence[str]) -> None:
-    """Launch the round, and write down that the study was looked at before."""
+    """Launch the round, and record that the study was looked at before."""
     launchers.prepared(planned.hydra["launcher"])
     with plan.recorded(planned, argv, more=True):
         launchers.launch(planned, planned.hydra["launcher"])
@@ -85,5 +86,5 @@ def _config(study: Study, variant: Variant, known: Mapping[str, Any], seed: int)
     config = schema.check({**known, **place, "seed": seed})
     if ledger.without_seed(ledger.identity(config)) != variant.settings:
         folder = next(iter(variant.points.values())).folder
-        raise InputError(f"{folder}: another version of attnlab, with other settings, made it; train it again")
+        raise InputError(f"{folder}: made by another version of attnlab with other settings; train it again")
     return config

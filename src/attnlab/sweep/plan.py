@@ -1,4 +1,4 @@
-"""The plan: every point of a command is composed, checked and compared with the ledger before the first one starts."""
+"""The plan: it composes and checks every point of a command, and reads its folder, before the first one starts."""
 
 import contextlib
 import shlex
@@ -30,7 +30,7 @@ Told = Callable[[str], None]  # what the planner is doing
 
 @dataclass
 class Planned:
-    """A point, and what its folder said when it was planned."""
+    """A point, and its state when it was planned."""
 
     folder: Path
     config: dict[str, Any]
@@ -64,12 +64,12 @@ class Plan:
 
     @property
     def is_grid(self) -> bool:
-        """Whether all points are known, as with Hydra's basic sweeper; others choose theirs as they go."""
+        """Whether all points are known, as with Hydra's basic sweeper; other sweepers choose them as they go."""
         return self.hydra["sweeper"]["_target_"].endswith(".BasicSweeper")
 
     @property
     def todo(self) -> list[Planned]:
-        """What is not finished; failed points only if ``retry``."""
+        """The unfinished points; failed points only if ``retry``."""
         return [p for p in self.points if p.state != "done" and (p.state != "failed" or self.retry)]
 
 
@@ -80,12 +80,12 @@ def make(
     without_data: bool = False,
     warm_up: Callable[[dict[str, Any]], None] = lambda launcher: None,
 ) -> Plan:
-    """The plan of ``attnlab train <argv>``; ``without_data``: only to look at, so data that are missing are no error.
+    """The plan of ``attnlab train <argv>``; ``without_data``: missing data are no error, because nothing will run.
 
-    ``warm_up`` is called with the launcher of a sweep that has no error at first sight, before all that takes seconds.
+    ``warm_up`` is called with the launcher of a sweep that passes the quick checks, before the slow ones.
 
-    Raises InputError: a line for each thing that is wrong, with the valid choices; with sweep.on_error=skip only if
-    no good point is left.
+    Raises InputError: a line for each error, with the valid choices; with sweep.on_error=skip only if no point
+    without errors is left.
     """
     args = parse(argv)
     with composing(args.config_path, args.config_dir, args.config_name) as compose_one:
@@ -102,7 +102,7 @@ def make(
     settings: Any = OmegaConf.to_container(config.get("sweep") or OmegaConf.create())
     for point in plan.points:
         if multirun and isinstance(devices := point.config["trainer"].get("devices"), list):
-            raise InputError(f"trainer.devices={devices}: the launcher chooses the devices; say how many")
+            raise InputError(f"trainer.devices={devices}: the launcher chooses the devices; give their number")
     if equal := settings.get("equal_cost"):
         from attnlab.sweep.equal_cost import widened
 
@@ -138,9 +138,9 @@ def _priced(point: Planned) -> dict[str, int]:
 
 
 def of_points(configs: Sequence[dict[str, Any]], overrides: Sequence[str], tell: Told = lambda text: None) -> Plan:
-    """The plan of points whose configs are known; ``overrides`` say how they are launched: ``hydra...=`` alone.
+    """The plan of points whose configs are known; ``overrides`` set their launcher: only ``hydra...=``.
 
-    Raises InputError for what is wrong with them.
+    Raises InputError for wrong overrides or configs.
     """
     hydra = _hydra(overrides)
     here = hydra["launcher"]["_target_"].rpartition(".")[2] not in ("Slurm", "Ray")
@@ -163,9 +163,9 @@ def _hydra(overrides: Sequence[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def recorded(plan: Plan, argv: Sequence[str], **more: Any) -> Iterator[None]:
-    """While and after the points run, ``<study>/plans/<hash>.json`` tells what was planned, and so what is missing.
+    """Write ``<study>/plans/<hash>.json`` before the points run: it lists the planned points, to find missing ones.
 
-    Nothing of it stays if the launcher refuses (InputError).
+    Removes the file if the launcher refuses (InputError).
     """
     written = []
     by_study: dict[Path, list[Planned]] = defaultdict(list)
@@ -199,9 +199,9 @@ def check(
     without_data: bool = False,
     warm_up: Callable[[], None] = lambda: None,
 ) -> Plan:
-    """Check every combination (its overrides, and its config or what is wrong with it), and build each point on meta.
+    """Check every combination (its overrides, and its config or its error), and build each point on the meta device.
 
-    ``here``: the points will train on this machine. ``without_data``: they need not have their data.
+    ``here``: the points will train on this machine. ``without_data``: their data may be missing.
     """
     errors: dict[str, None] = {}  # each once, in order
     combinations: dict[Path, list[list[str]]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Does a point repeat? It is trained again beside the first, and what came out is compared."""
+"""Does a point repeat? Train it again and compare the results."""
 
 import contextlib
 import shutil
@@ -25,7 +25,9 @@ def find(study: Path, name: str) -> Path:
     if not found:
         raise InputError(f"{study}: no point {name}; {choices(name, points)}")
     if len(found) > 1:
-        raise InputError(f"{study}: {len(found)} points are called {name}: {', '.join(found[:4])}, ...; say more of it")
+        raise InputError(
+            f"{study}: {len(found)} points match {name}: {', '.join(found[:4])}, ...; give more of its name"
+        )
     read = ledger.read_point(study / found[0])
     if read.damage:
         raise InputError(f"{read.folder}/{read.damage}; the command that made the study trains the point again")
@@ -37,12 +39,12 @@ def find(study: Path, name: str) -> Path:
 def again(first: Path) -> Path:
     """Train the point anew in a process of its own; returns its folder, ``<study>/repro/<point>``.
 
-    Raises InputError if it does not come to its end, KeyboardInterrupt after Ctrl-C.
+    Raises InputError if it does not finish, KeyboardInterrupt after Ctrl-C.
     """
     second = first.parent / "repro" / first.name
     ledger.make_folder(second.parent)
     if (holder := lock.holder(second)) is not None:
-        raise InputError(f"{second}: trained by {holder}")
+        raise InputError(f"{second}: already being trained by {holder}")
     if second.is_dir():
         shutil.rmtree(second)
     config = {**ledger.read_config(first), "logger": {"name": "csv"}, "study": "repro", "output_dir": str(first.parent)}
@@ -63,18 +65,18 @@ def again(first: Path) -> Path:
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """What differs in the results, a line each; none if they are the same to the last bit."""
+    """The differences of the results, a line each; empty if they are the same to the last bit."""
     return list(_differences(_read(first), _read(second)))
 
 
 def not_compared(first: Path, second: Path) -> list[str]:
-    """Files that are damaged, and so cannot be compared, with how they are."""
+    """Files that cannot be compared because they are damaged, with the damage."""
     files = [folder / name for folder in (first, second) for name in ("test.npy", "metrics.csv")]
     return [f"{file.parent}/{wrong}" for file in files if (wrong := ledger.damage(file))]
 
 
 def reasons(first: Path, second: Path) -> list[str]:
-    """What may be why: versions, threads and devices that differ."""
+    """Possible reasons: versions, threads and devices that differ."""
     one, other = (
         {**_made_with(point), **dict(point.about.get("libraries") or {})} for point in map(_read, (first, second))
     )
@@ -138,7 +140,7 @@ def what(folder: Path) -> str:
 
 
 def forget(second: Path) -> None:
-    """Delete a repetition that has shown nothing new."""
+    """Delete a repetition with the same results."""
     shutil.rmtree(second)
     with contextlib.suppress(OSError):  # others are there
         second.parent.rmdir()

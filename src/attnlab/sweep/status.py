@@ -1,4 +1,4 @@
-"""How a study stands: from its points' folders alone."""
+"""The progress of a study, read from its points' folders."""
 
 import time
 from collections import Counter
@@ -56,7 +56,7 @@ def read(study: Path) -> Stand:
     folders = ledger.points(study)
     if not folders:
         below = sorted({str(path.parents[1]) for path in study.glob("*/*/point.json")})
-        hint = f"studies below it: {', '.join(below)}" if below else "attnlab train makes them"
+        hint = f"studies below it: {', '.join(below)}" if below else "attnlab train creates points"
         raise InputError(f"{study}: no points; {hint}")
     points = [_read_point(folder) for folder in folders]
     jobs = {p.folder: ledger.read_json(p.folder / "job.json").get("slurm") for p in points if p.state == "pending"}
@@ -81,7 +81,7 @@ def _read_point(folder: Path) -> Standing:
 def show(study: Path, follow: bool = False) -> None:
     """Print how many points are in which state, how far the running ones are, and why the failed ones failed.
 
-    ``follow``: again every two seconds, until none is running or waiting. Raises InputError as ``read``.
+    ``follow``: repeat every two seconds until no point is running or waiting. Raises InputError as ``read``.
     """
     console = Console()
     now = read(study)
@@ -96,7 +96,7 @@ def show(study: Path, follow: bool = False) -> None:
 
 
 def page(now: Stand) -> RenderableType:
-    """The whole picture."""
+    """The whole page."""
     study, points = now.folder, now.points
     counts = Counter(point.state for point in points)
     parts = [f"[{COLOURS.get(s, 'default')}]{counts[s]} {s}[/]" for s in STATES if counts[s]]
@@ -109,17 +109,17 @@ def page(now: Stand) -> RenderableType:
             lines.append(_line(point))
             tail = log_tail(point.folder, LOG_LINES)
             lines += [Text(f"      {line}", style="dim") for line in tail.splitlines()]
-            lines.append(Text(f"      all of it: {point.folder / 'log.txt'}", style="dim"))
+            lines.append(Text(f"      full log: {point.folder / 'log.txt'}", style="dim"))
     waits = counts["not started"] and not counts["running"] and not counts["pending"]
     if counts["preempted"] or counts["killed"] or counts["damaged"] or waits:
         what = "preempted, killed or not started"
         if counts["damaged"]:
             what = f"damaged (its files are kept as *.damaged), {what}"
-        lines.append(Text(f"the command that made the study goes on with what was {what}"))
+        lines.append(Text(f"run the study's command again to continue what was {what}"))
         lines += [Text(f"  {command}") for command in now.commands]
-    lines += [Text(f"{plan}: what it planned is not known; delete it") for plan in now.damaged_plans]
+    lines += [Text(f"{plan}: its planned points are unknown; delete it") for plan in now.damaged_plans]
     if counts["failed"]:
-        lines.append(Text("the same command with sweep.retry=failed runs the failed ones again"))
+        lines.append(Text("run the same command with sweep.retry=failed to retry the failed points"))
     return Group(*lines)
 
 

@@ -20,7 +20,7 @@ WORDS = {"preempted": "to resume", "killed": "to resume", "pending": "new"}
 
 
 def summary(plan: Plan) -> Iterator[str]:
-    """What became of the combinations, and how the points stand."""
+    """The number of combinations and points, and the states of the points."""
     points = len(plan.points)
     counts = Counter(WORDS.get(point.state, point.state) for point in plan.points)
     words = ("done", "running", "to resume", "damaged", "failed", "new")
@@ -30,15 +30,15 @@ def summary(plan: Plan) -> Iterator[str]:
     yield from (f"  {line}" for line in plan.collapsed)
     yield from (f"  {line}" for line in [*plan.notes, *changed_data(plan.points)])
     if counts["failed"] and not plan.retry:
-        yield "  failed points stay as they are; sweep.retry=failed runs them again"
+        yield "  failed points are skipped; sweep.retry=failed retries them"
     for point in plan.points:
         if point.damage:
-            yield f"  {point.folder}/{point.damage}: kept as *.damaged, and the point trained again"
+            yield f"  {point.folder}/{point.damage}: will be kept as *.damaged, and the point trained again"
     yield from (f"  {line}" for line in several_versions(point.code for point in plan.points))
 
 
 def show(plan: Plan, slots: int | None) -> None:
-    """Print the table of variants, and what the rest will take if finished points of the study tell."""
+    """Print the table of variants, and the expected time if the study has finished points."""
     variants: dict[str, list[Planned]] = defaultdict(list)
     for point in plan.points:
         variants[point.variant].append(point)
@@ -74,13 +74,13 @@ def show(plan: Plan, slots: int | None) -> None:
         spread = f"; {slots} at a time: {duration(total / min(slots, len(todo)))}" if slots and slots > 1 else ""
         console.print(f"expected from finished points of the study: {duration(total)} of training{spread}")
     elif todo:
-        console.print("expected time: unknown until a point of the study is finished")
+        console.print("expected time: unknown until one point of the study is finished")
 
 
 def expected_seconds(points: Sequence[Planned]) -> dict[Path, float]:
-    """Seconds that each point will take, or took: by finished points of its study, the most alike first.
+    """Seconds that each point will take, or took, estimated from the most similar finished points of its study.
 
-    The median of those of the same variant; else of those with the same backbone, data and training; else none.
+    The median over the same variant; else over the same backbone, data and training; else None.
     """
     found: dict[tuple[Path, str], list[float]] = defaultdict(list)
     for study in {point.folder.parent for point in points}:

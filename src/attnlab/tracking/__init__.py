@@ -1,4 +1,4 @@
 """W&B beyond a single point: upload of offline runs, the study's own run, its workspace and report.
 
-Reads folders alone: may import ``ledger`` and the ground.
+It reads only folders: it may import ``ledger`` and the ground.
 """

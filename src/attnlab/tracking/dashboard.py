@@ -26,9 +26,9 @@ def write(study: Path, told: Told) -> Path:
 
 
 def save(study: Path, told: Told) -> list[str]:
-    """Make both on W&B's server, or renew those of an earlier call, and return their addresses.
+    """Create both on W&B's server, or update those of an earlier call, and return their addresses.
 
-    Raises InputError as ``make``, without an account, and for what the server refuses.
+    Raises InputError as ``make``, without an account, and if the server refuses.
     """
     import wandb
 
@@ -57,9 +57,9 @@ def save(study: Path, told: Told) -> list[str]:
 
 
 def make(told: Told, where: Mapping[str, Any]) -> dict[str, Any]:
-    """``workspace`` and ``report``; nothing is sent.
+    """Build ``workspace`` and ``report`` without sending them.
 
-    Raises InputError where the library is missing, and for a study in which nothing varies.
+    Raises InputError if the library is missing, and for a study in which nothing varies.
     """
     try:
         import wandb_workspaces.reports.v2 as wr
@@ -68,7 +68,7 @@ def make(told: Told, where: Mapping[str, Any]) -> dict[str, Any]:
     except ImportError:
         raise InputError("attnlab dashboard needs wandb-workspaces: pip install 'attnlab[dashboard]'") from None
     if not told["factors"]:
-        raise InputError(f"{told['study']}: all its points are one variant; a dashboard compares what varies")
+        raise InputError(f"{told['study']}: all points are one variant, so there is nothing to compare")
 
     place = {"project": where["project"], "entity": where["entity"] or ""}
     paths = {factor: _path(told, factor) for factor in told["factors"]}
@@ -140,7 +140,7 @@ def _effect(wr: Any, factor: str, path: str) -> Any:
 
 
 def leaderboard(told: Told) -> str:
-    """A Markdown table, a row a variant."""
+    """A Markdown table, one row per variant."""
     head = ("variant", "accuracy %", "seeds", f"vs {told['baseline']}", "verdict", "parameters", "MACs", "ms")
     rows = []
     for variant in told["variants"]:
@@ -152,7 +152,7 @@ def leaderboard(told: Told) -> str:
 
 
 def effects(told: Told) -> str:
-    """A Markdown table, a row a level of each factor."""
+    """A Markdown table, one row per level of each factor."""
     rows = [
         (
             table["factor"],

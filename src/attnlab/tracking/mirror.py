@@ -20,10 +20,10 @@ COLUMNS = (
 
 
 def log_study(study: Path, told: Told, files: Sequence[Path]) -> None:
-    """Make, or renew, the W&B run "<study> report" in the group of the study's points, where they go.
+    """Create, or update, the W&B run "<study> report" in the group and project of the study's points.
 
-    PNG files are shown as images, and all files are kept as an artifact. Offline it is a run of the study's own
-    ``wandb/`` that takes the place of one that was not uploaded yet.
+    It shows PNG files as images and keeps all files as an artifact. Offline, it is a run in the study's ``wandb/`` and
+    replaces one that is not uploaded yet.
     Raises InputError if the study has no W&B runs, and if W&B cannot be reached online.
     """
     import wandb
@@ -75,7 +75,7 @@ def _drop_what_waits(folder: Path) -> None:
 
 
 def leaderboard(told: Told) -> list[list[Any]]:
-    """A row a variant, as ``COLUMNS`` names them, then its factors; accuracies and differences are fractions."""
+    """One row per variant, with ``COLUMNS`` and its factors; accuracies and differences are fractions."""
     rows = []
     for variant in told["variants"]:
         accuracy, difference = variant["accuracy"], variant["difference"] or {}

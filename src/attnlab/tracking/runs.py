@@ -1,4 +1,4 @@
-"""What of a study W&B knows: the runs of its points, and where they go."""
+"""A study's W&B runs: those of its points, and their destination."""
 
 import contextlib
 import os
@@ -16,13 +16,13 @@ def points(study: Path) -> list[Path]:
     """Folders of the points that log to W&B. Raises InputError if there are none."""
     found = [folder for folder in ledger.points(study) if "wandb_id" in ledger.read_json(folder / "point.json")]
     if not found:
-        lines = [f"{study}: no W&B runs; train points with logger=wandb to make them", *damaged(study)]
+        lines = [f"{study}: no W&B runs; train points with logger=wandb", *damaged(study)]
         raise InputError("\n".join(lines))
     return found
 
 
 def damaged(study: Path) -> list[str]:
-    """Points of which nobody knows to which run of W&B they belong: ``outputs/s/x/point.json is empty``."""
+    """Points whose W&B run is unknown because a file is damaged: ``outputs/s/x/point.json is empty``."""
     read = ((folder, ledger.read_json(folder / "point.json")) for folder in ledger.points(study))
     return [f"{folder}/{about.damage}" for folder, about in read if about.damage]
 
@@ -41,7 +41,7 @@ def wait(study: Path) -> bool:
 
 
 def switched_off() -> str:
-    """What of the environment tells W&B to do nothing, whatever a config says; empty if nothing does."""
+    """The environment variable that turns W&B off, whatever a config says; empty if none does."""
     for name, off in (("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")):
         if os.environ.get(name, "").lower() == off:
             return f"{name}={os.environ[name]}"
@@ -49,7 +49,7 @@ def switched_off() -> str:
 
 
 def require_account() -> None:
-    """Raises InputError where W&B has no credentials; whether the server takes them is not asked."""
+    """Raises InputError if W&B has no credentials; does not ask the server whether they are valid."""
     import wandb
 
     try:
@@ -63,7 +63,7 @@ def require_account() -> None:
 
 @contextlib.contextmanager
 def artifacts_in(folder: Path) -> Iterator[None]:
-    """What waits to be uploaded, such as tables and figures, lies with the study, not in the user's home."""
+    """Keep files that wait for upload, such as tables and figures, with the study instead of the user's home."""
     if "WANDB_DATA_DIR" in os.environ:
         yield
         return
@@ -76,6 +76,6 @@ def artifacts_in(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """W&B's own words are left out; attnlab says what matters of them."""
+    """Silence W&B's own output; attnlab prints what matters."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
         yield

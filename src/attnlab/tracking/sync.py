@@ -1,4 +1,4 @@
-"""Upload what a study's offline runs hold, several at a time; W&B's own marker says what is done."""
+"""Upload a study's offline runs, several at a time; W&B's own marker files show which are done."""
 
 import os
 import re
@@ -47,9 +47,9 @@ def offline_runs(study: Path) -> tuple[list[Run], list[str]]:
 
 
 def upload_study(study: Path, jobs: int = 4) -> int:
-    """Upload what is not uploaded yet, ``jobs`` runs at a time, and say how it went; the number of runs that failed.
+    """Upload the runs not uploaded yet, ``jobs`` at a time, and print how it went; return the number of failed runs.
 
-    A run's attempts go up in their order, and continue each other there.
+    A run's attempts are uploaded in order and continue each other on W&B.
     Raises InputError if the study has no W&B runs, and if there is no account to upload them with.
     """
     found, busy = offline_runs(study)
@@ -57,7 +57,7 @@ def upload_study(study: Path, jobs: int = 4) -> int:
     there = len(found) - len(waiting)
     print(f"{study}: {len(waiting)} {_runs(len(waiting))} to upload" + (f", {there} uploaded before" if there else ""))
     for name in busy:
-        print(f"  left out, it is still running: {name}")
+        print(f"  left out, still running: {name}")
     for damage in runs.damaged(study):
         print(f"  left out, until it is trained again: {damage}")
     if not waiting:
@@ -85,9 +85,9 @@ def _say_how_it_went(uploads: dict[str, "Upload"]) -> int:
         addresses = sorted({done.address for done in uploads.values()} - {""})
         print(": ".join([f"uploaded {number} {_runs(number)}", *addresses]))
     for name in sorted(name for name, done in uploads.items() if done.cut):
-        print(f"  {name}: an attempt was killed while it wrote; what it had written by then is uploaded")
+        print(f"  {name}: an attempt was killed while writing; everything written before is uploaded")
     if failed:
-        line = f"{len(failed)} of {len(uploads)} runs failed; the same command tries them again"
+        line = f"{len(failed)} of {len(uploads)} runs failed; run the same command again to retry them"
         print(f"attnlab: {line}", file=sys.stderr)
     for name, error in failed.items():
         print(f"attnlab:   {name}: {error}", file=sys.stderr)
@@ -103,7 +103,7 @@ class Upload(NamedTuple):
 
 
 def upload(run: Run) -> Upload:
-    """Upload one run's attempts with `wandb sync`, each by a process of its own: one stops at what it cannot read."""
+    """Upload one run's attempts with `wandb sync`, each in its own process, which stops at an unreadable file."""
     cut, address = False, ""
     for file in run.waiting:
         said = _wandb_sync(file)
@@ -146,7 +146,7 @@ def _reason(said: str) -> str:
     """The first error that W&B names, or else its last line."""
     lines = [re.sub(r"^wandb: +", "", line).strip() for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"(ERROR|Error:) ", line)]
-    return re.sub(r"^(ERROR|Error:) ", "", next(iter(errors), lines[-1] if lines else "wandb sync said nothing"))
+    return re.sub(r"^(ERROR|Error:) ", "", next(iter(errors), lines[-1] if lines else "wandb sync printed nothing"))
 
 
 def _marker(file: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Checkpoints from which a point goes on to the bit, and the row an epoch that goes with each."""
+"""Checkpoints from which a point resumes bit-identically, and the row of metrics of each epoch."""
 
 import logging
 import os
@@ -136,7 +136,7 @@ class Checkpoints(Checkpoint):
         trainer.strategy.barrier()
 
     def keep_best_and_last(self) -> None:
-        """``best.ckpt`` and ``last.ckpt`` of a finished point, and its metrics.csv, should it have been set aside."""
+        """Write ``best.ckpt`` and ``last.ckpt`` of a finished point, and its metrics.csv if that was set aside."""
         write_rows(self.folder / "metrics.csv", self.rows)
         for name, step in (("best", self.best["step"]), ("last", self.rows[-1]["step"])):
             path = self.folder / "checkpoints" / f"{name}.ckpt"
@@ -146,14 +146,14 @@ class Checkpoints(Checkpoint):
         sync(path.parent)
 
     def delete_steps(self) -> None:
-        """What only an unfinished point needs."""
+        """Delete the checkpoints that only an unfinished point needs."""
         for path in (self.folder / "checkpoints").glob("step-*"):
             if path.suffix != ".damaged":
                 path.unlink()
 
 
 class InPlace(TorchCheckpointIO):
-    """Writes where it is told; Lightning's own goes through $TMPDIR, which may be small, or memory."""
+    """Writes directly to the given path; Lightning's own writes to $TMPDIR first, which may be small or in memory."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         make_folder(Path(path).parent)
@@ -165,7 +165,7 @@ def best_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def saved(folder: Path) -> list[Path]:
-    """The newest first."""
+    """The checkpoints, the newest first."""
     return sorted((folder / "checkpoints").glob("step-*.ckpt"), reverse=True)
 
 
@@ -211,7 +211,7 @@ def _damage(path: Path) -> str:
         raise
     except Exception as error:  # whatever zipfile, zlib and pickle make of any bytes
         return f"{type(error).__name__}: {first_line(error)}"
-    return "" if isinstance(content, dict) and content.keys() >= NEEDED else "it is no checkpoint of a point"
+    return "" if isinstance(content, dict) and content.keys() >= NEEDED else "it is not a checkpoint of a point"
 
 
 def save_states(trainer: Any, module: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What data-parallel training needs so that its results are those of one process."""
+"""Parts of data-parallel training that make its results those of one process."""
 
 from typing import Any
 
@@ -30,7 +30,8 @@ class _Sum(torch.autograd.Function):
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm over the batches of all ranks: PyTorch's on GPUs, the same in plain PyTorch on CPUs.
 
-    No nn.SyncBatchNorm, which DistributedDataParallel refuses on CPUs. The ranks' batches must be of equal size.
+    It is not an nn.SyncBatchNorm, because DistributedDataParallel refuses those on CPUs. The ranks' batches must be of
+    equal size.
     """
 
     process_group = None
@@ -67,7 +68,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def from_all_ranks(parts: list[Tensor]) -> Tensor:
-    """What one process would have: each batch's parts of all ranks in order, along the last dimension."""
+    """Gather what one process would have: each batch's parts from all ranks in order, along the last dimension."""
     if dist.is_initialized():
         ranks: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(ranks, parts)
@@ -76,13 +77,13 @@ def from_all_ranks(parts: list[Tensor]) -> Tensor:
 
 
 def synchronise(net: nn.Module) -> None:
-    """Let the batch norms of ``net`` see the batches of all ranks.
+    """Let the batch norms of ``net`` use the batches of all ranks, in place.
 
-    In place, as instances of a class that runs on CPUs too, where nn.SyncBatchNorm does not.
-    Raises InputError for a batch norm of a class of its own.
+    They become instances of a class that also runs on CPUs, unlike nn.SyncBatchNorm.
+    Raises InputError for a batch norm of an unknown class.
     """
     for name, module in net.named_modules():
         if type(module) in PLAIN:
             module.__class__ = SyncBatchNorm
         elif isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, SyncBatchNorm):
-            raise InputError(f"{name}: {type(module).__name__} has no synchronised form; train it on one device")
+            raise InputError(f"{name}: {type(module).__name__} cannot be synchronised; train it on one device")

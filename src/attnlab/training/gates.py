@@ -1,4 +1,4 @@
-"""What the attached attention does with validation images: numbers of its gates, and pictures of where it looks."""
+"""Statistics of the gates on validation images, and pictures of where the attention looks."""
 
 import contextlib
 import io
@@ -35,9 +35,9 @@ class Gate(NamedTuple):
 
 
 def gate_numbers(net: nn.Module, run: Callable[[], Any]) -> list[Gate]:
-    """The gates of all attached attention while ``run()`` runs ``net``; what has none, such as non-local, is left out.
+    """Statistics of the gates of all attached attention while ``run()`` runs ``net``; leaves out modules without.
 
-    Of a place that runs several times, the last counts.
+    If a place runs several times, the last run counts.
     """
     found: dict[tuple[str, str], Tensor] = {}
 
@@ -54,9 +54,9 @@ def gate_numbers(net: nn.Module, run: Callable[[], Any]) -> list[Gate]:
 
 
 def attention_maps(net: nn.Module, run: Callable[[], Any]) -> dict[str, Tensor]:
-    """Site -> (N, height, width): the gate's mean over channels, or that of |A(x)| where no gate has positions.
+    """Site -> (N, height, width): the gate's mean over channels, or the mean of |A(x)| if no gate has positions.
 
-    Sites of one position, and attention that changes the number of images, are left out.
+    Leaves out sites of one position, and attention that changes the number of images.
     """
     found: dict[str, Tensor] = {}
 
@@ -128,7 +128,7 @@ class GateCurves(Callback):
 
 
 def draw_pictures(trainer: Any, classifier: Any, folder: Path, count: int) -> list[Path]:
-    """``pictures/00.png``, ...: each of the first validation images, and where the attention looks in it."""
+    """``pictures/00.png``, ...: each of the first validation images, with its attention maps."""
     images = next(iter(trainer.datamodule.val_dataloader()))
     pixels = trainer.datamodule.data.splits.val.images[:count].cpu()
     x, labels = (part[:count] for part in images)
@@ -145,7 +145,7 @@ def draw_pictures(trainer: Any, classifier: Any, folder: Path, count: int) -> li
 
 
 def picture(image: Tensor, maps: Mapping[str, Tensor], title: str) -> bytes:
-    """A PNG: the image (C, H, W) uint8, and beside it with each map (height, width) laid over it; at most five."""
+    """A PNG: the image (C, H, W) uint8, and beside it the image under each map (height, width); at most five maps."""
     from matplotlib.figure import Figure
 
     channels, height, width = image.shape

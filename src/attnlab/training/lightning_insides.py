@@ -1,7 +1,7 @@
-"""What attnlab uses of the private parts of Lightning and torchmetrics, all in one place.
+"""Private parts of Lightning and torchmetrics that attnlab uses, all in one place.
 
-Tried: Lightning 2.6.0 and 2.6.6, torchmetrics 1.8.0 and 1.9.0. If one of these is gone, a point fails in its first step
-(AttributeError), or, for ``mark_updated``, a resumed point warns about a metric that was not updated.
+Tested: Lightning 2.6.0 and 2.6.6, torchmetrics 1.8.0 and 1.9.0. If one of these is gone, a point fails in its first
+step (AttributeError), or, for ``mark_updated``, a resumed point warns about a metric that was not updated.
 """
 
 from typing import Any
@@ -10,10 +10,10 @@ from torchmetrics import Metric
 
 
 def mid_accumulation(trainer: Any) -> bool:
-    """Whether gradients of this batch wait for more (``accumulate_grad_batches``) before the optimizer's step."""
+    """Whether the gradients of this batch wait for those of later ones (``accumulate_grad_batches``)."""
     return trainer.fit_loop._should_accumulate()
 
 
 def mark_updated(metric: Metric) -> None:
-    """Have a metric whose state was set count as one that has seen batches."""
+    """Mark a metric whose state was restored as one that has seen batches."""
     metric._update_count = 1

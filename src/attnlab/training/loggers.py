@@ -1,4 +1,4 @@
-"""Where a point's metrics go besides its metrics.csv: W&B or TensorBoard, on request."""
+"""Loggers of a point besides its metrics.csv: W&B or TensorBoard, on request."""
 
 import contextlib
 import logging
@@ -20,7 +20,7 @@ FULL_MATRIX = 100  # classes; of more, the confusion matrix holds only the cells
 
 
 class Wandb(WandbLogger):
-    """A point goes on without W&B's own process, which dies of the SIGTERM that SLURM sends to all (wandb#9963)."""
+    """A W&B logger that survives the end of W&B's own process by SLURM's SIGTERM to all processes (wandb#9963)."""
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """W&B's step is the optimizer's, so that the attempts of one point make one curve.
@@ -40,7 +40,7 @@ class Wandb(WandbLogger):
         checkpoints: Sequence[Path],
         step: int,
     ) -> None:
-        """What there is once: headline numbers, the confusion matrix, gates, pictures, weights.
+        """Log the results of the whole run: headline numbers, the confusion matrix, gates, pictures, weights.
 
         ``answers`` (2, N): labels and predicted classes of the test images.
         """
@@ -81,9 +81,9 @@ def _confusion(answers: Any, num_classes: int) -> Any:
 
 @contextlib.contextmanager
 def open_loggers(config: Mapping[str, Any], point: Path, first: bool = True) -> Iterator[list[Logger]]:
-    """The loggers that the config asks for; W&B's run is closed at the end, as failed if the body raises.
+    """The loggers that the config asks for; closes W&B's run at the end, as failed if the body raises.
 
-    ``first``: whether this is the process of rank 0, which alone logs.
+    ``first``: whether this is the process of rank 0; only that one logs.
     """
     name = config["logger"]["name"] if first else "csv"
     if name == "wandb" and (off := switched_off()):

@@ -1,4 +1,4 @@
-"""Trains one point: its folder holds all that it needs, says and finds."""
+"""Trains one point, from the config in its folder to the results there."""
 
 import contextlib
 import dataclasses
@@ -28,11 +28,12 @@ class PointFailed(Exception):
 
 
 def run(folder: Path, title: str = "", bar: bool = False, threads: int | None = None) -> None:
-    """Train the point that was prepared in ``folder``, from its last checkpoint on, unless it stands finished.
+    """Train the prepared point of ``folder`` from its last checkpoint, unless it is finished.
 
-    ``threads``: CPU threads of a first attempt; later ones keep to it, since sums depend on it in the last bit.
-    Raises lock.Busy while another process trains it, PointFailed, and Preempted if a signal asked to stop; the
-    folder's status.json and log.txt are written before.
+    ``threads``: CPU threads of the first attempt; later attempts use the same number, because it changes sums in the
+    last bit.
+    Raises lock.Busy while another process trains it, PointFailed, and Preempted if a signal asked to stop, after
+    writing the folder's status.json and log.txt.
     """
     stop = Stop()
     with stop.listening(), lock.hold(folder, lost=_abandon), _log_file(folder):

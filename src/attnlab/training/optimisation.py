@@ -21,13 +21,12 @@ MakeScheduler = Callable[..., LRScheduler]
 class Optimisation:
     """How a network is trained.
 
-    It may return a tuple in training, auxiliary logits behind its own: their losses count ``net.aux_weight`` each.
+    In training, the network may return a tuple: its logits, then auxiliary ones, whose losses count ``net.aux_weight``.
     ``optimizer`` is called with ``params``, ``scheduler`` with ``optimizer`` and ``total_steps``.
-    ``attention_lr_scale`` multiplies the optimizer's learning rate for what ``attach`` has added. ``freeze``: for all
-    epochs (True) or for so many, only that and the layers of ``head`` train; the batch norms of the rest stay in eval
-    mode, so that their statistics stay too.
-    ``l2`` maps globs of parameter names to λ and adds ``λ Σ w²`` to the training loss, as a Keras
-    kernel_regularizer does.
+    ``attention_lr_scale`` multiplies the optimizer's learning rate for the attached attention. ``freeze``: in all
+    epochs (True) or in the first N, only the attention and the layers of ``head`` train; the batch norms of the rest
+    stay in eval mode, so their statistics do not change. ``l2`` maps globs of parameter names to λ and adds ``λ Σ w²``
+    to the training loss, as a Keras kernel_regularizer does.
 
     Raises InputError if a glob matches nothing, or nothing is left to freeze.
     """
@@ -52,7 +51,7 @@ class Optimisation:
         self.l2 = _regularised(net, l2 or {})
 
     def losses(self, output: Any, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What to descend, the loss without regularisation, and the logits ``(N, K)``.
+        """The loss to minimise, the loss without regularisation, and the logits ``(N, K)``.
 
         ``output``: what the network returned in training; ``y``: labels ``(N,)``.
         """
@@ -66,12 +65,12 @@ class Optimisation:
         return total, loss, logits
 
     def trainable(self) -> int:
-        """How many parameters train, be it for the last epochs only."""
+        """How many parameters train in at least some epochs."""
         never = {id(p) for p in self.body.parameters} if self.body is not None and self.freeze_for is True else set()
         return sum(p.numel() for p in self.net.parameters() if p.requires_grad and id(p) not in never)
 
     def freeze(self, epoch: int) -> None:
-        """Freeze or thaw the body as it is to be in this epoch (from 0)."""
+        """Freeze or unfreeze the body for this epoch (counted from 0)."""
         if self.body is not None:
             self.body.freeze(self.freeze_for is True or epoch < self.freeze_for)
 
@@ -100,7 +99,7 @@ class Body:
         self.parameters = list(dict.fromkeys(own))
         self.norms = [module for module in mine if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         if not self.parameters:
-            raise InputError("freeze: none of the backbone's parameters requires gradients; it is frozen already")
+            raise InputError("freeze: the backbone is frozen already; none of its parameters requires gradients")
 
     def freeze(self, frozen: bool) -> None:
         for parameter in self.parameters:

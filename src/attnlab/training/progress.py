@@ -1,4 +1,4 @@
-"""How far a point is: its live line in the terminal, and progress.json for those who look from outside."""
+"""A point's progress: its live line in the terminal, and progress.json for other processes."""
 
 import contextlib
 import json
@@ -52,7 +52,7 @@ class PointProgress(ProgressBar):
 
     @contextlib.contextmanager
     def bar_stopped(self) -> Iterator[None]:
-        """Whatever happens in the body, the bar is gone afterwards."""
+        """Remove the bar after the body, even if the body raises."""
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""Rehearsal: all that a config names is built without memory and training, so that a point that starts can finish."""
+"""Rehearsal: build everything that a config names, without memory or training, so that a started point can finish."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ ORDINARY = {"precision": "32-true", "gradient_clip_val": None, "accelerator": "a
 
 
 class Rehearsed(NamedTuple):
-    """What building a point without memory and training has shown."""
+    """The result of building a point without memory and training."""
 
     cost: Cost | None
     error: str | None
@@ -34,9 +34,9 @@ class Rehearsed(NamedTuple):
 
 
 def rehearse(configs: Iterable[Config], here: bool = True) -> Iterator[Rehearsed]:
-    """Build all that each config names, the networks without memory; what is equal is built once.
+    """Build everything that each config names, the networks without memory; equal parts are built once.
 
-    ``here``: the points will train on this machine, so its devices must be those that they ask for.
+    ``here``: the points will train on this machine, so it must have the devices that they ask for.
     """
     known: dict[str, Any] = {}
 
@@ -84,7 +84,7 @@ def _rehearse_network(config: Config, data: ImageData) -> tuple[nn.Module, Cost]
             calls = trace(net, data.shape)
             logits = calls[""][0].output
             if logits != (1, data.num_classes):
-                raise InputError(f"returns {logits} for one image; {data.num_classes} classes need logits of them")
+                raise InputError(f"returns shape {logits} for one image; expected (1, {data.num_classes})")
             return net, count(net, calls)
 
     try:
@@ -144,8 +144,8 @@ def _rehearse_trainer(config: Config, data: ImageData, net: nn.Module, here: boo
     if ranks > 1:
         if frozen and frozen is not True:
             raise InputError(
-                f"backbone.freeze={frozen} with trainer.devices={ranks}: data-parallel training would not synchronise "
-                "what thaws later; backbone.freeze=true, or one device"
+                f"backbone.freeze={frozen} with trainer.devices={ranks}: DDP cannot synchronise parameters unfrozen "
+                "later: set backbone.freeze=true or trainer.devices=1"
             )
         try:
             synchronise(copy.deepcopy(net))

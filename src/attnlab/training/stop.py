@@ -11,14 +11,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, *(() if sys.platform == "win32" else (
 
 
 class Preempted(BaseException):
-    """The point was asked to stop; it goes on from its last checkpoint when it is run again."""
+    """The point was asked to stop; it continues from its last checkpoint when it is run again."""
 
 
 class Stop:
     """One handler for the signals of terminals, launchers and SLURM.
 
-    While ``training``, a signal is noted in ``asked`` for the loop to look at; else, and for a second Ctrl-C, it
-    raises Preempted where the program stands.
+    While ``training``, the handler notes a signal in ``asked`` for the loop; otherwise, and on a second Ctrl-C, it
+    raises Preempted at once.
     """
 
     def __init__(self, follows: bool = False) -> None:
@@ -28,7 +28,7 @@ class Stop:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within the body the signals come here (only the main thread can have them do so)."""
+        """Handle the signals within the body (only in the main thread)."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -1,4 +1,4 @@
-"""What trains a point: a hash of attnlab's files, the commit of its checkout, the versions of libraries."""
+"""The code that trains a point: a hash of attnlab's files, the commit of its checkout, the versions of libraries."""
 
 import contextlib
 import functools

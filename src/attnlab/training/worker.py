@@ -50,7 +50,7 @@ def command(folder: Path, *title_and_threads: object) -> list[str]:
 
 
 def supervise(folder: Path, env: dict[str, str] | None = None, cwd: str | None = None) -> subprocess.Popen[bytes]:
-    """Start a worker process for the point; what it prints goes to the point's log.txt."""
+    """Start a worker process for the point; its output goes to the point's log.txt."""
     with open(folder / "log.txt", "ab") as output:
         return subprocess.Popen(
             command(folder),
@@ -69,11 +69,11 @@ def wait(process: subprocess.Popen[bytes]) -> None:
 
 
 def record_end(folder: Path, exit_code: int, reason: str = "") -> OSError | None:
-    """After a worker's end: a point that still says running or pending was killed, and has failed.
+    """After a worker's end: record a point as failed if its status still says running or pending.
 
-    Unless it was asked to stop before it could say so: then it goes on next time. ``exit_code`` is negative for a
-    signal, as subprocess and multiprocessing have it; ``reason``: why the worker was stopped, if that is a failure too.
-    Returns what kept it from being written (a full disk): the point stays "running" without a process, killed.
+    If it was asked to stop before it could write its status, it continues next time. ``exit_code`` is negative for a
+    signal, as in subprocess and multiprocessing; ``reason``: why the worker was stopped, if that counts as a failure.
+    Returns the error that prevented writing (a full disk): then the point stays "running" without a process: killed.
     """
     if exit_code == BUSY:
         return None
@@ -100,7 +100,7 @@ def death(exit_code: int) -> str:
 
 
 def die_with_parent(number: int) -> None:
-    """On Linux: a signal to this process when the one that started it dies, however it dies."""
+    """On Linux: send this process a signal when its parent dies for any reason."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(1, int(number))  # PR_SET_PDEATHSIG

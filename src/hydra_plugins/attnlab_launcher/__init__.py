@@ -1,4 +1,4 @@
-"""Hydra's door to attnlab's launchers: hydra/launcher=local, slurm, ray."""
+"""The Hydra plugins for attnlab's launchers: hydra/launcher=local, slurm, ray."""
 
 import math
 from collections.abc import Sequence

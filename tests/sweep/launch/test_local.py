@@ -29,7 +29,7 @@ ERRORS = {
     "memory": "OutOfMemoryError: CUDA out of memory, or so it says",
 }
 LIFE = ("seed=range(8)", "trainer.max_epochs=6", "data.batch_size=200", "hydra.launcher.gpus=[3,5]")
-GOES_ON = "attnlab: interrupted; the same command goes on with what is not finished"
+GOES_ON = "attnlab: interrupted; run the same command again to continue"
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_interrupted_and_killed_at_any_moment_and_typed_again(start, sweeps):
     sweep.signal(signal.SIGINT)
     assert sweep.finish() == 130
     assert GOES_ON in sweep.stderr
-    assert "stopping: the points save where they are (Ctrl-C again kills them)" in sweep.stdout
+    assert "stopping: the points save their state (Ctrl-C again kills them)" in sweep.stdout
     assert "Traceback" not in sweep.stdout + sweep.stderr
     states = {folder: ledger.state(folder) for folder in sweep.folders().values()}
     assert set(states.values()) <= {"done", "preempted"}
@@ -177,7 +177,7 @@ def test_failed_points_wait_to_be_retried(start, sweeps):
     before, records = sweeps["faults"].statuses("backbone.fault"), sweeps["faults"].records()
     again = start("faults", *FAULTS)
     assert again.finish() == 1
-    assert "sweep.retry=failed runs them again" in again.stdout
+    assert "sweep.retry=failed retries them" in again.stdout
     assert "attnlab: 6 of 7 points failed" in again.stderr
     assert (again.statuses("backbone.fault"), again.records()) == (before, records)
 
@@ -194,7 +194,7 @@ def test_points_share_gpus_and_one_without_memory_is_tried_again_alone(sweeps):
     assert sweep.finish() == 0, sweep.stderr
     attempts = {seed: status["attempts"] for seed, status in sweep.statuses().items()}
     assert attempts == {**dict.fromkeys("0134567", 1), "2": 2}
-    assert "out of GPU memory: once more, alone on its GPU" in sweep.stdout
+    assert "out of GPU memory: retrying alone on its GPU" in sweep.stdout
     ranks = [(start, end) for _, gpus, start, end in sweep.records() if gpus == "0,1"]
     assert len(ranks) == 2
     assert json.loads((sweep.folders()["7"] / "result.json").read_text())["devices"] == 2

@@ -1,1 +1,1 @@
-"""One file a verb: its docstring is its line in ``attnlab --help``, ``run(argv)`` returns the exit code."""
+"""One file per verb: its docstring is its line in ``attnlab --help``, ``run(argv)`` returns the exit code."""

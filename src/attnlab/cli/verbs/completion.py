@@ -1,4 +1,4 @@
-"""completion of words in your shell: bash, zsh, fish"""
+"""complete words in your shell: bash, zsh, fish"""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ complete --command attnlab --arguments '(__attnlab)'""",
 }
 HELP = """attnlab completion bash|zsh|fish
 
-Prints a script that has the shell complete verbs, config groups, their choices and settings.
+Prints a script that makes the shell complete verbs, config groups, their choices and settings.
 
   bash   echo 'eval "$(attnlab completion bash)"' >> ~/.bashrc
   zsh    echo 'eval "$(attnlab completion zsh)"' >> ~/.zshrc     (after compinit)
@@ -37,7 +37,7 @@ Prints a script that has the shell complete verbs, config groups, their choices 
 
 
 def run(argv: list[str]) -> int:
-    """The script, or with --line what could follow there."""
+    """Print the script, or with --line the words that could come next."""
     if not argv or {"-h", "--help"} & set(argv):
         print(HELP)
     elif argv[0] == "--line" and len(argv) == 2:
@@ -50,7 +50,7 @@ def run(argv: list[str]) -> int:
 
 
 def candidates(line: str) -> list[str]:
-    """What could stand where a command line ends, from the names of config files and the keys in them."""
+    """Words that could end this command line, from the names of config files and the keys in them."""
     from attnlab.cli.dispatch import names
 
     _, *words = line.split(" ")

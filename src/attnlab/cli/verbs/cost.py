@@ -1,4 +1,4 @@
-"""what attention adds to a backbone"""
+"""show what attention adds to a backbone"""
 
 from attnlab.cli.arguments import parser_of_a_network
 from attnlab.errors import InputError
@@ -7,10 +7,10 @@ GROUP, PLACE, WORDS = "look", 2, "[key=value ...]"
 
 
 def run(argv: list[str]) -> int:
-    """The bare backbone beside the network with attention."""
+    """Print the bare backbone beside the network with attention."""
     parser = parser_of_a_network(
         "cost",
-        description="What attention adds to a backbone: parameters, multiply-accumulates (MACs), its element-wise "
+        description="Shows what attention adds to a backbone: parameters, multiply-accumulates (MACs), element-wise "
         "operations, activation memory in training, and with --latency the time of a forward pass.",
         epilog="example: attnlab cost backbone=resnet50 attention=cbam sites=branch --input 3x224x224 --latency",
     )
@@ -22,7 +22,7 @@ def run(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     for option in ("batch", "compile", "device"):
         if getattr(args, option) and not args.latency:
-            raise InputError(f"--{option}: goes with --latency")
+            raise InputError(f"--{option}: needs --latency")
     if args.batch is not None and args.batch < 1:
         raise InputError(f"--batch {args.batch}: must be at least 1")
 

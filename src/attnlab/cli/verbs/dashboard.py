@@ -1,21 +1,21 @@
-"""its W&B workspace and report"""
+"""create the study's W&B workspace and report"""
 
 import argparse
 import sys
 from pathlib import Path
 
-GROUP, PLACE, WORDS = "use", 2, "FOLDER"
+GROUP, PLACE, WORDS = "use", 2, "STUDY"
 
 
 def run(argv: list[str]) -> int:
-    """A study's W&B workspace and report."""
+    """Create a study's W&B workspace and report."""
     parser = argparse.ArgumentParser(
         prog="attnlab dashboard",
-        description="Makes the W&B workspace and the W&B report of a study, from its factors; a second call renews "
-        "both. Its runs must be there: attnlab sync. Needs an account, and pip install 'attnlab[dashboard]'.",
+        description="Creates the W&B workspace and the W&B report of a study from its factors; a second call updates "
+        "both. Upload its runs first: attnlab sync. Needs an account, and pip install 'attnlab[dashboard]'.",
         epilog="example: attnlab dashboard outputs/demo --dry-run",
     )
-    parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
+    parser.add_argument("study", metavar="STUDY", help="the study's folder, such as outputs/demo", type=Path)
     parser.add_argument(
         "--dry-run", action="store_true", help="write both into the study's dashboard.json; no account, no network"
     )

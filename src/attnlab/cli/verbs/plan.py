@@ -1,4 +1,4 @@
-"""what that would do, and cost"""
+"""show which points a train command would run, and their cost"""
 
 import sys
 
@@ -6,7 +6,7 @@ GROUP, PLACE, WORDS = "train", 2, "[-m] [key=value ...]"
 
 
 def run(argv: list[str]) -> int:
-    """What `attnlab train` with the same words would do."""
+    """Show what `attnlab train` with the same words would do."""
     from rich.console import Console
 
     from attnlab.sweep import plan, table
@@ -15,9 +15,10 @@ def run(argv: list[str]) -> int:
     if {"-h", "--help"} & set(argv):
         print(
             "attnlab plan [-m] [key=value ...]\n\n"
-            "What attnlab train with the same words would do: its points, how many are done, their parameters,\n"
+            "Shows what attnlab train with the same words would do: its points, how many are done, their parameters,\n"
             "MACs and expected time. Every point is composed, checked and built without memory; nothing is written.\n"
-            "Missing data are named at the end: the costs are known without them, but train would not start."
+            "The end names missing data: plan knows the costs without them, but train would not start.\n\n"
+            "Options, choices and settings are those of attnlab train --help."
         )
         return 0
     with Console().status("Checking every point") as status:
@@ -34,5 +35,5 @@ def run(argv: list[str]) -> int:
             at_once = len(slots.make(**wanted, points=len(planned.todo)))
     table.show(planned, at_once)
     for line in planned.missing:
-        print(f"attnlab: the data are not there, and attnlab train would not start: {line}", file=sys.stderr)
+        print(f"attnlab: data are missing, so attnlab train would not start: {line}", file=sys.stderr)
     return 1 if planned.errors or planned.missing else 0

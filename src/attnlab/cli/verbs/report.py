@@ -1,4 +1,4 @@
-"""what a study says: tables, page, figures"""
+"""print and write a study's results: tables, page, figures"""
 
 import argparse
 import sys
@@ -6,19 +6,19 @@ from pathlib import Path
 
 from attnlab.cli.arguments import add_baseline, levels
 
-GROUP, PLACE, WORDS = "judge", 1, "FOLDER"
+GROUP, PLACE, WORDS = "judge", 1, "STUDY"
 
 
 def run(argv: list[str]) -> int:
-    """Tables in the terminal; report.html, .md, .csv, .json, .tex and figures/ beside the points."""
+    """Print tables; write report.html, .md, .csv, .json, .tex and figures/ beside the points."""
     parser = argparse.ArgumentParser(
         prog="attnlab report",
-        description="What a study says, from its points' folders alone: what is better, by how much, how sure, at what "
-        "cost. Writes report.html (a page of its own), report.md, .csv, .json, .tex and figures/ into the folder; with "
-        "--format or --baseline it only prints.",
+        description="Reports a study from its points' folders: what is better, by how much, how sure, at what "
+        "cost. Writes report.html (a self-contained page), report.md, .csv, .json, .tex and figures/ into the folder; "
+        "with --format or --baseline it only prints.",
         epilog="example: attnlab report outputs/demo --format latex > table.tex",
     )
-    parser.add_argument("study", help="the study's folder, such as outputs/demo")
+    parser.add_argument("study", metavar="STUDY", help="the study's folder, such as outputs/demo")
     parser.add_argument(
         "--format", choices=["md", "csv", "json", "latex", "html"], help="print the report in this format only"
     )

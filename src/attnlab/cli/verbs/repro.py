@@ -1,21 +1,21 @@
-"""does a point repeat to the bit?"""
+"""train a point again and check that it repeats to the bit"""
 
 import argparse
 from pathlib import Path
 
-GROUP, PLACE, WORDS = "train", 4, "FOLDER POINT"
+GROUP, PLACE, WORDS = "train", 4, "STUDY POINT"
 
 
 def run(argv: list[str]) -> int:
     """Train a point again and compare."""
     parser = argparse.ArgumentParser(
         prog="attnlab repro",
-        description="Trains a finished point again, with as many threads, and says whether the result is the same to "
-        "the bit, and if not, what differs and what the reasons may be. Exit code 0: the same, 1: not.",
+        description="Trains a finished point again with the same number of threads, and says whether the result is the "
+        "same to the bit; if not, it names what differs and possible reasons. Exit code 0: the same, 1: different.",
         epilog="example: attnlab repro outputs/demo 2c3bb1b7",
     )
-    parser.add_argument("study", help="the study's folder, such as outputs/demo", type=Path)
-    parser.add_argument("point", help="the point's folder in it, or a part of its name that no other has")
+    parser.add_argument("study", metavar="STUDY", help="the study's folder, such as outputs/demo", type=Path)
+    parser.add_argument("point", metavar="POINT", help="the point's folder in it, or a unique part of its name")
     args = parser.parse_args(argv)
 
     from attnlab.sweep import repro
@@ -30,7 +30,7 @@ def run(argv: list[str]) -> int:
         print(f"the same to the bit: {repro.what(first)}")
         repro.forget(second)
         return 0
-    print("not the same:", *differences, sep="\n  ")
-    print("possible reasons:", *(repro.reasons(first, second) or ["nothing on record differs"]), sep="\n  ")
+    print("different:", *differences, sep="\n  ")
+    print("possible reasons:", *(repro.reasons(first, second) or ["the records show no difference"]), sep="\n  ")
     print(f"both are kept: {first}, {second}")
     return 1

@@ -1,4 +1,4 @@
-"""where attention can go in a backbone"""
+"""show where attention can go in a backbone"""
 
 from attnlab.cli.arguments import parser_of_a_network
 
@@ -6,11 +6,11 @@ GROUP, PLACE, WORDS = "look", 1, "[key=value ...]"
 
 
 def run(argv: list[str]) -> int:
-    """A drawing and the table of sites, those that the config selects marked."""
+    """Print a drawing and a table of the sites; mark those that the config selects."""
     parser = parser_of_a_network(
         "sites",
-        description="Where attention can go in a backbone: the sites that sites=... selects are marked, and with "
-        "attention=... each says what it costs there.",
+        description="Shows where attention can go in a backbone, and marks the sites that sites=... selects; with "
+        "attention=... it also shows what each costs.",
         epilog="example: attnlab sites backbone=resnet50 attention=cbam sites.blocks=last --input 3x224x224",
     )
     args = parser.parse_intermixed_args(argv)

@@ -6,15 +6,15 @@ GROUP, PLACE, WORDS = "train", 1, "[-m] [key=value ...]"
 
 
 def run(argv: list[str]) -> int:
-    """Check every point, launch what is not finished, say how it went."""
+    """Check every point, launch the unfinished ones, print how it went."""
     from rich.console import Console
 
-    from attnlab.cli.ending import say_how_it_went, say_what_was_not_written
+    from attnlab.cli.summary import say_how_it_went, say_what_was_not_written
     from attnlab.config import compose
     from attnlab.sweep import grid, plan, table
     from attnlab.sweep.launch import hydras_own, launchers, single
 
-    looks = {"-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info"}
+    looks = {"-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info"}
     if looks & {word.partition("=")[0] for word in argv}:
         grid.look_over(argv)
         hydras_own.run(compose.for_hydra(argv), compose.CONF, {}, retry=False)
@@ -37,6 +37,6 @@ def run(argv: list[str]) -> int:
         else:
             titles = {point.folder: point.title for point in planned.points} if planned.is_grid else {}
             hydras_own.run(compose.for_hydra(argv), compose.CONF, titles, planned.retry)
-    except OSError as error:  # a point's own troubles are in its folder: this one could not be made
+    except OSError as error:  # a point's own errors are in its folder: this folder could not be made
         return say_what_was_not_written(error, planned, ["train", *argv])
     return say_how_it_went(planned, ["train", *argv])

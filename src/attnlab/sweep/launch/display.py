@@ -13,7 +13,7 @@ from attnlab.sweep.plan import Planned
 
 
 class Display:
-    """Lines of finished points stay; if the output is not a terminal, there are no others."""
+    """Shows a line for each point; without a terminal, only those of finished points."""
 
     def __init__(self, points: Sequence[Planned]) -> None:
         console = Console()
@@ -40,7 +40,7 @@ class Display:
         self.running[self.bars.add_task(escape(point.title), total=None, how_far="starting")] = point
 
     def refresh(self) -> None:
-        """Look how far the running points are."""
+        """Update the progress of the running points."""
         for task, point in self.running.items():
             now = read_json(point.folder / "progress.json")
             if now:
@@ -66,6 +66,4 @@ class Display:
         self.bars.console.print(f"[dim]{escape(text)}[/dim]", highlight=False, soft_wrap=True)
 
     def stopping(self, again: bool) -> None:
-        self.note(
-            "killing the points" if again else "stopping: the points save where they are (Ctrl-C again kills them)"
-        )
+        self.note("killing the points" if again else "stopping: the points save their state (Ctrl-C again kills them)")

@@ -17,10 +17,10 @@ from attnlab.training.stop import Preempted
 
 
 class Job:
-    """What Hydra calls for each job, in this process or another: it trains the job's point.
+    """The function that Hydra calls for each job, in this process or another: it trains the job's point.
 
-    A class, as launchers pickle it. ``titles`` are what the terminal calls the points of the plan; no others are
-    trained, unless there are none (with a sweeper that chooses as it goes).
+    It is a class because launchers pickle it. ``titles`` names the points of the plan in the terminal; only these are
+    trained, or all if it is empty (with a sweeper that chooses points as it goes).
     """
 
     def __init__(self, titles: Mapping[Path, str], retry: bool) -> None:

@@ -21,7 +21,7 @@ def ours(launcher: Mapping[str, Any]) -> bool:
 
 
 def warm_up(launcher: Mapping[str, Any]) -> None:
-    """Have what a launcher on this machine needs be ready when the plan is."""
+    """Prepare what a launcher on this machine needs while the plan is made."""
     if ours(launcher) and NAMES[launcher["_target_"].rpartition(".")[2]] == "local":
         from attnlab.sweep.launch.local import start_fork_server
 
@@ -45,7 +45,7 @@ def prepared(launcher: Mapping[str, Any]) -> functools.partial[None]:
 
 
 def launch(plan: Plan, launcher: Mapping[str, Any]) -> None:
-    """Launch what is to do. Raises InputError before anything starts, KeyboardInterrupt after Ctrl-C."""
+    """Launch the unfinished points. Raises InputError before anything starts, KeyboardInterrupt after Ctrl-C."""
     function = prepared(launcher)
     if plan.todo:
         function(plan.todo)

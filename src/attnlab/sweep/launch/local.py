@@ -52,15 +52,15 @@ def launch(
     """Train the points; their folders say how it went. Raises KeyboardInterrupt after Ctrl-C, once all have saved.
 
     One point a slot: ``slots_per_gpu`` on each of ``gpus`` (their numbers, how many, or all that are visible);
-    without a GPU, ``cpu_slots``, by default as many as have all points done soonest. The cores are divided among the
-    slots. A point of several devices takes slots on as many GPUs. A point that another launcher trains is waited for.
-    ``timeout_min``: minutes after which a point is asked to save and counts as failed. Out of memory on a shared GPU,
-    a point is tried once more alone.
+    without a GPU, ``cpu_slots``, by default the number that finishes all points soonest. The cores are divided among
+    the slots. A point of several devices takes slots on as many GPUs. The launcher waits for a point that another
+    launcher trains. ``timeout_min``: minutes after which a point is asked to save and counts as failed. Out of memory
+    on a shared GPU, a point is tried once more alone.
     """
     slots = machine.make(gpus, slots_per_gpu, cpu_slots, len(points))
     for wanted in sorted({ledger.devices(point.config) for point in points}):
         if slots[0] != "cpu" and wanted > len(set(slots)):
-            raise InputError(f"trainer.devices={wanted}: this launcher has GPU {', '.join(dict.fromkeys(slots))} only")
+            raise InputError(f"trainer.devices={wanted}: this launcher has only GPU {', '.join(dict.fromkeys(slots))}")
 
     context = start_fork_server()
     broken: OSError | None = None  # the first folder that could not be written
@@ -81,7 +81,7 @@ def launch(
                     ledger.prepare(point.folder, point.config, point.overrides)
                 except lock.Busy as busy:
                     elsewhere.append(point)
-                    display.note(f"{point.title}  waiting: trained by {busy}")
+                    display.note(f"{point.title}  waiting: already being trained by {busy}")
                     continue
                 except OSError as error:
                     broken = broken or error
@@ -116,7 +116,7 @@ def launch(
                     queue.append(item.point)
                     with contextlib.suppress(lock.Busy, OSError):  # not failed yet, should the launcher be stopped now
                         ledger.prepare(item.point.folder, item.point.config, item.point.overrides)
-                    display.note(f"{item.point.title}  out of GPU memory: once more, alone on its GPU")
+                    display.note(f"{item.point.title}  out of GPU memory: retrying alone on its GPU")
                 else:
                     display.finished(item.point)
     if interrupts:
@@ -141,10 +141,10 @@ def _out_of_memory(point: Planned) -> bool:
 
 
 def start_fork_server() -> Any:
-    """Start what the points' processes are forked from, unless it runs; returns the context of multiprocessing.
+    """Start the server that forks the points' processes, unless it runs; return the context of multiprocessing.
 
-    It is deaf to what terminals and `timeout` send to all processes. Its children inherit the mask: Ctrl-C and the end
-    of the terminal are the launcher's to deal with. They lift it for SIGTERM: the launcher asks them to save by that.
+    It ignores signals that terminals and `timeout` send to all processes. Its children inherit the mask, so the
+    launcher handles Ctrl-C and the end of the terminal. They accept SIGTERM, by which the launcher asks them to save.
     """
     from multiprocessing import forkserver, resource_tracker  # not on Windows
 
@@ -166,7 +166,9 @@ def _start(context: Any, train: Callable[..., int], point: Planned, taken: list[
     try:
         process.start()
     except (EOFError, ConnectionError):
-        raise InputError("the process that starts the points was killed; the same command goes on") from None
+        raise InputError(
+            "the process that starts the points was killed; run the same command again to continue"
+        ) from None
     return process
 
 

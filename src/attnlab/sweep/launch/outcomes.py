@@ -8,7 +8,7 @@ from attnlab import ledger
 
 
 def outcome(point: Path, title: str) -> str:
-    """A point's line, as Rich markup, when there is nothing more to do for it."""
+    """A point's last line, as Rich markup."""
     read = ledger.read_point(point)
     if read.state == "done":
         parts = [f"test {100 * read.result['test']['accuracy']:.1f} %"]

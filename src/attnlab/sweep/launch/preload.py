@@ -1,4 +1,4 @@
-"""What a point needs: imported once by the fork server, so that each point's process has it at once."""
+"""Imports that a point needs: the fork server makes them once, so each point's process has them at once."""
 
 import contextlib
 import os

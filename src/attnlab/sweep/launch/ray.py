@@ -33,8 +33,8 @@ def launch(
 
     ``address`` of a running cluster, "auto" or the environment's RAY_ADDRESS; else a Ray of its own with ``num_gpus``
     GPUs. A point takes ``gpus`` (a fraction lets points share one; "auto": 1 where Ray has any) and ``cpus`` for each
-    of its devices. A point whose node dies is started again elsewhere, and goes on. Raises InputError where there is
-    no such Ray, or it is too small.
+    of its devices. If a point's node dies, Ray starts it again elsewhere, and it continues. Raises InputError if there
+    is no such Ray, or if it is too small.
     """
     import ray
 
@@ -58,7 +58,7 @@ def launch(
         if not address and (cpus * most > here.get("CPU", 0) or gpus * most > here.get("GPU", 0)):
             wanted = f"{cpus * most:g} CPUs and {gpus * most:g} GPUs"
             raise InputError(
-                f"hydra/launcher=ray: a point wants {wanted}, Ray has {here.get('CPU', 0):g} and {here.get('GPU', 0):g}"
+                f"hydra/launcher=ray: a point needs {wanted}, Ray has {here.get('CPU', 0):g} and {here.get('GPU', 0):g}"
             )
         remote = ray.remote(max_calls=1, max_retries=3)(_train)  # a process for each point
         with Display(points) as display:

@@ -28,7 +28,7 @@ def launch(point: Planned) -> None:
             ledger.prepare(point.folder, point.config, point.overrides)
             train_here(point.folder, point.title, point.config)
     except lock.Busy as busy:
-        raise InputError(f"{point.folder}: trained by {busy}") from None
+        raise InputError(f"{point.folder}: already being trained by {busy}") from None
     except Preempted:
         raise KeyboardInterrupt from None
     finally:

@@ -24,9 +24,9 @@ def make(gpus: Any, slots_per_gpu: int, cpu_slots: Any, points: int) -> list[str
 
 
 def best_cpu_slots(points: int) -> int:
-    """How many points at a time are done soonest: by Amdahl's law, threads of one point help less than more points.
+    """How many points at once finish soonest: by Amdahl's law, more points help more than more threads of one.
 
-    At most as many as fit into the memory that is free.
+    At most as many as fit into free memory.
     """
     most = max(1, min(cores(), points, int(_free_memory() / POINT_BYTES)))
 
@@ -44,7 +44,7 @@ def _free_memory() -> float:
 
 
 def visible_gpus() -> list[str]:
-    """The ids that CUDA_VISIBLE_DEVICES may hold; the GPUs themselves are not woken."""
+    """The ids that CUDA_VISIBLE_DEVICES may hold; this does not initialise the GPUs."""
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")

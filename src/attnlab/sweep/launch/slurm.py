@@ -1,4 +1,4 @@
-"""Points as a SLURM job array, through submitit; each is requeued and goes on after preemption or its time limit."""
+"""Points as a SLURM job array, through submitit; each is requeued and continues after preemption or its time limit."""
 
 import contextlib
 import io
@@ -46,7 +46,7 @@ def launch(
     options: dict[str, Any] | None = None,
     wait: bool = False,
 ) -> None:
-    """Submit the points, as arrays of those that need the same; their folders say how it went.
+    """Submit the points, those with equal needs as one array; their folders say how it went.
 
     A point gets ``gpus`` ("auto": one for each of its devices, none with trainer.accelerator=cpu), and ``cpus`` and
     ``mem_gb`` for each of its devices, on one node, for ``time_min`` minutes at a time. ``parallelism``: points of an
@@ -60,7 +60,7 @@ def launch(
     for point in points:
         job = ledger.read_json(point.folder / "job.json").get("slurm")
         if job in queued:
-            console.print(f"{point.title}  in the queue already: SLURM {job}", highlight=False, soft_wrap=True)
+            console.print(f"{point.title}  already in the queue: SLURM {job}", highlight=False, soft_wrap=True)
             continue
         try:
             ledger.prepare(point.folder, point.config, point.overrides)
@@ -115,7 +115,7 @@ def _submit(points: Sequence[Planned], resources: dict[str, Any]) -> list[str]:
 
 
 class Task:
-    """What submitit runs in a job: the point's own process, which saves when SLURM's signals reach it.
+    """The function that submitit runs in a job: it starts the point's process, which saves on SLURM's signals.
 
     SLURM signals every process of a job. The point's process takes SIGTERM (requeue, preemption, cancel) and SIGUSR2
     (time limit) for itself; submitit's takes SIGUSR2, calls ``checkpoint`` and requeues the job.
@@ -145,7 +145,7 @@ class Task:
         return ledger.state(Path(folder))
 
     def checkpoint(self, folder: str) -> Any:
-        """Called by submitit's handler: what is to run after the requeue, once the point has saved."""
+        """Called by submitit's handler once the point has saved: returns what to run after the requeue."""
         import submitit
 
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # else SLURM's next signal can kill the requeueing command
@@ -190,7 +190,7 @@ def _ask(*command: str) -> str:
         )
         return asked.stdout
     except FileNotFoundError:
-        raise InputError(f"hydra/launcher=slurm: there is no SLURM here (no {command[0]})") from None
+        raise InputError(f"hydra/launcher=slurm: SLURM is not installed here (no {command[0]})") from None
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         said = getattr(error, "stderr", None) or str(error)
         raise InputError(f"hydra/launcher=slurm: {command[0]}: {said.strip().splitlines()[0]}") from None
@@ -220,7 +220,7 @@ def _wait(points: Sequence[Planned]) -> None:
                 if state not in ("done", "failed", "preempted") and not _cancelled(job):
                     if time.monotonic() - gone.setdefault(point.folder, time.monotonic()) < lock.STALE_S:
                         continue  # a file server can be late to tell
-                    worker.record_end(point.folder, 1, f"SLURM job {job} ended without a word")
+                    worker.record_end(point.folder, 1, f"SLURM job {job} ended without a result")
                 left.remove(point)
                 display.finished(point)
             for _ in range(10):

@@ -1,4 +1,4 @@
-"""The last lines of a command that ran points: what failed, what to type next."""
+"""The last lines of a command that ran points: failures, and the next commands."""
 
 import shlex
 import sys
@@ -10,11 +10,11 @@ from attnlab.tracking import runs
 
 
 def say_how_it_went(planned: Plan, command: Sequence[str]) -> int:
-    """``command``: the words after attnlab that ran the points."""
+    """Print failures and the next commands; return the exit code. ``command``: the words after attnlab."""
     from attnlab.ledger import read_point
 
     if not planned.is_grid:  # its sweeper has chosen the points
-        print(*(f"how it stands: attnlab status {point.folder.parent}" for point in planned.points), sep="\n")
+        print(*(f"progress: attnlab status {point.folder.parent}" for point in planned.points), sep="\n")
         return 0
     points = {point.folder: read_point(point.folder) for point in planned.points}
     states = {folder: point.state for folder, point in points.items()}
@@ -27,10 +27,10 @@ def say_how_it_went(planned: Plan, command: Sequence[str]) -> int:
         again = shlex.join(["attnlab", *command, *(["sweep.retry=failed"] if not planned.retry else [])])
         if command[0] != "train":
             again = f"attnlab train --config-dir {shlex.quote(str(failed[0]))} --config-name config (for each)"
-        print(f"failed points again: {again}")
+        print(f"to retry failed points: {again}")
     for study in dict.fromkeys(folder.parent for folder in states):
         if any(now != "done" for folder, now in states.items() if folder.parent == study):
-            print(f"how it stands: attnlab status {study}")
+            print(f"progress: attnlab status {study}")
         if any(now == "done" for folder, now in states.items() if folder.parent == study):
             print(f"next: attnlab report {study}")
         if any(point.config["logger"]["name"] == "wandb" for point in planned.points):
@@ -42,7 +42,7 @@ def say_how_it_went(planned: Plan, command: Sequence[str]) -> int:
 
 
 def say_what_was_not_written(error: OSError, planned: Plan, command: Sequence[str]) -> int:
-    """Raises InputError if nothing was started."""
+    """Print what could not be written; return the exit code. Raises InputError if nothing was started."""
     folders = [point.folder for point in planned.points]
     reason = unwritable(error, folders[0].parent)
     if not any(folder.exists() for folder in folders):

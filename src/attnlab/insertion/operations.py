@@ -1,4 +1,4 @@
-"""What the operations of a network do, counted on the meta device: element-wise work, memory traffic, activations."""
+"""Count the operations of a network on the meta device: element-wise work, memory traffic, activations."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -68,7 +68,7 @@ class _FusedAttention(TorchFunctionMode):
 
 
 def work_of_attention(net: nn.Module, calls: Mapping[str, list[Call]]) -> Work:
-    """Of what is attached, which runs by itself on the shapes that it gets in the network's forward pass."""
+    """The work of the attached attention, run alone on its input shapes in the network's forward pass."""
     total = Work()
     for path, place in places_with_attention(net).items():
         shapes = [call.input for call in calls.get(f"{path}.attended_by", ()) if call.input is not None]
@@ -100,7 +100,7 @@ def _work_on(module: nn.Module, shapes: Sequence[Shape], tensors: Tensors, like:
 
 
 def activation_bytes(net: nn.Module, size: Sequence[int]) -> int | None:
-    """What one more image in a batch adds; batches of one do not train where a batch norm sees 1×1 maps.
+    """The bytes that one more image adds to a batch; a batch of one cannot train if a batch norm gets 1×1 maps.
 
     None if the network does not run in train mode: Inception's auxiliary head needs more pixels than the rest.
     """

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from attnlab.config import remembered, schema
+from attnlab.config import cache, schema
 from attnlab.sweep.plan import composing
 
 CHECK = """
@@ -21,9 +21,9 @@ print("torch" in sys.modules)
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
+def caching(tmp_path, monkeypatch):
     def forget():
-        remembered._known.cache_clear()
+        cache._known.cache_clear()
         schema._normal_form.cache_clear()
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -38,7 +38,7 @@ def check(*overrides):
         return schema.check(compose_one(overrides))
 
 
-def test_a_second_process_answers_the_same_without_torch(cache):
+def test_a_second_process_answers_the_same_without_torch(caching):
     words = ["attention=cbam", "attention.ratio=8", "backbone=resnet18", "optimizer=sgd", "seed=3"]
     expected = check(*words)
     done = subprocess.run(
@@ -49,8 +49,8 @@ def test_a_second_process_answers_the_same_without_torch(cache):
     assert torch == "False"
 
 
-def test_damaged_and_unwritable_caches_are_nothing(cache, tmp_path):
-    forget, folder = cache
+def test_damaged_and_unwritable_caches_are_nothing(caching, tmp_path):
+    forget, folder = caching
     expected = check("attention=se")
     file = next(folder.iterdir())
     file.write_bytes(file.read_bytes()[:-30] + b"\xff\n[1]\n{")
@@ -63,13 +63,13 @@ def test_damaged_and_unwritable_caches_are_nothing(cache, tmp_path):
     assert check("attention=se") == expected
 
 
-def test_what_other_code_found_is_not_used(cache, monkeypatch):
-    forget, folder = cache
+def test_what_other_code_found_is_not_used(caching, monkeypatch):
+    forget, folder = caching
     check("attention=se")
     file = next(folder.iterdir())
     lines = [[key, form.replace('"init": "uniform', '"init": "old')] for key, form in map(json.loads, file.open())]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    monkeypatch.setattr(remembered, "_basis", lambda: "other")
+    monkeypatch.setattr(cache, "_basis", lambda: "other")
     forget()
     assert "old" not in json.dumps(check("attention=se"))
     os.utime(file, (0, 0))
@@ -79,8 +79,8 @@ def test_what_other_code_found_is_not_used(cache, monkeypatch):
     assert [path.name for path in folder.iterdir()] == ["normal_forms-other.jsonl"]  # the old one is gone
 
 
-def test_the_users_own_code_is_looked_at_each_time(cache, tmp_path, monkeypatch):
-    _, folder = cache
+def test_the_users_own_code_is_looked_at_each_time(caching, tmp_path, monkeypatch):
+    _, folder = caching
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mynet.py").write_text(
         "from torch import nn\n\nclass Net(nn.Module):\n    def __init__(self, wide=1): ...\n"

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from attnlab.study import examples
+from attnlab.study import bootstrap
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def answers():
 def test_bootstrap_of_the_accuracy_is_scipys(answers):
     right = np.mean([a[0] == a[1] for a in answers[0].values()], axis=0)
     interval = stats.bootstrap((right,), np.mean, method="percentile", rng=1).confidence_interval
-    assert 2 * examples.of_accuracy(answers[0]) == pytest.approx(interval.high - interval.low, rel=0.06)
+    assert 2 * bootstrap.of_accuracy(answers[0]) == pytest.approx(interval.high - interval.low, rel=0.06)
 
 
 def test_bootstrap_of_a_difference_pairs_the_images(answers):
@@ -33,9 +33,9 @@ def test_bootstrap_of_a_difference_pairs_the_images(answers):
     interval = stats.bootstrap(
         means, lambda a, b, axis: (b - a).mean(axis), paired=True, method="percentile", rng=1, vectorized=True
     ).confidence_interval
-    found = examples.of_difference(answers[1], answers[0])
+    found = bootstrap.of_difference(answers[1], answers[0])
     assert 2 * found == pytest.approx(interval.high - interval.low, rel=0.06)
-    assert examples.of_difference({7: answers[1][0]}, {7: answers[0][0], 8: None}) > found  # one seed says less
+    assert bootstrap.of_difference({7: answers[1][0]}, {7: answers[0][0], 8: None}) > found  # one seed says less
 
 
 def test_mcnemar_is_statsmodels(answers):
@@ -43,14 +43,14 @@ def test_mcnemar_is_statsmodels(answers):
     right = [(a[0] == a[1]), (b[0] == b[1])]
     table = [[(right[0] & right[1]).sum(), (right[0] & ~right[1]).sum()],
              [(~right[0] & right[1]).sum(), (~right[0] & ~right[1]).sum()]]  # fmt: skip
-    assert examples.mcnemar_p(a, b) == pytest.approx(mcnemar(table, exact=True).pvalue)
-    assert examples.mcnemar_p(a, a) == 1
+    assert bootstrap.mcnemar_p(a, b) == pytest.approx(mcnemar(table, exact=True).pvalue)
+    assert bootstrap.mcnemar_p(a, a) == 1
 
 
 def test_other_images_or_none_say_nothing(answers):
     other = answers[1][0].copy()
     other[0, 0] += 1
-    assert examples.mcnemar_p(answers[0][0], other) is None
-    assert examples.mcnemar_p(answers[0][0], answers[1][0][:, :-1]) is None
-    assert examples.of_accuracy({0: answers[0][0], 1: None}) is None
-    assert examples.of_difference({}, {}) is None
+    assert bootstrap.mcnemar_p(answers[0][0], other) is None
+    assert bootstrap.mcnemar_p(answers[0][0], answers[1][0][:, :-1]) is None
+    assert bootstrap.of_accuracy({0: answers[0][0], 1: None}) is None
+    assert bootstrap.of_difference({}, {}) is None

@@ -1,7 +1,7 @@
-"""Normal forms that earlier commands found: where all are known, a command answers without importing torch.
+"""A cache of normal forms from earlier commands: if it has all of them, a command answers without importing torch.
 
-A line of JSON each in the user's cache folder, in a file that is named after what they follow from: attnlab's source
-and the installed packages. Nothing is lost with the file.
+Each is a line of JSON in the user's cache folder, in a file named by a hash of attnlab's source and the installed
+packages. It is safe to delete the file.
 """
 
 import functools

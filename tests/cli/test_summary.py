@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from attnlab import ledger
-from attnlab.cli.ending import say_how_it_went
+from attnlab.cli.summary import say_how_it_went
 from attnlab.sweep.plan import Plan, Planned
 from tests.conftest import attnlab
 from tests.study.points import ABOUT
@@ -32,11 +32,11 @@ def test_failed_points_say_what_to_type(tmp_path, capsys):
         f"attnlab: 1 of 2 points failed\nattnlab:   killed by SIGKILL (out of memory?): see {study}/a/log.txt\n"
     )
     typed = """attnlab train -m seed=0,1 'study='"'"'a b'"'"'' """
-    assert said.out.startswith(f"failed points again: {typed}sweep.retry=failed\n")
+    assert said.out.startswith(f"to retry failed points: {typed}sweep.retry=failed\n")
     say_how_it_went(planned(study, a="failed", retry=True), [*command, "sweep.retry=failed"])
-    assert capsys.readouterr().out.startswith(f"failed points again: {typed}sweep.retry=failed\n")
+    assert capsys.readouterr().out.startswith(f"to retry failed points: {typed}sweep.retry=failed\n")
     say_how_it_went(planned(study, a="failed"), ["more", str(study)])
-    again = f"failed points again: attnlab train --config-dir {study}/a --config-name config"
+    again = f"to retry failed points: attnlab train --config-dir {study}/a --config-name config"
     assert capsys.readouterr().out.startswith(again)
 
 
@@ -81,7 +81,7 @@ def test_a_full_disk_is_told_in_a_line_and_the_point_goes_on_once_there_is_room(
         assert line.startswith(f"attnlab: {small_disk}/s/")
         assert line.endswith(
             ": could not be written: No space left on device; "
-            "free some space there, and the same command goes on with what is not finished"
+            "free some space there, then run the same command again to continue"
         )
     assert stays.stat().st_size == 500_000
     subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)

@@ -1,4 +1,4 @@
-"""Uncertainty from the test set: what other test images, drawn like these, would have shown."""
+"""Uncertainty from the test set: how much other test images, drawn like these, would change the results."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ RESAMPLES = 2000
 
 
 def correctness(answers: Sequence["np.ndarray | None"]) -> "np.ndarray | None":
-    """``(points, N)``: whether each point classified each test image rightly.
+    """``(points, N)``: whether each point classified each test image correctly.
 
     ``answers``: of each point ``(2, N)``, labels and predicted classes. None if a point has none, or if they are not
     of the same images.
@@ -27,10 +27,10 @@ def correctness(answers: Sequence["np.ndarray | None"]) -> "np.ndarray | None":
 
 
 def half_width(values: "np.ndarray") -> float:
-    """Of the 95 % bootstrap interval (percentiles) of the mean of ``values``, one of each image.
+    """Half-width of the 95 % bootstrap interval (percentiles) of the mean of ``values``, one for each image.
 
-    Few different values occur, so that how often a resample holds each is drawn at once, from the multinomial
-    distribution: the same as drawing images with replacement.
+    Because few different values occur, it draws how often a resample holds each from the multinomial distribution:
+    the same as drawing images with replacement.
     """
     import numpy as np
 
@@ -41,20 +41,20 @@ def half_width(values: "np.ndarray") -> float:
 
 
 def of_accuracy(answers: Mapping[int, Any]) -> float | None:
-    """Half-width of a variant's accuracy over test images, its seeds as they are; ``answers`` by seed."""
+    """Half-width of a variant's accuracy over test images, with fixed seeds; ``answers`` by seed."""
     right = correctness(list(answers.values()))
     return None if right is None else half_width(right.mean(0))
 
 
 def of_difference(answers: Mapping[int, Any], base: Mapping[int, Any]) -> float | None:
-    """Half-width of the difference to a baseline over test images, which both have seen, for the seeds of both."""
+    """Half-width of the difference to a baseline over test images common to both, for the seeds of both."""
     seeds = sorted(answers.keys() & base.keys())
     right = correctness([answers[s] for s in seeds] + [base[s] for s in seeds])
     return None if right is None else half_width(right[: len(seeds)].mean(0) - right[len(seeds) :].mean(0))
 
 
 def mcnemar_p(answers: Any, base: Any) -> float | None:
-    """Exact McNemar test of two points: whether one is right more often where they disagree."""
+    """Exact McNemar test of two points: whether one is right more often on images where they disagree."""
     right = correctness([answers, base])
     if right is None:
         return None
