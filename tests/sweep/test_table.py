@@ -52,7 +52,7 @@ def test_states_decide_what_is_to_do():
     assert [point.config["seed"] for point in planned.todo] == [2, 3, 4]
     summary = list(table.summary(planned))
     assert summary[0] == "5 points: 1 done, 2 to resume, 1 failed, 1 new"
-    assert "sweep.retry=failed runs them again" in summary[1]
+    assert "sweep.retry=failed retries them" in summary[1]
     again = plan.make([*argv, "sweep.retry=failed"])
     assert [point.config["seed"] for point in again.todo] == [1, 2, 3, 4]
     assert len(plan.make([*QUICK, "seed=1"]).todo) == 1  # a point asked for by itself is tried again

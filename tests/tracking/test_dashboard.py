@@ -79,7 +79,7 @@ def test_without_the_library_or_an_account_or_factors(study, told, monkeypatch, 
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(InputError, match="no W&B account: run `wandb login` once, or set WANDB_API_KEY"):
         dashboard.save(study, told)
-    with pytest.raises(InputError, match="all its points are one variant"):
+    with pytest.raises(InputError, match="all points are one variant"):
         dashboard.write(study, {**told, "factors": {}})
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
     with pytest.raises(InputError, match=r"pip install 'attnlab\[dashboard\]'"):

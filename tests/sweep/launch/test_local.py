@@ -209,7 +209,7 @@ def test_more_devices_than_the_launcher_has_are_refused(start):
     sweep = start("refused", "hydra.launcher.gpus=2", "trainer=ddp", "trainer.devices=3", "data.batch_size=300")
     assert sweep.finish() == 2
     said = [line for line in sweep.stderr.splitlines() if "attnlab" in line]
-    assert said == ["attnlab: trainer.devices=3: this launcher has GPU 0, 1 only"]
+    assert said == ["attnlab: trainer.devices=3: this launcher has only GPU 0, 1"]
     assert "Traceback" not in sweep.stderr
     assert not sweep.study.exists()
 
