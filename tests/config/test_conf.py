@@ -153,7 +153,7 @@ def test_experiment_says_its_command_cost_and_result_and_trains(path, tmp_path, 
     assert yaml.safe_load(Path(path).read_text(encoding="utf-8"))["study"] == path.stem
 
     monkeypatch.chdir(tmp_path)
-    small = ["trainer.max_epochs=1", "+trainer.limit_train_batches=2", "data.copies=1", "data.clutter=1"]
+    small = ["trainer.max_epochs=1", "++trainer.limit_train_batches=2", "data.copies=1", "data.clutter=1"]
     if {"override /data": "image_folder"} in yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("defaults", []):
         full = plan.make([f"experiment={path.stem}"], without_data=True)  # of ImageNet, which is not here
         assert full.missing

@@ -65,3 +65,21 @@ def test_one_that_costs_nothing_has_none():
 def test_bad_input(words, message):
     with pytest.raises(InputError, match=message):
         plan.make(["-m", "attention=none,se", *words])
+
+
+def test_a_finished_study_finds_its_widths_in_the_cache(tmp_path, monkeypatch):
+    from attnlab.config import cache
+    from attnlab.sweep import equal_cost
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    cache._known.cache_clear()
+    argv = ["-m", "attention=none,cbam", "sweep.equal_cost={parameters: backbone.width}", "study=e"]
+    before = [(point.folder, point.config) for point in plan.make(argv).points]
+    cache._known.cache_clear()
+    monkeypatch.setattr(equal_cost, "_fit", lambda *args: pytest.fail("it is known"))
+    assert [(point.folder, point.config) for point in plan.make(argv).points] == before
+    monkeypatch.setenv("ATTNLAB_ALLOW", "mine")  # whose files may change
+    with pytest.raises(pytest.fail.Exception):
+        plan.make(argv)
+    cache._known.cache_clear()

@@ -1,4 +1,4 @@
-"""A cache of normal forms from earlier commands: if it has all of them, a command answers without importing torch.
+"""A cache of what earlier commands found, normal forms above all: a command that finds all in it needs no torch.
 
 Each is a line of JSON in the user's cache folder, in a file named by a hash of attnlab's source and the installed
 packages. It is safe to delete the file.
@@ -10,12 +10,23 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from attnlab.source import own_source
 
 LARGEST = 2_000_000  # bytes
 KEPT_S = 14 * 86400  # of another code
+
+
+def is_ours(node: Mapping[str, Any]) -> bool:
+    """Whether what a group's node names follows from our code and the installed packages alone.
+
+    What a user has registered or trusts may change with any file.
+    """
+    target = str(node.get("_target_") or "attnlab.")
+    return target.startswith(("attnlab.", "torch.")) and "parts" not in node and not os.environ.get("ATTNLAB_ALLOW")
 
 
 def recall(group: str, node: str) -> str | None:

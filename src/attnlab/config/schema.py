@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from attnlab.config.cache import recall, remember
+from attnlab.config.cache import is_ours, recall, remember
 from attnlab.config.settings import (
     CHECKPOINT,
     GROUPS,
@@ -68,14 +68,11 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
 @functools.lru_cache(maxsize=1000)  # the points of a sweep have most groups in common
 def _normal_form(group: str, node: str, trusted: str) -> str:
     settings = json.loads(node)
-    # What is registered or trusted by the user may change with any of its files.
-    ours = str(settings.get("_target_") or "attnlab.").startswith(("attnlab.", "torch."))
-    ours = ours and not trusted and "parts" not in settings
-    if ours and (known := recall(group, node)):
+    if is_ours(settings) and (known := recall(group, node)):
         return known
     from attnlab.config.signatures import checked_target  # torch comes with it
 
     form = json.dumps(checked_target(group, settings))
-    if ours:
+    if is_ours(settings):
         remember(group, node, form)
     return form

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from attnlab import ledger
 from attnlab.config import schema
+from attnlab.config.cache import is_ours, recall, remember
 from attnlab.errors import InputError, choices
-from attnlab.insertion import Cost
 from attnlab.study.costs import NEAR
-from attnlab.training.rehearsal import rehearse
+
+if TYPE_CHECKING:
+    from attnlab.insertion import Cost
 
 Config = dict[str, Any]
 STEP, WIDEST = 0.001, 4.0  # of the width that the others have
@@ -19,7 +22,7 @@ class Widened(NamedTuple):
 
     config: Config
     overrides: list[str]
-    cost: Cost
+    cost: "Cost | None"  # of an unfinished point
 
 
 def widened(
@@ -40,14 +43,18 @@ def widened(
             key = json.dumps([cost, setting, target, _bare(config, setting, start, seed=0)], sort_keys=True)
             if key not in widths:
                 tell(f"{setting} of the bare backbone with {target:,} {cost}")
-                widths[key] = _fit(config, setting, start, cost, target)
+                known = recall("equal_cost", key) if is_ours(config["backbone"]) else None
+                widths[key] = json.loads(known) if known else _fit(config, setting, start, cost, target)
+                if is_ours(config["backbone"]) and not known:
+                    remember("equal_cost", key, json.dumps(widths[key]))
                 if widths[key] is None:
                     label = f"attention={config['attention']['name']} ({target:,} {cost})"
                     lines.append(f"{label}: no {setting} costs the same to within {NEAR:.0%} of what attention adds")
             if (width := widths[key]) is not None:
                 bare = schema.check(_bare(config, setting, width, config["seed"]))
                 overrides = [f"study={bare['study']}", f"seed={bare['seed']}", "attention=none", f"{setting}={width}"]
-                new[json.dumps(bare, sort_keys=True)] = Widened(bare, overrides, _rehearsed(bare))
+                done = ledger.is_done(ledger.folder(bare))
+                new[json.dumps(bare, sort_keys=True)] = Widened(bare, overrides, None if done else _rehearsed(bare))
     if new:
         lines.insert(0, f"of these, {len(new)} are bare backbones widened to the cost of one with attention")
     return list(new.values()), lines
@@ -69,6 +76,8 @@ def _bare(config: Config, setting: str, width: float, seed: int) -> Config:
 
 
 def _rehearsed(config: Config) -> Any:
+    from attnlab.training.rehearsal import rehearse  # torch comes with it
+
     (found,) = rehearse([config])
     if found.error:
         raise InputError(f"sweep.equal_cost: {found.error}")
