@@ -358,7 +358,7 @@ def test_first_weights_are_the_authors():
 
 def test_gather_excite_over_the_whole_map_is_of_one_size():
     module = create("gather_excite", 4, theta=True, map_size=(4, 4))
-    with pytest.raises(InputError, match=r"GE-θ over maps of \(4, 4\) gets one of \(6, 6\)"):
+    with pytest.raises(InputError, match=r"GE-θ over maps of \(4, 4\) gets a map of \(6, 6\)"):
         module(torch.randn(2, 4, 6, 6))
 
 
