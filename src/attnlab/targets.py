@@ -42,7 +42,9 @@ def parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
 
     A class that passes ``**kwargs`` on also takes the parameters of the next class in its MRO.
     """
-    target = inspect.unwrap(target)  # a class behind a decorator
+    behind = inspect.unwrap(target, stop=lambda f: "__wrapped__" not in getattr(f, "__dict__", {}))
+    if inspect.isclass(behind):  # a class behind a decorator
+        target = behind
     if not inspect.isclass(target):
         return _keywords(inspect.signature(target), target)
     found: dict[str, inspect.Parameter] = {}

@@ -7,6 +7,7 @@ attnlab command continues without a reader, and its exit code reports the work.
 import codecs
 import io
 import os
+import select
 import sys
 import unicodedata
 from typing import Any, TextIO
@@ -53,7 +54,10 @@ class _Output(io.FileIO):
 
     def write(self, data: Any) -> int:
         try:
-            return super().write(data) or 0
+            written = super().write(data)
+            if written is None:  # a descriptor that does not block is full
+                select.select([], [self.fileno()], [])
+            return written or 0
         except OSError as error:
             number = self.fileno()
             nowhere = os.open(os.devnull, os.O_WRONLY)

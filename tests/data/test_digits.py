@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from attnlab.data import ClutteredDigits, Digits
+from attnlab.data import ClutteredDigits, Digits, Images
 from attnlab.errors import InputError
 
 
@@ -103,3 +103,22 @@ def test_more_in_a_batch_than_there_are(data, images):
         data.check()
     with pytest.raises(InputError, match=message):
         _ = data.splits
+
+
+def test_a_derived_data_set_is_checked_by_what_it_loads():
+    class Few(Digits):
+        def load(self):
+            splits = super().load()
+            return splits._replace(train=Images(splits.train.images[:40], splits.train.labels[:40]))
+
+    Few(batch_size=40).check()
+    with pytest.raises(InputError, match="batch_size=64: there are only 40 training images"):
+        Few(batch_size=64).check()
+
+
+def test_what_would_not_be_called_is_refused():
+    class Hooked(Digits):
+        def train_dataloader(self): ...
+
+    with pytest.raises(InputError, match=r"Hooked\.train_dataloader would not be called"):
+        Hooked()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
@@ -68,6 +68,27 @@ def test_pairs_needed_are_the_fewest(effect):
     assert needed == 2 or power(abs(effect), needed - 1, 0.05) < 0.8
     if abs(effect) < 2:  # where statsmodels' own solver finds it
         assert needed == math.ceil(TTestPower().solve_power(abs(effect), power=0.8, alpha=0.05))
+
+
+@pytest.mark.parametrize(
+    ("effect", "family", "pairs"), [(0.8, 16, 34), (1, 40, 27), (1.5, 8, 12), (2, 16, 10), (3, 1, 5)]
+)
+def test_pairs_needed_at_small_levels(effect, family, pairs):
+    """By numerical integration over the variance."""
+    alpha = 0.05 / family / 4
+
+    def power(n):
+        critical = stats.t.isf(alpha / 2, n - 1)
+
+        def beyond(s):  # given that the sample's deviation is s
+            z = critical * s
+            tails = stats.norm.sf(z - effect * n**0.5) + stats.norm.cdf(-z - effect * n**0.5)
+            return tails * stats.chi2.pdf((n - 1) * s * s, n - 1) * 2 * (n - 1) * s
+
+        return integrate.quad(beyond, 0, 6, limit=200)[0]
+
+    assert pairs_needed(effect, alpha) == pairs
+    assert power(pairs) >= 0.8 > power(pairs - 1)
 
 
 def test_more_pairs():

@@ -67,6 +67,15 @@ def test_bad_input(words, message):
         plan.make(["-m", "attention=none,se", *words])
 
 
+def test_data_are_looked_at_once(tmp_path, monkeypatch):
+    from attnlab.data import ClutteredDigits
+
+    looks = []
+    monkeypatch.setattr(ClutteredDigits, "check", lambda data: looks.append(data))
+    plan.make(["-m", "attention=none,se", "attention.ratio=16", "seed=0,1", EQUAL, f"output_dir={tmp_path}"])
+    assert len(looks) == 1
+
+
 def test_a_finished_study_finds_its_widths_in_the_cache(tmp_path, monkeypatch):
     from attnlab.config import cache
     from attnlab.sweep import equal_cost

@@ -196,6 +196,32 @@ class Net(nn.Module):
     assert len(plan.make([*argv, "sites.names=[conv]"]).points) == 1
 
 
+def test_a_network_that_trains_on_its_batches_is_not_refused(tmp_path, monkeypatch):
+    """It looks at values, wants batches that 16 divides, and images that are not all alike."""
+    (tmp_path / "ghost.py").write_text("""
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.head = nn.Linear(in_channels, num_classes)
+    def forward(self, x):
+        if self.training:
+            seen.append(len(x))
+            spread = x.std((1, 2, 3)).view(16, -1)
+            assert spread.shape[1] and spread.min().item() > 0
+        return self.head(x.mean((2, 3)))
+seen = []
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("ATTNLAB_ALLOW", "ghost")
+    argv = ["backbone._target_=ghost.Net", "~backbone.bn_momentum", "~backbone.width", "attention=none"]
+    assert len(plan.make([*argv, "data.batch_size=32"]).points) == 1
+    import ghost
+
+    assert ghost.seen == [32, 2, 32]  # on meta, a small batch, and only then all of one
+
+
 NEEDS_TWO = (
     r"data.batch_size={}: must be at least 2 to train mini_xception with attention={}: Expected more than 1 value"
 )

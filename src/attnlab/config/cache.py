@@ -4,8 +4,10 @@ Each is a line of JSON in the user's cache folder, in a file named by a hash of 
 packages. It is safe to delete the file.
 """
 
+import contextlib
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import sys
@@ -37,18 +39,18 @@ def recall(group: str, node: str) -> str | None:
 def remember(group: str, node: str, form: str) -> None:
     """Keep a normal form for later commands, if there is room."""
     _known()[f"{group} {node}"] = form
-    path = _file()
     try:
+        path = _file()
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             for other in path.parent.glob("normal_forms-*.jsonl"):
                 if other.stat().st_mtime < time.time() - KEPT_S:
                     other.unlink()
         elif path.stat().st_size > LARGEST:
-            return
+            path.unlink()
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([f"{group} {node}", form]) + "\n")
-    except OSError:
+            file.write("\n" + json.dumps([f"{group} {node}", form]) + "\n")  # the line before may be cut
+    except (OSError, RuntimeError):
         pass
 
 
@@ -56,11 +58,14 @@ def remember(group: str, node: str, form: str) -> None:
 def _known() -> dict[str, str]:
     known = {}
     try:
-        for line in _file().read_text(encoding="utf-8").splitlines():
+        lines = _file().read_text(encoding="utf-8", errors="replace").splitlines()
+    except (OSError, RuntimeError):  # there is none yet, or no home
+        return {}
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError):  # cut short, or overwritten
             key, form = json.loads(line)
-            known[key] = form
-    except (OSError, ValueError):  # what follows a line that was cut short is found anew
-        pass
+            if isinstance(key, str) and isinstance(form, str) and json.loads(form) is not None:
+                known[key] = form
     return known
 
 
@@ -71,7 +76,10 @@ def _file() -> Path:
 
 @functools.cache
 def _basis() -> str:
-    """What normal forms follow from: our code, Python, what is installed (a folder's time tells of new packages)."""
-    folders = [path for path in sys.path if path.endswith("site-packages") and Path(path).is_dir()]
-    times = [(path, os.stat(path).st_mtime_ns) for path in folders]
-    return hashlib.sha256(f"{own_source()} {sys.version} {times}".encode()).hexdigest()[:12]
+    """A hash of what cached forms depend on: our code, Python, and the libraries whose signatures are read."""
+    libraries = []
+    for name in ("torch", "torchvision", "timm"):
+        spec = importlib.util.find_spec(name)
+        about = os.stat(spec.origin) if spec and spec.origin else None
+        libraries.append((spec and spec.origin, about and (about.st_mtime_ns, about.st_size)))
+    return hashlib.sha256(f"{own_source()} {sys.version} {libraries}".encode()).hexdigest()[:12]

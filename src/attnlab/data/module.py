@@ -31,6 +31,11 @@ class ImageData:
         seed: int = 0,
         order_seed: int = 0,
     ) -> None:
+        hooks = ("train_dataloader", "val_dataloader", "test_dataloader", "prepare_data", "setup")
+        if mine := [name for name in hooks if hasattr(self, name)]:
+            raise InputError(
+                f"{type(self).__name__}.{mine[0]} would not be called: a data set says how to load() its splits"
+            )
         positive(batch_size=batch_size, eval_batch_size=eval_batch_size)
         if pad < 0:
             raise InputError(f"pad={pad}: must be at least 0")

@@ -20,7 +20,7 @@ def fingerprint(data: Mapping[str, Any], contents: bool = False) -> Fingerprint 
     files = sorted(_files(data))
     if not files:
         return None
-    about = [(name, path.stat()) for name, path in files]
+    about = [(name, stat) for name, path in files if (stat := _stat(path))]
     found: Fingerprint = {
         "files": len(files),
         "names": _digest([(name, stat.st_size) for name, stat in about]),
@@ -33,7 +33,9 @@ def same_data(then: Fingerprint, now: Fingerprint, data: Mapping[str, Any]) -> b
     """Whether a point's fingerprint is that of what ``data`` names now; files are read only where times differ."""
     if then["names"] != now["names"] or then["times"] == now["times"]:
         return then["names"] == now["names"]
-    return then["contents"] == _contents(data)
+    if "contents" not in now:
+        now["contents"] = _contents(data)
+    return then["contents"] == now["contents"]
 
 
 def files_of(data: Mapping[str, Any]) -> str:
@@ -55,17 +57,29 @@ def _files(data: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
             folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
             for path in (Path(place, name) for name in names if not name.startswith(".")):
                 if path.is_file():
-                    name = os.fsencode(path.relative_to(root)).decode("utf-8", "surrogateescape")  # in any locale
+                    name = os.fsencode(path.relative_to(root).as_posix()).decode(
+                        "utf-8", "surrogateescape"
+                    )  # in any locale
                     yield f"{key}/{name}", path
 
 
 def _contents(data: Mapping[str, Any]) -> str:
     found = hashlib.sha256()
     for _, path in sorted(_files(data)):
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                found.update(block)
+        try:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    found.update(block)
+        except OSError as error:  # whoever reads it will say so
+            found.update(type(error).__name__.encode())
     return found.hexdigest()[:16]
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:  # gone in the meantime
+        return None
 
 
 def _digest(value: Any) -> str:

@@ -124,7 +124,7 @@ class Records:
 
 def read_point(folder: Path) -> Records:
     """The records of a point's folder, and the point's state."""
-    made, status = read_json(folder / "point.json"), read_json(folder / "status.json")
+    status, made = read_json(folder / "status.json"), read_json(folder / "point.json")  # it is written later
     state = status.get("state", "new")
     result = read_json(folder / "result.json") if state == "done" else Record()
     if status and not made and not made.damage:

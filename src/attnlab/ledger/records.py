@@ -156,8 +156,9 @@ def damage(path: Path) -> str:
 def mended(path: Path, shape: Shape | None = None) -> Record:
     """A record that is about to be written again; a damaged one is set aside first."""
     record = read_json(path, shape)
-    if record.damage:
-        set_aside(path, record.damage)
+    if record.damage and (record := read_json(path, shape)).damage:  # another process may have mended it
+        with contextlib.suppress(FileNotFoundError):
+            set_aside(path, record.damage)
     return record
 
 

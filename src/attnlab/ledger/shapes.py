@@ -53,7 +53,7 @@ SHAPES: dict[str, Shape] = {
         "hash?": TEXT,
         "names": {"attention": TEXT, "*": TEXT},
         "code?": [{"source": TEXT}],
-        "data?": [{"files": WHOLE, "names": TEXT, "times": TEXT, "contents?": TEXT}],
+        "data?": [{"files": WHOLE, "names": TEXT, "times": TEXT, "contents": TEXT}],
         "libraries?": {"*": TEXT},
         "threads?": WHOLE,
         "wandb_id?": TEXT,

@@ -123,14 +123,14 @@ def pairs_needed(effect: float, alpha: float = ALPHA, power: float = POWER) -> i
 
     None if it takes more than about MOST.
     """
-    from scipy.special import nctdtr  # the noncentral t distribution
-    from scipy.stats import t
+    from scipy.special import ncfdtr, stdtrit
 
     def enough(pairs: int) -> bool:
         if pairs < 2:
             return False
-        critical, shift = t.isf(alpha / 2, pairs - 1), abs(effect) * sqrt(pairs)
-        return bool(1 - nctdtr(pairs - 1, shift, critical) + nctdtr(pairs - 1, shift, -critical) >= power)
+        critical = stdtrit(pairs - 1, 1 - alpha / 2)
+        # t² has the noncentral F distribution; that of t itself is NaN in its lower tail.
+        return bool(1 - ncfdtr(1, pairs - 1, pairs * effect**2, critical**2) >= power)
 
     if effect == 0:
         return None

@@ -18,15 +18,16 @@ def changed_data(points: Sequence[Planned]) -> Iterator[str]:
         if files_of(data):
             made = ledger.identity(point.config)["data"]
             wanted.setdefault((point.folder.parent, json.dumps(made, sort_keys=True)), data)
+    files = {files_of(data): data for data in wanted.values()}
+    found = {name: fingerprint(data) for name, data in files.items()}  # each set of files is looked at once
+    seen = {study: _seen(study) for study in {study for study, _ in wanted} if any(found.values())}
     for (study, made), data in wanted.items():
-        now = fingerprint(data)
+        now = found[files_of(data)]
         if now is None:
             continue
         before: dict[str, list[Any]] = {}  # points by what they have seen
-        for path in study.glob("*/result.json"):
-            about = ledger.read_json(path.with_name("point.json"))
-            if (then := about.get("data")) and json.dumps(about["identity"]["data"], sort_keys=True) == made:
-                before.setdefault(json.dumps(then[-1]), []).append(then[-1])
+        for then in seen[study].get(made, []):
+            before.setdefault(json.dumps(then), []).append(then)
         other = [then for same in before.values() if not same_data(same[0], now, data) for then in same]
         if other:
             counts = sorted({then["files"] for then in other})
@@ -38,3 +39,13 @@ def changed_data(points: Sequence[Planned]) -> Iterator[str]:
                 f"{study} saw them ({how}); their results stay, and the report warns of a mixture: "
                 "with another study=... all are trained on the data of now"
             )
+
+
+def _seen(study: Path) -> dict[str, list[Any]]:
+    """The fingerprints of the finished points of a study, by what their configs say of the data."""
+    seen: dict[str, list[Any]] = {}
+    for path in study.glob("*/result.json"):
+        about = ledger.read_json(path.with_name("point.json"))
+        if then := about.get("data"):
+            seen.setdefault(json.dumps(about["identity"]["data"], sort_keys=True), []).append(then[-1])
+    return seen

@@ -78,7 +78,7 @@ def _bare(config: Config, setting: str, width: float, seed: int) -> Config:
 def _rehearsed(config: Config) -> Any:
     from attnlab.training.rehearsal import rehearse  # torch comes with it
 
-    (found,) = rehearse([config])
+    (found,) = rehearse([config], with_data=False)
     if found.error:
         raise InputError(f"sweep.equal_cost: {found.error}")
     return found.cost

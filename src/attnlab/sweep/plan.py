@@ -165,7 +165,7 @@ def _hydra(overrides: Sequence[str]) -> dict[str, Any]:
 def recorded(plan: Plan, argv: Sequence[str], **more: Any) -> Iterator[None]:
     """Write ``<study>/plans/<hash>.json`` before the points run: it lists the planned points, to find missing ones.
 
-    Removes the file if the launcher refuses (InputError).
+    Removes a new file if the launcher refuses (InputError) before it has made a point.
     """
     written = []
     by_study: dict[Path, list[Planned]] = defaultdict(list)
@@ -178,13 +178,15 @@ def recorded(plan: Plan, argv: Sequence[str], **more: Any) -> Iterator[None]:
             "points": sorted(point.folder.name for point in points),
             **more,
         }
-        written.append(study / "plans" / f"{ledger.digest(told)[:8]}.json")
-        ledger.mended(written[-1], PLAN)
-        ledger.write_json(written[-1], {"time": time.time(), **told})
+        path = study / "plans" / f"{ledger.digest(told)[:8]}.json"
+        if not path.exists():
+            written.append(path)
+        ledger.mended(path, PLAN)
+        ledger.write_json(path, {"time": time.time(), **told})
     try:
         yield
     except InputError:
-        for path in written:
+        for path in written if not any(point.folder.exists() for point in plan.points) else ():
             path.unlink(missing_ok=True)
             for folder in (path.parent, path.parents[1], path.parents[2]):
                 with contextlib.suppress(OSError):  # something else is in it

@@ -231,7 +231,7 @@ def _write_about(folder: Path, config: Config, threads: int | None) -> None:
     if len(versions) > 1:
         log.warning("the code has changed since the first attempt: %s", [v["source"] for v in versions])
     if (seen := fingerprint(config["data"], contents=True)) is not None:
-        before = about.get("data", [])
+        before = about.get("data") or []
         if before and not same_data(before[-1], seen, config["data"]):
             log.warning(
                 "the data have changed since the last attempt: %s files then, %s now",

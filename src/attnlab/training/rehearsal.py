@@ -33,10 +33,11 @@ class Rehearsed(NamedTuple):
     notes: Sequence[str] = ()  # on the data
 
 
-def rehearse(configs: Iterable[Config], here: bool = True) -> Iterator[Rehearsed]:
+def rehearse(configs: Iterable[Config], here: bool = True, with_data: bool = True) -> Iterator[Rehearsed]:
     """Build everything that each config names, the networks without memory; equal parts are built once.
 
     ``here``: the points will train on this machine, so it must have the devices that they ask for.
+    ``with_data``: their data must be there, too.
     """
     known: dict[str, Any] = {}
 
@@ -58,7 +59,8 @@ def rehearse(configs: Iterable[Config], here: bool = True) -> Iterator[Rehearsed
             data = once(build_data, config, of=("data",))
             missing = None
             try:
-                once(_load, config, data, of=("data",))
+                if with_data:
+                    once(_load, config, data, of=("data",))
             except MissingData as error:
                 missing = str(error)
             net, cost = once(_rehearse_network, config, data, of=network)
@@ -120,20 +122,28 @@ def _rehearse_step(config: Config, data: ImageData, net: nn.Module) -> None:
 
 
 def _error_in_training(config: Config, data: ImageData, net: nn.Module, batch: int) -> Exception | None:
-    with torch.device(device := next(net.parameters()).device), in_mode(net, training=True):
+    if next(net.parameters()).device.type == "meta":
+        if _error_of_a_step(config, data, net, batch) is None:
+            return None
+        net = build_network(config, data)[0]  # it may look at values
+    few = min(batch, 2)
+    error = _error_of_a_step(config, data, net, few)
+    return error if error is None or few == batch else _error_of_a_step(config, data, net, batch)
+
+
+def _error_of_a_step(config: Config, data: ImageData, net: nn.Module, batch: int) -> Exception | None:
+    device = next(net.parameters()).device
+    with torch.device(device), in_mode(net, training=True), torch.random.fork_rng(devices=[]):
         optimisation = build_optimisation(config, net, data)
         if optimisation.freeze_for is True:
             optimisation.freeze(0)
         try:
-            optimisation.losses(net(torch.zeros(batch, *data.shape)), torch.zeros(batch, dtype=torch.long))
+            optimisation.losses(net(torch.randn(batch, *data.shape)), torch.zeros(batch, dtype=torch.long))
         except Exception as error:
-            if device.type != "meta":
-                return error
-        else:
-            return None
+            return error
         finally:
             optimisation.thaw()
-    return _error_in_training(config, data, build_network(config, data)[0], min(batch, 2))  # it may look at values
+    return None
 
 
 def _rehearse_trainer(config: Config, data: ImageData, net: nn.Module, here: bool) -> None:
