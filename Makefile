@@ -20,7 +20,7 @@ define install_extras
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "attnlab needs Python 3.10 or newer; choose one by: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@uv=$$(command -v uv) || { $(BIN)/python -m pip install --quiet --disable-pip-version-check uv && uv=$(BIN)/uv; }; \
-	if [ -n "$$uv" ] && "$$uv" pip install --python $(BIN)/python --constraint constraints.txt --editable '$(1)'; then :; else \
+	if [ -n "$$uv" ] && "$$uv" pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '$(1)'; then :; else \
 		echo "uv cannot install here; installing with pip, which takes some minutes"; \
 		$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '$(1)'; \
 	fi
@@ -58,7 +58,7 @@ install-oldest: ## install the oldest versions allowed into .venv-oldest (once)
 	@test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	@test $(OLDEST)/.installed -nt constraints-oldest.txt || { \
 		$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check uv && \
-		$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --constraint constraints-oldest.txt --editable '.[test]' && \
+		$(OLDEST)/bin/uv pip install --compile-bytecode --python $(OLDEST)/bin/python --constraint constraints-oldest.txt --editable '.[test]' && \
 		touch $(OLDEST)/.installed; }
 
 test-oldest: install-oldest ## test the code that uses internals of Hydra and Lightning, with the oldest versions

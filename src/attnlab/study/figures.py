@@ -106,6 +106,7 @@ def _save(figure: "Figure", folder: Path | None, name: str) -> str:
         dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
         figure.savefig(file, format=kind, dpi=160, transparent=kind == "svg", metadata=dates)
         made[kind] = file.getvalue()
+        figure.set_layout_engine("none")  # it is laid out now, which takes as long as drawing it
     svg = made["svg"].decode()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace(PAPER, "var(--paper, #ffffff)")
     svg = svg.replace(COLOURS[0].lower(), f"var(--figure-blue, {COLOURS[0]})")  # too dark on black
