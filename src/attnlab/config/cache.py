@@ -1,7 +1,7 @@
 """A cache of what earlier commands found, normal forms above all: a command that finds all in it needs no torch.
 
-Each is a line of JSON in the user's cache folder, in a file named by a hash of attnlab's source and the installed
-packages. It is safe to delete the file.
+Each is a line of JSON in the user's cache folder, in a file named by a hash of attnlab's source, Python, torch,
+torchvision and timm. It is safe to delete the file; one that has grown too large is begun anew.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ def recall(group: str, node: str) -> str | None:
 
 
 def remember(group: str, node: str, form: str) -> None:
-    """Keep a normal form for later commands, if there is room."""
+    """Keep a normal form for later commands, if the cache folder can be written."""
     _known()[f"{group} {node}"] = form
     try:
         path = _file()

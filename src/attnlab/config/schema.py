@@ -66,7 +66,7 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
 
 
 @functools.lru_cache(maxsize=1000)  # the points of a sweep have most groups in common
-def _normal_form(group: str, node: str, trusted: str) -> str:
+def _normal_form(group: str, node: str, trusted: str) -> str:  # trusted: ATTNLAB_ALLOW, on which the answer depends
     settings = json.loads(node)
     if is_ours(settings) and (known := recall(group, node)):
         return known

@@ -57,10 +57,8 @@ def _files(data: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
             folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
             for path in (Path(place, name) for name in names if not name.startswith(".")):
                 if path.is_file():
-                    name = os.fsencode(path.relative_to(root).as_posix()).decode(
-                        "utf-8", "surrogateescape"
-                    )  # in any locale
-                    yield f"{key}/{name}", path
+                    name = os.fsencode(path.relative_to(root).as_posix())
+                    yield f"{key}/{name.decode('utf-8', 'surrogateescape')}", path  # the same in any locale
 
 
 def _contents(data: Mapping[str, Any]) -> str:
