@@ -3,11 +3,14 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,29 @@ class Images:
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Images":
         tensors = (self.images, self.labels, self.boxes, self.sources)
         return Images(*(None if tensor is None else change(tensor) for tensor in tensors))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """One split whose images are decoded when they are needed: image i is ``read(int(indices[i]))``.
+
+    ``read`` returns an upright PIL image of any size, of mode L or RGB. It goes to worker processes, so it must pickle,
+    and it should hold its paths in a NumPy array: workers copy a list bit by bit. ``labels`` int64 (N,).
+    """
+
+    read: "Callable[[int], Image.Image]"
+    indices: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> "Image.Image":
+        return self.read(int(self.indices[i]))
+
+    def take(self, indices: Tensor) -> "Lazy":
+        """The images of these indices."""
+        return Lazy(self.read, self.indices[indices], self.labels[indices])
 
 
 class Splits(NamedTuple):

@@ -58,8 +58,8 @@ def mcnemar_p(answers: Any, base: Any) -> float | None:
     right = correctness([answers, base])
     if right is None:
         return None
-    from scipy.stats import binomtest
+    from scipy.special import bdtr
 
     only_one, only_other = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     disagree = only_one + only_other
-    return float(binomtest(only_one, disagree).pvalue) if disagree else 1.0
+    return min(1.0, 2 * float(bdtr(min(only_one, only_other), disagree, 0.5)))

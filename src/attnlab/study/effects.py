@@ -173,7 +173,7 @@ def _cells(
     seed × effect (statsmodels' AnovaRM, which wants complete grids). Both None with one seed.
     """
     import numpy as np
-    from scipy import stats
+    from scipy.special import fdtrc, stdtrit
 
     shapes = [np.vstack([np.eye(len(f.levels) - 1), -np.ones(len(f.levels) - 1)]) for f in factors]
     weights = shapes[0] if len(factors) == 1 else np.kron(*shapes)
@@ -184,9 +184,9 @@ def _cells(
     half_widths: list[float | None] = [None] * len(weights)
     p = None
     if seeds > 1 and noise.sum() > 1e-18:
-        half_widths = list(stats.t.ppf(0.975, seeds - 1) * np.sqrt(noise / (seeds - 1) / seeds))
+        half_widths = list(stdtrit(seeds - 1, 0.975) * np.sqrt(noise / (seeds - 1) / seeds))
         F = seeds * (effects**2).sum() / (noise.sum() / (seeds - 1))
-        p = float(stats.f.sf(F, free, free * (seeds - 1)))
+        p = float(fdtrc(free, free * (seeds - 1), F))
     cells = []
     for numbers, effect, half_width in zip(
         np.ndindex(*(len(f.levels) for f in factors)), effects, half_widths, strict=True
