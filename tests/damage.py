@@ -68,6 +68,7 @@ VALUES = [
     ("result.json", "cost.parameters", None),
     ("result.json", "val.accuracy", "0.9"),
     ("result.json", "best_epoch", 0.5),
+    ("result.json", "classes", ["cat", 3]),
     ("result.json", "times.total_s", float("inf")),
 ]
 

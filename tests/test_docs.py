@@ -20,7 +20,7 @@ from tests.conftest import REPOSITORY
 
 PAGES = docs.pages()
 OWN_CLASSES = re.compile(r"my_\w+|--config-dir|ATTNLAB_IMAGENET")
-WITH_A_VALUE = ("--input", "--batch", "--device")  # of attnlab sites and cost
+WITH_A_VALUE = ("--input", "--batch", "--device", "--sheet")  # of attnlab sites, cost and data
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 

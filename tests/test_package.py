@@ -82,7 +82,10 @@ def test_text_is_read_and_written_as_utf_8_whatever_the_locale():
             is_text = (
                 name.endswith(".read_text")
                 or (name.endswith(".write_text") and len(call.args) == 1)  # ours takes a path, too
-                or (re.fullmatch(r"(?!os\.)(.*\.)?open", name) and not any("b" in mode for mode in modes))
+                or (
+                    re.fullmatch(r"(?!(os|Image|archive)\.)(.*\.)?open", name)
+                    and not any("b" in mode for mode in modes)
+                )
                 or any(word.arg == "text" and ast.unparse(word.value) == "True" for word in call.keywords)
             )
             assert not is_text or "encoding" in {word.arg for word in call.keywords}, f"{path}:{call.lineno}"

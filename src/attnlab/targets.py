@@ -3,11 +3,19 @@
 import functools
 import importlib
 import inspect
+import os
 import sys
 import typing
 from typing import Any
 
 from attnlab.errors import InputError, first_line
+
+PACKAGES = ("attnlab", "torch", "torchvision", "timm", "lightning")
+
+
+def allowed_packages() -> tuple[str, ...]:
+    """Packages whose classes a config may name: attnlab's and those of the user's ATTNLAB_ALLOW=a,b."""
+    return (*PACKAGES, *filter(None, os.environ.get("ATTNLAB_ALLOW", "").split(",")))
 
 
 def find(path: str) -> Any:

@@ -1,4 +1,4 @@
-"""Printing that cannot fail: on any terminal, whatever its encoding, and after the reader of a pipe has gone.
+"""Progress bars; and printing that cannot fail: on any terminal, in any encoding, with or without a reader of the pipe.
 
 Printing is not the work. `| head` ends git and grep (SIGPIPE, exit code 141), because their output is all they do. An
 attnlab command continues without a reader, and its exit code reports the work.
@@ -9,9 +9,16 @@ import io
 import os
 import select
 import sys
+import time
 import unicodedata
-from typing import Any, TextIO
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
+PATIENCE = 2.0  # seconds without a progress bar
 ORDINARY = """
 ✓ + ✗ x ‖ = ● * ○ o · * … ... – - — -- − - → -> ← <- “ " ” " ‘ ' ’ ' × x ± +/- ≤ <= ≥ >= ≈ ~ ≠ != √ sqrt Σ sum
 α alpha β beta γ gamma θ theta λ lambda φ phi ß ss æ ae Æ AE ø o Ø O ł l Ł L
@@ -79,3 +86,40 @@ def _robust(stream: TextIO, log: bool) -> TextIO:
         errors="attnlab.stand_in",
         line_buffering=stream.line_buffering or stream.write_through,
     )
+
+
+def plain_console() -> "Console":
+    """Rich's, 100 columns wide where there is no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 100  # a file or pipe has no width
+    return console
+
+
+def with_progress(done: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """The same items; on a terminal a bar shows how many of ``total`` are there, once they take some seconds."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield from done
+        return
+    # A command may show a spinner of Rich's; two displays would fight for one line, so there are lines above it.
+    below_another = hasattr(sys.stderr, "rich_proxied_file")
+    bar = Progress(console=Console(stderr=True), transient=True)
+    task = bar.add_task(what, total=total)
+    told, wait = time.monotonic(), PATIENCE
+    try:
+        for number, item in enumerate(done, start=1):
+            yield item
+            bar.update(task, completed=number)
+            if time.monotonic() - told > wait:
+                told, wait = time.monotonic(), 2 * wait
+                if below_another:
+                    print(f"{what}: {number:,} of {total:,}", file=sys.stderr)
+                else:
+                    bar.start()
+    finally:
+        bar.stop()

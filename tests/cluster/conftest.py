@@ -1,4 +1,4 @@
-"""A real SLURM of one node. It lives in a temporary folder, on free ports, and changes nothing in /etc."""
+"""A real SLURM of two nodes on this machine. It lives in a temporary folder, on free ports; nothing in /etc changes."""
 
 import os
 import re
@@ -9,26 +9,25 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "OUT_OF_MEMORY"}
 # cred_expire is also how long a requeued job waits before it starts again: 120 s by default, 5 s at least.
-# config_overrides: the node may have more CPUs than the machine. MinJobAge: finished jobs stay listed.
+# config_overrides: a node may have more CPUs than the machine. MinJobAge: finished jobs stay listed.
 # JobRequeue=0 and the small MaxArraySize: as on a cluster that is hard to please.
 CONFIG = """\
 ClusterName=test
-SlurmctldHost={node}(127.0.0.1)
+SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
-SlurmdPort={daemon}
 SlurmUser=root
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -42,8 +41,9 @@ JobRequeue=0
 MaxArraySize=4
 KillWait=30
 OverTimeLimit=0
-NodeName={node} NodeAddr=127.0.0.1 CPUs={cpus}
-PartitionName=main Nodes={node} Default=YES MaxTime=INFINITE
+NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={one} CPUs={cpus}
+NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={two} CPUs={cpus}
+PartitionName=main Nodes=one,two Default=YES MaxTime=INFINITE
 """
 
 
@@ -94,21 +94,20 @@ class Slurm:
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o600)
-        controller, daemon = free_ports()
-        node, cpus = socket.gethostname().split(".")[0], max(4, os.cpu_count() or 1)
-        (self.folder / "slurm.conf").write_text(
-            CONFIG.format(folder=self.folder, node=node, cpus=cpus, controller=controller, daemon=daemon)
-        )
+        ports = dict(zip(("controller", "one", "two"), free_ports(3), strict=True))
+        host, cpus = socket.gethostname().split(".")[0], max(4, os.cpu_count() or 1)
+        (self.folder / "slurm.conf").write_text(CONFIG.format(folder=self.folder, host=host, cpus=cpus, **ports))
         files = [f"--{file}-file={self.folder}/munge.{file}" for file in ("key", "seed", "pid")]
         # --force: munged wants a socket that every user can reach, but the folder is root's own.
         self.daemon("munged", "--foreground", "--force", f"--socket={self.folder}/munge.socket", *files)
         self.until((self.folder / "munge.socket").exists, lambda: "munged does not start")
         self.daemon("slurmctld", "-D")
-        self.daemon("slurmd", "-D")
-        self.until(self.idle, lambda: "the node does not become idle")
+        for node in ("one", "two"):
+            self.daemon("slurmd", "-D", "-N", node)
+        self.until(self.idle, lambda: "the nodes do not become idle")
 
     def daemon(self, *command: str) -> None:
-        with (self.folder / f"{command[0]}.log").open("w") as log:
+        with (self.folder / f"{command[0]}.log").open("a") as log:
             env = {**os.environ, **self.env}
             self.daemons.append(subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
 
@@ -116,7 +115,7 @@ class Slurm:
         ended = [daemon.args for daemon in self.daemons if daemon.poll() is not None]
         assert not ended, f"{ended} ended\n{self.logs()}"
         with suppress(AssertionError):
-            return self.run("sinfo", "--noheader", "--format=%T") == "idle"
+            return self.run("sinfo", "--noheader", "--format=%D %T") == "2 idle"
         return False
 
     def stop(self) -> None:
@@ -126,11 +125,12 @@ class Slurm:
         kill(os.getpid())
 
 
-def free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], two.getsockname()[1]
+def free_ports(count: int = 2) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def processes() -> Iterator[tuple[int, int]]:

@@ -40,7 +40,8 @@ class World:
 
     def __init__(self, cwd, slurm):
         self.cwd, self.slurm = cwd, slurm
-        self.env = {**slurm.env, "PYTHONPATH": str(cwd), "ATTNLAB_ALLOW": "mine"}
+        path = os.pathsep.join(filter(None, [str(cwd), os.environ.get("PYTHONPATH")]))
+        self.env = {**slurm.env, "PYTHONPATH": path, "ATTNLAB_ALLOW": "mine"}
         (cwd / "mine.py").write_text(BROKEN)
         (cwd / "conf" / "attention").mkdir(parents=True)
         (cwd / "conf" / "attention" / "broken.yaml").write_text("name: broken\n_target_: mine.Broken\n")

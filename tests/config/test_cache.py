@@ -59,7 +59,7 @@ def test_damaged_and_unwritable_caches_are_nothing(caching, tmp_path):
         forget()
         assert check("attention=se") == expected
     forget()
-    assert len(cache._known()) == whole.count(b"[")  # what was lost is there again, behind the damage
+    assert len(cache._known()) == whole.count(b"\n[")  # what was lost is there again, behind the damage
     file.unlink()
     folder.rmdir()
     folder.touch()

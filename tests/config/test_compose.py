@@ -72,7 +72,7 @@ STRANGE = [
     ("job:\n    env_set:\n      ATTNLAB_ALLOW: os", "hydra.job.env_set: must stay empty"),
     ("job:\n    env_set: ${loss.l2}", "hydra.job.env_set: must stay empty"),
     ("output_subdir: .hydra/x", "hydra.output_subdir=.hydra/x: has no effect"),
-    ("job:\n    chdir: ${data.flip}", "hydra.job.chdir: must stay false"),
+    ("job:\n    chdir: ${augment.flip}", "hydra.job.chdir: must stay false"),
 ]
 
 
@@ -96,7 +96,7 @@ def test_a_strangers_config_as_one_of_several(tmp_path):
     for i, (hydra, _) in enumerate(STRANGE):
         (tmp_path / "experiment" / f"strange{i}.yaml").write_text(f"# @package _global_\nhydra:\n  {hydra}\n")
         jobs += [[f"experiment=strange{i}"], ["experiment=tame"]]
-    settings = ["data.flip=false", "loss.l2=null", "seed=5"]
+    settings = ["augment.flip=false", "loss.l2=null", "seed=5"]
     with composing(config_dir=str(tmp_path)) as compose_one:
         results = list(compose_all([[*job, *settings] for job in jobs], compose_one))
         assert [r.seed for r in results[::2]] == [5] * (len(STRANGE) + 1)

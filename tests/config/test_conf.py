@@ -22,13 +22,16 @@ from tests.conftest import GOLDEN
 FILES = sorted(CONF.glob("*/*.yaml"))
 NEEDED = {  # what a choice does not say by itself
     "image_folder": ["data.folder=somewhere"],
+    "image_table": ["data.table=somewhere.csv"],
+    "fer2013": ["data.file=fer2013.csv"],
+    "data/custom": ["data.target=torchvision.datasets.FakeData", "data.num_classes=10"],
     "torchvision": ["backbone.name=mnasnet0_5"],
     "timm": ["backbone.name=mobilenetv4_conv_small_035"],
     "backbone/custom": ["backbone.target=tests.own_net.OwnNet", "+backbone.width=6"],
     "attention/custom": ["attention.target=tests.own_net.OwnAttention", "+attention.ratio=8"],
     **{name: ["attention.groups=8"] for name in ("sge", "shuffle", "sk")},  # of the 16 channels of the first site
 }
-OWN = {"backbone": "OwnNet", "attention": "OwnAttention"}
+OWN = {"backbone": "OwnNet", "attention": "OwnAttention", "data": "custom"}
 LONG = ("cbam_table4", "worth")  # their costs and widths are tested in test_cbam_tables and test_equal_cost
 CALLED = [path for path in FILES if path.parent.name in settings.GROUPS]
 
@@ -79,7 +82,11 @@ def test_keys_are_the_targets_signature(compose, path, monkeypatch):
         - {"target"}
         - ({*settings.CROSSED} if group == "attention" else set())
     )
-    wanted = takes.keys() - set(settings.GROUPS[group].given) - ({*settings.CROSSED} if group == "attention" else set())
+    wanted = (
+        takes.keys()
+        - {"target", *settings.GROUPS[group].given}
+        - ({*settings.CROSSED} if group == "attention" else set())
+    )
     assert listed <= wanted
     if group != "optimizer":  # torch's have more settings than anyone wants to see
         assert listed == wanted
@@ -124,14 +131,14 @@ def test_crossing_types_with_ratio_and_order_is_legal():
     assert {kind: kinds.count(kind) for kind in kinds} == {"none": 1, "se": 2, "cbam": 4}
 
 
-def small_images(folder):
-    """Two classes of eight tiny images, and the overrides that put them in an experiment's place of images."""
-    for name, colour in (("dark", 20), ("light", 200)):
-        (folder / name).mkdir(parents=True)
-        for i in range(8):
-            Image.new("RGB", (32, 32), (colour, i, i)).save(folder / name / f"{i}.png")
-    shares = ["data.val=0.25", "data.test=0.25"]
-    return [f"data.folder={folder}", "data.num_classes=2", "data.size=32", "data.batch_size=4", *shares]
+def small_imagenet(root):
+    """ImageNet's layout with two classes of eight tiny images, and the overrides that put it in ImageNet's place."""
+    for part in ("train", "val"):
+        for wnid, colour in (("n01440764", 20), ("n01443537", 200)):
+            (root / part / wnid).mkdir(parents=True)
+            for i in range(8):
+                Image.new("RGB", (50, 40), (colour, i, i)).save(root / part / wnid / f"{i}.JPEG")
+    return [f"data.root={root}", "data.num_classes=2", "data.size=32", "data.batch_size=4", "data.workers=1"]
 
 
 @pytest.mark.parametrize(
@@ -154,11 +161,11 @@ def test_experiment_says_its_command_cost_and_result_and_trains(path, tmp_path, 
 
     monkeypatch.chdir(tmp_path)
     small = ["trainer.max_epochs=1", "++trainer.limit_train_batches=2", "data.copies=1", "data.clutter=1"]
-    if {"override /data": "image_folder"} in yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("defaults", []):
+    if {"override /data": "imagenet"} in yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("defaults", []):
         full = plan.make([f"experiment={path.stem}"], without_data=True)  # of ImageNet, which is not here
         assert full.missing
         assert all(point.cost for point in full.points)
-        small = ["trainer.max_epochs=1", *small_images(tmp_path / "images")]
+        small = ["trainer.max_epochs=1", *small_imagenet(tmp_path / "images")]
     planned = plan.make([f"experiment={path.stem}", *small])
     assert planned.points
     point = planned.points[0]
@@ -218,7 +225,7 @@ class Tiny(nn.Module):
 
 
 def test_identities_of_all_points_of_experiments_stay():
-    """Hashes that attnlab 0.1.0 gave them; demo is another study since."""
+    """Hashes that attnlab 0.1.0 gave them; demo is another study since, and the tables have ImageNet's recipe since."""
     for name, expected in json.loads((GOLDEN / "identities.json").read_text()).items():
         with composing() as compose_one:
             jobs = grid.jobs([f"experiment={name}"], False, compose_one)

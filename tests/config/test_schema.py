@@ -35,6 +35,8 @@ def hash_of(config):
         ("attention=none", "optimizer.attention_lr_scale=4"),
         ("attention=se", "optimizer.attention_lr_scale=1", "backbone.freeze=false"),
         ("attention=se", "backbone.freeze=0"),
+        ("attention=se", "loss.class_weights=null", "trainer.monitor=accuracy"),
+        ("attention=se", "trainer.monitor=val/accuracy"),
         ("study=other", "tags=[a]", "logger=wandb", "trainer.accelerator=cpu"),
     ],
 )
@@ -49,6 +51,31 @@ def test_settings_without_effect_are_one_point(compose, overrides):
 )
 def test_settings_with_effect_are_another_point(compose, override):
     assert hash_of(compose("attention=cbam", override)) != hash_of(compose("attention=cbam"))
+
+
+def test_class_weights_are_numbers_of_one_type(compose):
+    config = schema.check(compose("loss.class_weights=[1,2,0.5]"))
+    assert repr(config["loss"]["class_weights"]) == "[1.0, 2.0, 0.5]"
+    hashes = {hash_of(compose(f"loss.class_weights={value}")) for value in ("null", "balanced", "[1,2]", "[1.0,2]")}
+    assert len(hashes) == 3
+
+
+def test_a_monitor_has_two_names(compose):
+    hashes = {hash_of(compose(f"trainer.monitor={name}")) for name in ("accuracy", "f1", "val/f1", "loss", "val/loss")}
+    assert len(hashes) == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.class_weights=[1,-2]", r"loss.class_weights=\[1, -2\]: must be 'balanced' or .*greater than 0"),
+        ("trainer.monitor=test/f1", "trainer.monitor=test/f1: must be 'accuracy', 'f1', 'balanced_accuracy', 'loss'"),
+        ("loss.class_weights=even", "loss.class_weights=even: must be 'balanced' or"),
+    ],
+)
+def test_bad_class_weights_and_monitors(compose, override, message):
+    with pytest.raises(InputError, match=message):
+        schema.check(compose(override))
 
 
 def test_same_settings_from_two_configs_are_one_point(compose):
@@ -323,3 +350,13 @@ def test_a_networks_own_setting_is_not_taken_from_it(compose, tmp_path, monkeypa
 )
 def test_identities_stay(compose, words, hash8):
     assert hash_of(compose(*words.split()))[:8] == hash8
+
+
+def test_a_later_setting_of_an_older_point_is_kept_from_a_class_that_has_none():
+    node = {"name": "mine", "_target_": "attnlab.data.Digits", "size": 8, "sampler": None}
+    assert signatures.call(node, "data").sampler is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signatures, "parameters", lambda found: ({"size": None}, False))
+        patch.setattr(signatures, "locate", lambda target, group: lambda **given: given)
+        assert signatures.call(node, "data") == {"size": 8}
+        assert signatures.call({**node, "sampler": "balanced"}, "data") == {"size": 8, "sampler": "balanced"}

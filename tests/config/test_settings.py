@@ -10,7 +10,7 @@ from attnlab.config.settings import SITES, TRAINER, checked_value
 from attnlab.errors import InputError
 
 VALUES = [None, True, 0, 1, 32, -1, 0.5, 16.0, "", "first", "sum", [], [1], [1, 2], ["a"], ["all"], [0.5], {}]
-OURS = {"name", "role", "max_epochs", "devices", "strategy"}  # attnlab takes less
+OURS = {"name", "role", "max_epochs", "devices", "num_nodes", "strategy"}  # attnlab takes less
 
 
 def takes(hint, value):

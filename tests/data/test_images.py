@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from attnlab.data import Batches, Images
-from attnlab.data.images import generator
+from attnlab.data import Augment, Batches, Images
+from attnlab.data.images import generator, order_of
 
 
 @pytest.fixture
@@ -44,32 +44,12 @@ def test_training_order_comes_from_seed_and_epoch_alone(data):
 
 def test_drawing_batches_leaves_the_global_generator_alone(data):
     before = torch.get_rng_state()
-    list(batches(data, shuffle=True, pad=1, flip=True))
+    list(batches(data, shuffle=True, augment=Augment(pad=1, flip=True)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_shift_and_mirror_are_what_they_say(data):
-    """Each augmented image is found among the shifted, mirrored copies made one by one."""
-    b = batches(data, batch_size=10, shuffle=True, pad=1, flip=True)
-    x = data.images
-    augmented = b.augment(x, generator(0, 0, 0), 10, slice(0, 10))
-    kinds = set()
-    for image, result in zip(x, augmented, strict=True):
-        padded = torch.nn.functional.pad(image, [1] * 4)
-        candidates = {
-            (dy, dx, flip): (w := padded[:, dy : dy + 4, dx : dx + 5], w.flip(2) if flip else w)[1]
-            for dy in range(3)
-            for dx in range(3)
-            for flip in (False, True)
-        }
-        kinds.add(next(kind for kind, candidate in candidates.items() if torch.equal(candidate, result)))
-    assert len(kinds) > 4
-    assert not torch.equal(augmented, b.augment(x, generator(0, 0, 1), 10, slice(0, 10)))  # another step
-    assert torch.equal(augmented, b.augment(x, generator(0, 0, 0), 10, slice(0, 10)))
-
-
 def test_evaluation_is_never_augmented(data):
-    plain, augmenting = batches(data), batches(data, pad=2, flip=True)
+    plain, augmenting = batches(data), batches(data, augment=Augment(pad=2, flip=True, mixup=1.0))
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(plain, augmenting, strict=True))
 
 
@@ -84,7 +64,8 @@ def test_take_keeps_boxes_and_sources(data):
 
 @pytest.mark.parametrize(("ranks", "batch_size", "shuffle"), [(2, 4, True), (4, 4, True), (3, 7, False), (4, 9, False)])
 def test_the_ranks_together_see_what_one_process_sees(data, ranks, batch_size, shuffle):
-    settings = {"batch_size": batch_size, "shuffle": shuffle, "pad": 1, "flip": True, "seed": 5, "epoch": 2}
+    settings = {"batch_size": batch_size, "shuffle": shuffle, "seed": 5, "epoch": 2}
+    settings["augment"] = Augment(pad=1, flip=True)
     whole = list(batches(data, **settings))
     shards = [list(batches(data, **settings, shard=(rank, ranks))) for rank in range(ranks)]
     for step, (x, y) in enumerate(whole):
@@ -94,7 +75,7 @@ def test_the_ranks_together_see_what_one_process_sees(data, ranks, batch_size, s
 
 
 def test_batches_go_on_where_others_stopped(data):
-    settings = {"batch_size": 2, "shuffle": True, "pad": 1, "flip": True, "epoch": 3}
+    settings = {"batch_size": 2, "shuffle": True, "augment": Augment(pad=1, flip=True), "epoch": 3}
     whole = list(batches(data, **settings))
     first = batches(data, **settings)
     handed_out = [batch for _, batch in zip(range(2), first, strict=False)]
@@ -107,3 +88,28 @@ def test_batches_go_on_where_others_stopped(data):
     another = batches(data, **{**settings, "epoch": 4})
     another.load_state_dict(first.state_dict())  # of another epoch: starts at its beginning
     assert len(list(another)) == len(whole)
+
+
+def test_balanced_order_draws_each_class_equally_often():
+    labels = torch.tensor([0] * 900 + [1] * 90 + [3] * 10)
+    order = order_of(labels, "balanced", generator(0, 1))
+    assert order.shape == labels.shape
+    seen = torch.bincount(labels[order], minlength=4)
+    assert seen[2] == 0
+    share = 1000 / 3
+    assert all(abs(n - share) < 4 * (share * 2 / 3) ** 0.5 for n in seen[[0, 1, 3]].tolist())  # four deviations
+    assert {*order[labels[order] == 3].tolist()} == {*range(990, 1000)}
+    assert torch.equal(order, order_of(labels, "balanced", generator(0, 1)))
+    assert not torch.equal(order, order_of(labels, "balanced", generator(0, 2)))
+
+
+def test_the_order_without_a_sampler_is_a_permutation_as_it_was(data):
+    expected = torch.randperm(10, generator=generator(3, 2))
+    assert torch.equal(order_of(data.labels, None, generator(3, 2)), expected)
+    assert labels(batches(data, shuffle=True, seed=3, epoch=2, batch_size=10)) == [expected.tolist()]
+
+
+def test_ranks_share_a_balanced_batch(data):
+    whole = labels(batches(data, shuffle=True, sampler="balanced"))
+    parts = [labels(batches(data, shuffle=True, sampler="balanced", shard=(rank, 2))) for rank in range(2)]
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole

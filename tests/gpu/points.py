@@ -76,7 +76,7 @@ def resume(device: str, note: Note) -> None:
     else:
         words, steps, after = ["trainer.max_epochs=4", "data.batch_size=300", "checkpoint.every_n_steps=1"], 3, 1
         words += ["backbone=lenet5"]
-    words += ["data=digits", "data.pad=2", "+trainer.deterministic=true"]
+    words += ["data=digits", "augment.pad=2", "+trainer.deterministic=true"]
     with folder_for(device) as folder:
         whole, killed = (folder.train(study, *words) for study in ("whole", "killed"))
         found = 0

@@ -70,6 +70,7 @@ def test_what_can_change_the_result_changes_the_identity(path, value):
         ("data.eval_batch_size", 7),
         ("trainer.accelerator", "gpu"),
         ("trainer.devices", 2),
+        ("trainer.num_nodes", 2),
         ("trainer.enable_progress_bar", False),
         ("attention.name", "my_cbam"),
     ],
@@ -140,3 +141,20 @@ while True:
 def test_rows_have_the_union_of_columns(tmp_path):
     ledger.write_rows(tmp_path / "m.csv", [{"a": 1}, {"a": 2, "b": "x,y"}])
     assert (tmp_path / "m.csv").read_text() == 'a,b\n1,\n2,"x,y"\n'
+
+
+def test_settings_that_a_class_got_later_count_only_at_other_values():
+    folder = {"name": "image_folder", "_target_": "attnlab.data.ImageFolder", "folder": "photos", "seed": 0}
+    hashes = {
+        text: ledger.digest(ledger.identity({**CONFIG, "data": {**folder, **more}}))
+        for text, more in {
+            "then": {},
+            "now": {"channels": None, "fit": "crop", "folds": None, "duplicates": "keep", "unreadable": "error"},
+            "pad": {"fit": "pad"},
+            "fold": {"folds": 5, "fold": 0},
+        }.items()
+    }
+    assert hashes["then"] == hashes["now"]
+    assert len(set(hashes.values())) == 3
+    assert ledger.in_full({"data": folder})["data"]["fit"] == "crop"
+    assert "fit" not in ledger.in_full(CONFIG)["data"]  # another class

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy.stats import t
 
+from attnlab.study.metrics import ACCURACY
 from attnlab.study.report import headline
 
 ATTENTIONS = ["se", "cbam", "eca", "gc", "coordinate"]
@@ -33,6 +34,7 @@ def make_study(variants: int = 17, seeds: int = 5, epochs: int = 12, name: str =
         row["front"] = [cost for cost in COSTS if not any(_beats(other, row, cost) for other in rows)]
     told = {
         "study": name,
+        "metric": ACCURACY._asdict(),
         "made": "2026-11-22 21:10",
         "version": "0.1.0",
         "baseline": "attention=none",

@@ -28,9 +28,11 @@ def write_point(
     backbone=None,
     optimizer=None,
     code="abc",
+    others=None,
+    classes=None,
     **settings,
 ):
-    """A point's folder as a training leaves it; ``answers``: labels and predicted classes."""
+    """A point's folder as a training leaves it; ``answers``: labels and predicted classes; ``others``: test metrics."""
     bare = attention == "none"
     config = {
         "backbone": {"name": "net", "_target_": "x.Net", **(backbone or {})},
@@ -54,7 +56,8 @@ def write_point(
     if state == "done":
         cost = {"parameters": 1000 + (not bare) * 10, "macs": 2_000_000 + (not bare) * 500, "latency_ms": latency}
         cost |= counts or {}
-        ledger.write_json(folder / "result.json", {"test": {"accuracy": accuracy}, "cost": cost})
+        result = {"test": {"accuracy": accuracy, **(others or {})}, "cost": cost}
+        ledger.write_json(folder / "result.json", result if classes is None else {**result, "classes": classes})
     if answers is not None:
         ledger.write_array(folder / "test.npy", np.asarray(answers, dtype=np.uint8))
     if curve is not None:

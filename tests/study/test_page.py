@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from attnlab.study.metrics import METRICS
 from attnlab.study.page import to_html
 from tests.study.page_data import make_study
 
@@ -446,3 +447,44 @@ def test_a_study_of_3000_variants_is_quick(visit, tmp_path):
     assert wrote < 10
     assert opened < 10  # about half a second on an idle machine
     assert took < 10
+
+
+def test_a_page_of_the_loss(visit, tmp_path):
+    """Lower is better, and it is not in percent."""
+    told = make_study()
+    told |= {"metric": METRICS["loss"]._asdict(), "variants": told["variants"][::-1]}
+    file = tmp_path / "report-loss.html"
+    file.write_text(to_html(told), encoding="utf-8")
+    tab = visit(file=file)
+    best = told["variants"][0]
+    assert labels(tab)[0] == best["label"]  # the lowest
+    cell = tab.locator("tr.row").first.locator("td[data-name]").all_inner_texts()
+    row = tab.locator("tr.row").first.inner_text()
+    assert f"{best['accuracy']['mean']:.3f} ± {best['accuracy']['half_width']:.3f}" in row, cell
+    assert tab.locator("#board > thead").get_by_role("button", name="loss").count() == 1
+    assert "accuracy" not in tab.inner_text("#board > thead")
+    tab.locator("tr.row button").first.click()
+    assert f"{best['accuracy']['mean']:.3f}" in tab.inner_text("tr.panel .numbers")
+    assert "nats" in tab.inner_text("tr.panel .numbers")
+    hrefs = [link.get_attribute("href") for link in tab.locator("figure a").all()]
+    assert hrefs
+    assert all(href.startswith("figures-loss/") for href in hrefs)
+
+
+def test_a_page_of_a_cross_validation(visit, tmp_path):
+    told = make_study(seeds=6)
+    for row in told["variants"]:
+        for i, point in enumerate(row["points"]):
+            point |= {"seed": i // 3, "fold": i % 3}
+    file = tmp_path / "folds.html"
+    file.write_text(to_html({**told, "replicates": "3 folds × 2 seeds"}), encoding="utf-8")
+    tab = visit(file=file)
+    said = tab.inner_text("#scope")
+    assert "6 replicates a variant. Replicates are 3 folds × 2 seeds, paired by fold and seed." in said
+    assert "paired by fold and seed" in tab.locator(".head ol").inner_text()
+    tab.locator("tr.row").first.click()
+    panel = tab.locator(".panel-body")
+    assert panel.locator("h3").nth(1).inner_text() == "Folds and seeds"
+    rows = panel.locator("section").nth(1).locator("tbody tr")
+    assert [row.locator("td").all_inner_texts()[:2] for row in rows.all()][2:4] == [["0", "2"], ["1", "0"]]
+    assert panel.locator(".legend").inner_text().split("\n")[:2] == ["seed 0 fold 0", "seed 0 fold 1"]

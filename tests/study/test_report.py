@@ -11,7 +11,7 @@ import sys
 import pytest
 from PIL import Image
 
-from attnlab.study.report import latex, percent, write_report
+from attnlab.study.report import latex, write_report
 from tests.study.points import write_decided, write_point
 
 
@@ -149,9 +149,3 @@ heavy = {{"torch", "lightning", "hydra", "wandb"}} & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
-
-
-def test_percent():
-    assert percent(0.8432, 0.0123) == "84.3 ± 1.2"
-    assert percent(-0.002, None, "+") == "-0.2"
-    assert percent(None) == ""

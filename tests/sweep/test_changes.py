@@ -14,7 +14,7 @@ def photos(tmp_path):
         (tmp_path / "photos" / label).mkdir(parents=True)
         for i in range(20):
             Image.new("RGB", (16, 16), (i, 90 * (label == "cat"), 0)).save(tmp_path / "photos" / label / f"{i}.png")
-    (tmp_path / "photos" / "cat" / "moving.gif").write_bytes(b"")
+    (tmp_path / "photos" / "cat" / "moving.mp4").write_bytes(b"")
     return tmp_path / "photos"
 
 
@@ -30,7 +30,7 @@ def test_changed_data_are_told_and_their_points_not_mixed_without_a_warning(phot
     words += ["trainer.max_epochs=1", "trainer.accelerator=cpu"]
     first = attnlab("train", *words, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    left_out = "data.folder=photos: left out 1 file of other formats: .gif 1"
+    left_out = "data.folder=photos: left out 1 file of other formats: .mp4 1"
     assert left_out in first.stdout
     (point,) = tmp_path.glob("outputs/s/*/point.json")
     assert left_out in point.with_name("log.txt").read_text()

@@ -28,7 +28,7 @@ def _elsewhere(tmp_path, monkeypatch):
         ["seed=sort(3,1,2)", "attention=sort(se,cbam,reverse=true)", "data.clutter=sort(range(4),reverse=true)"],
         ["seed=tag(a,b,choice(1,2))", "attention.ratio=int(choice('4','8'))", "+new=str(choice(1,2))"],
         ["seed=0,1", "attention=se", "seed=2,3", "~logger", "++loss.x=1,2"],
-        ["data.flip=true,false", "attention.order=null,parallel", "study=${output_dir}/x,y"],
+        ["augment.flip=true,false", "attention.order=null,parallel", "study=${output_dir}/x,y"],
         ["seed=shuffle(1)", "seed=3"],
         ["study=x"],
     ],

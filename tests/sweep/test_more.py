@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import attnlab
 
@@ -69,3 +71,27 @@ def test_bad_input(study, words, message):
     assert done.returncode == 2
     assert done.stderr.startswith(f"attnlab: {message}")
     assert "Traceback" not in done.stderr
+
+
+def test_in_cross_validation_a_seed_is_all_its_folds(tmp_path):
+    """Sixty images of noise in two classes: two of three folds are trained, so that the third is asked for."""
+    random = np.random.default_rng(0)
+    for name, i in ((name, i) for name in ("cat", "dog") for i in range(30)):
+        (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (16, 16), np.uint8)).save(tmp_path / "photos" / name / f"{i}.png")
+    words = ["data=image_folder", "data.folder=photos", "data.size=32", "data.batch_size=8", "data.folds=3"]
+    words += ["backbone=lenet5", "sites=unit", "attention=none,se", "trainer.max_epochs=1", "study=cv"]
+    done = attnlab("train", "-m", *words, "data.fold=0,1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "se s0 fold 1 " in done.stdout
+    assert "2 of 3 × 1" in attnlab("report", "outputs/cv", cwd=tmp_path).stdout
+    done = attnlab("more", "outputs/cv", "hydra.launcher.cpu_slots=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "se against none: 1 more seed in all 3 folds, 2 points to run\n" in done.stdout
+    told = json.loads(attnlab("report", "outputs/cv", "--format", "json", cwd=tmp_path).stdout)
+    assert told["replicates"] == "3 folds × 1 seed"
+    assert told["factors"] == {"attention": ["none", "se"]}
+    for row in told["variants"]:
+        assert list(row["values"]) == [f"seed 0 fold {fold}" for fold in range(3)]
+        assert row["accuracy_test"] is not None
+        assert row["looks"] in (None, 2)

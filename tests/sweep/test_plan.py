@@ -20,7 +20,7 @@ def _elsewhere(tmp_path, monkeypatch):
             ["attention=cbam", "attention.rato=4"],
             "attention.rato: attention=cbam has no such setting; nearest: ratio; valid: batchnorm, bias",
         ),
-        (["sed=3"], "sed: no such setting; nearest: seed; valid: attention, backbone"),
+        (["sed=3"], "sed: no such setting; nearest: seed; valid: attention, augment, backbone"),
         (["optimiser=sgd"], "optimiser: no such setting; nearest: optimizer"),
         (["attention.ratio"], r"attention.ratio: not an override of the form key=value"),
         (["seed=[1"], r"seed=\[1: not an override"),

@@ -36,8 +36,8 @@ ARGV = [
     "~backbone.bn_momentum",
     "~backbone.width",
     "data=digits",
-    "data.pad=2",
-    "data.flip=true",
+    "augment.pad=2",
+    "augment.flip=true",
 ]
 EPOCHS, STEPS = 5, 39
 
@@ -53,6 +53,13 @@ def _world(tmp_path_factory):
     patch.setenv("ATTNLAB_ALLOW", "dropping")
     yield
     patch.undo()
+
+
+def test_the_monitor_chooses_the_best_epoch():
+    columns = {"accuracy": [0.5, 0.7, 0.7], "f1": [0.3, 0.2, 0.1], "loss": [float("nan"), 0.9, 0.8]}
+    rows = [{f"val/{name}": values[i] for name, values in columns.items()} | {"epoch": i} for i in range(3)]
+    best = {name: checkpoints.best_row(rows, name)["epoch"] for name in columns}
+    assert best == {"accuracy": 1, "f1": 0, "loss": 2}
 
 
 def prepared(study, *more):
@@ -147,6 +154,17 @@ def test_asked_to_stop_it_saves_where_it_is(uninterrupted, number):
     assert end(start(folder)) == 0
     assert "from step-" in (folder / "log.txt").read_text().replace(f"{folder}/checkpoints/", "")
     assert_equal(folder, uninterrupted)
+
+
+def test_in_double_precision_too():
+    whole, folder = (prepared(s, "trainer.precision=64-true", "trainer.max_epochs=2") for s in ("whole64", "asked64"))
+    assert end(start(whole)) == 0
+    process = start(folder)
+    wait_for(lambda: newest(folder) >= STEPS, process)
+    os.kill(process.pid, signal.SIGTERM)
+    assert end(process) == 75
+    assert end(start(folder)) == 0
+    assert_equal(folder, whole)
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(uninterrupted, caplog):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from torch import nn
 
-from attnlab.data import Digits
+from attnlab.data import Augment, Digits
 from attnlab.errors import InputError
-from attnlab.training.classifier import Classifier, Feed, metrics
+from attnlab.training.classifier import BalancedAccuracy, Classifier, Feed, metrics
 from attnlab.training.optimisation import Optimisation
 from attnlab.training.schedules import cosine, one_cycle, steps
 
@@ -40,8 +40,18 @@ def test_metrics_against_scikit_learn():
     )
     assert found["val/accuracy"] == pytest.approx(accuracy_score(y, predicted))
     assert found["val/f1"] == pytest.approx(f1_score(y, predicted, average="macro"))
+    assert found["val/balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y, predicted))
     assert found["val/calibration_error"] == pytest.approx(error, abs=1e-5)
     assert found["val/loss"] == pytest.approx(float(F.cross_entropy(logits, y)))
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_balanced_accuracy_leaves_out_absent_classes():
+    """Also those that are predicted."""
+    y, predicted = torch.tensor([0, 0, 0, 1, 3]), torch.tensor([0, 0, 2, 1, 1])
+    metric = BalancedAccuracy(5)
+    metric.update(F.one_hot(predicted, 5).float(), y)
+    assert float(metric.compute()) == pytest.approx(balanced_accuracy_score(y, predicted))
 
 
 def rates(schedule, steps, **k):
@@ -136,10 +146,10 @@ def test_data_move_to_the_trainers_device():
         current_epoch = global_rank = 0
         world_size = 1
 
-    feed = Feed(Digits(batch_size=50, pad=1, flip=True))
+    feed = Feed(Digits(batch_size=50, augment=Augment(pad=1, flip=True)))
     feed.trainer = OnMeta()
     feed.setup("fit")
     for batches in (feed.train_dataloader(), feed.val_dataloader(), feed.test_dataloader()):
-        assert {batches.images.device.type, batches.labels.device.type, batches.mean.device.type} == {"meta"}
+        assert {t.device.type for t in (batches.data.images, batches.data.labels, batches.mean)} == {"meta"}
         x, y = next(iter(batches))
         assert (x.device.type, y.device.type, x.shape[1:]) == ("meta", "meta", (1, 32, 32))

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from attnlab.attention import CBAM
@@ -18,6 +19,7 @@ RANKS = """
 import sys, torch, torch.distributed as dist
 from torch import nn
 from attnlab.training.distributed import synchronise
+from attnlab.training.optimisation import Optimisation
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 torch.manual_seed(0)
@@ -30,14 +32,26 @@ for _ in range(2):
 grads = {name: p.grad for name, p in net.named_parameters()}
 for grad in grads.values():
     dist.all_reduce(grad)
-torch.save({"out": out.detach(), "x": x.grad, "grads": grads, "state": net.state_dict()}, f"{folder}/{rank}.pt")
+torch.manual_seed(0)
+linear = nn.Linear(75, 3).double()
+loss = Optimisation(linear, optimizer=None, class_weights=[0.1, 1, 3], label_smoothing=0.1)
+total = loss.losses(linear(x.detach().flatten(1)), torch.load(f"{folder}/y.pt")[4 * rank : 4 * rank + 4])[0]
+total.backward()
+parts = {"loss": total.detach(), "gradient": linear.weight.grad}
+for part in parts.values():
+    dist.all_reduce(part)
+torch.save(
+    {"out": out.detach(), "x": x.grad, "grads": grads, "state": net.state_dict(), "parts": parts}, f"{folder}/{rank}.pt"
+)
 """
 
 
-def test_synchronised_batch_norm_is_that_of_the_whole_batch(tmp_path):
+def test_synchronised_batch_norm_and_weighted_loss_are_those_of_the_whole_batch(tmp_path):
     x, w = torch.randn(8, 3, 5, 5, dtype=torch.float64) * 2 + 1, torch.randn(8, 3, 5, 5, dtype=torch.float64)
     torch.save(x, tmp_path / "x.pt")
     torch.save(w, tmp_path / "w.pt")
+    y = torch.tensor([0, 0, 0, 1, 2, 2, 1, 2])  # the ranks' weights differ
+    torch.save(y, tmp_path / "y.pt")
     ranks = [subprocess.Popen([sys.executable, "-c", RANKS, str(rank), str(tmp_path)]) for rank in range(2)]
     assert [process.wait(120) for process in ranks] == [0, 0]
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
@@ -55,6 +69,14 @@ def test_synchronised_batch_norm_is_that_of_the_whole_batch(tmp_path):
             torch.testing.assert_close(f["grads"][name], p.grad, **close)
         for name, value in net.state_dict().items():
             torch.testing.assert_close(f["state"][name], value, **close)
+
+    torch.manual_seed(0)
+    linear = nn.Linear(75, 3).double()
+    weights = torch.tensor([0.1, 1, 3]).double()
+    loss = F.cross_entropy(linear(x.detach().flatten(1)), y, weight=weights, label_smoothing=0.1)
+    loss.backward()
+    torch.testing.assert_close(found[0]["parts"]["loss"] / 2, loss.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(found[0]["parts"]["gradient"] / 2, linear.weight.grad, rtol=1e-6, atol=1e-9)
 
 
 def test_attention_attached_to_a_batch_norm_stays():
@@ -91,7 +113,7 @@ def pair(tmp_path_factory):
             "data=digits",
             "+trainer.limit_train_batches=3",
             "data.batch_size=150",
-            "data.pad=2",
+            "augment.pad=2",
             "trainer.max_epochs=1",
             "trainer.precision=64-true",
         ),
@@ -130,3 +152,20 @@ def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
     done = attnlab("train", "trainer=ddp", "trainer.devices=2", "data=digits", "data.batch_size=15", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "attnlab: data.batch_size=15: must be a multiple of trainer.devices, which is 2\n"
+
+
+def test_on_several_machines_too(tmp_path):
+    words = ["-m", "hydra/launcher=slurm", "trainer.devices=2", "trainer.num_nodes=2", "data=digits"]
+    done = attnlab("train", *words, "data.batch_size=18", cwd=tmp_path)
+    assert done.returncode == 2
+    told = "data.batch_size=18: must be a multiple of trainer.devices × trainer.num_nodes, which is 4"
+    assert done.stderr == f"attnlab: {told}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["-m"], ["-m", "hydra/launcher=ray"], ["-m", "hydra/launcher=basic"]])
+def test_only_slurm_has_several_machines(tmp_path, words):
+    done = attnlab("train", *words, "trainer.num_nodes=2", "data=digits", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("attnlab: trainer.num_nodes=2: only SLURM trains a point on several machines: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from sklearn.metrics import precision_recall_fscore_support
 
+from attnlab.training.loop import per_class
 from tests.conftest import COMMAND, attnlab
 from tests.wandb_file import records
 
@@ -28,6 +30,16 @@ def sweep(tmp_path_factory):
     done = attnlab(*command, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return cwd, command, done
+
+
+def test_metrics_of_each_class_are_scikit_learns():
+    y, predicted = np.array([0, 0, 0, 1, 1, 4]), np.array([0, 0, 2, 1, 0, 4])
+    found = per_class(np.stack([y, predicted]), ["zero", "one", "two", "three", "four"])
+    reference = precision_recall_fscore_support(y, predicted, labels=range(5), zero_division=np.nan)
+    for key, values in zip(("precision", "recall", "f1", "support"), reference, strict=True):
+        mine = [np.nan if about[key] is None else about[key] for about in found.values()]
+        np.testing.assert_allclose(mine, values, err_msg=key)
+    assert found["three"] == {"precision": None, "recall": None, "f1": None, "support": 0}
 
 
 def folders(cwd, study="two"):
@@ -56,11 +68,17 @@ def test_four_complete_point_folders(sweep):
         assert folder.name.endswith(about["hash"][:8])
         assert about["overrides"] == [o for o in about["overrides"] if "=" in o] != []
         assert about["libraries"]["torch"] == torch.__version__.partition("+")[0]
-        assert set(result["test"]) == set(result["val"]) == {"accuracy", "f1", "calibration_error", "loss"}
+        metrics = {"accuracy", "f1", "balanced_accuracy", "calibration_error", "loss"}
+        assert set(result["test"]) == set(result["val"]) == metrics
+        assert result["classes"] == [*result["per_class"]] == list("0123456789")
+        recalls = [about["recall"] for about in result["per_class"].values()]
+        assert sum(recalls) / 10 == pytest.approx(result["test"]["balanced_accuracy"])
+        assert sum(about["support"] for about in result["per_class"].values()) == 300
         assert set(result["cost"]) >= {"parameters", "macs", "latency_ms"}
         rows = list(csv.DictReader((folder / "metrics.csv").open()))
         assert [row["epoch"] for row in rows] == ["0", "1"]
         assert all(row["val/accuracy"] and row["train/loss"] and row["lr"] for row in rows)
+        assert all(row["val/balanced_accuracy"] for row in rows)
         best = max(rows, key=lambda row: float(row["val/accuracy"]))
         assert result["val"]["accuracy"] == float(best["val/accuracy"])
         assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
@@ -275,6 +293,14 @@ def test_tensorboard(tmp_path):
     assert len(events.Scalars("test/accuracy")) == 1
 
 
-def test_amp_precision_trains(tmp_path):
-    done = attnlab("train", "attention=cbam", "trainer.precision=bf16-mixed", "study=b", *SMALL, cwd=tmp_path)
+def test_amp_precision_trains_with_balanced_classes(tmp_path):
+    balanced = ["loss.class_weights=balanced", "data.sampler=balanced", "trainer.monitor=val/loss"]
+    done = attnlab(
+        "train", "attention=cbam", "trainer.precision=bf16-mixed", "study=b", *balanced, *SMALL, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
+    (folder,) = folders(tmp_path, "b")
+    losses = [float(row["val/loss"]) for row in csv.DictReader((folder / "metrics.csv").open())]
+    result = json.loads((folder / "result.json").read_text())
+    assert result["best_epoch"] == losses.index(min(losses))
+    assert result["val"]["loss"] == min(losses)

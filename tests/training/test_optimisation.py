@@ -1,20 +1,23 @@
 """Loss, regularisation, freezing and groups of learning rates."""
 
 import functools
+from types import SimpleNamespace
 
 import lightning
+import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 import attnlab
 from attnlab.data import Digits
 from attnlab.errors import InputError
 from attnlab.training.classifier import Classifier, Feed
-from attnlab.training.optimisation import Optimisation
+from attnlab.training.optimisation import Optimisation, class_weights
 from attnlab.training.schedules import one_cycle
 
 
@@ -147,3 +150,65 @@ def test_training_does_not_begin_without_its_attention(digits):
     net.module1.branch[-1] = net.module1.branch[-1].host
     with pytest.raises(InputError, match=r"attention is gone from module1\.branch \(output\)"):
         train(net, digits, 1)
+
+
+def weighted(y, logits, **k):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    return optimisation(net, **k).losses(logits, y)[1]
+
+
+def test_class_weights_and_smoothing_are_pytorchs():
+    logits, y = torch.randn(20, 10), torch.randint(0, 10, (20,))
+    weights = torch.rand(10) + 0.1
+    expected = F.cross_entropy(logits, y, weight=weights, label_smoothing=0.1)
+    torch.testing.assert_close(weighted(y, logits, class_weights=weights.tolist(), label_smoothing=0.1), expected)
+    shares = torch.rand(20, 10).softmax(1)  # as mixup makes them
+    torch.testing.assert_close(
+        weighted(shares, logits, class_weights=weights.tolist(), label_smoothing=0.1),
+        F.cross_entropy(logits, shares, weight=weights, label_smoothing=0.1),
+    )
+    torch.testing.assert_close(weighted(shares, logits), -(shares * logits.log_softmax(1)).sum(1).mean())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_class_weights_keep_their_digits_in_any_precision(dtype):
+    logits, y = torch.randn(20, 10).to(dtype), torch.arange(20) % 10
+    weights = torch.linspace(0.1, 2, 10, dtype=torch.float64)
+    expected = F.cross_entropy(logits.double(), y, weight=weights)
+    found = weighted(y, logits, class_weights=weights.tolist())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+
+
+class Uneven:
+    """Labels of which some classes are rare."""
+
+    num_classes = 4
+    classes = ("a", "b", "c", "d")
+
+    def __init__(self, labels):
+        self.splits = SimpleNamespace(train=SimpleNamespace(labels=torch.as_tensor(labels)))
+
+
+def test_balanced_weights_are_scikit_learns():
+    labels = np.repeat([0, 1, 2, 3], [50, 7, 20, 3])
+    expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
+    assert class_weights("balanced", Uneven(labels)) == pytest.approx(expected)
+    assert class_weights([1.0, 2.0, 3.0, 4.0], Uneven(labels)) == [1.0, 2.0, 3.0, 4.0]
+    assert class_weights(None, Uneven(labels)) is None
+
+
+def test_class_weights_that_cannot_be():
+    with pytest.raises(InputError, match=r"loss.class_weights: 2 numbers; must be 4, one for each class"):
+        class_weights([1.0, 2.0], Uneven([0]))
+    with pytest.raises(InputError, match=r"loss.class_weights=balanced: no training image is of class c"):
+        class_weights("balanced", Uneven([0, 1, 1, 3]))
+
+
+def test_training_accuracy_of_soft_labels_counts_the_largest_share():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    classifier = Classifier(Optimisation(net, optimizer=torch.optim.SGD), 3)
+    x, y = torch.randn(50, 1, 8, 8), torch.rand(50, 3).softmax(1)
+    loss = classifier.training_step((x, y), 0)
+    torch.testing.assert_close(loss, F.cross_entropy(net(x), y))
+    right = (net(x).argmax(1) == y.argmax(1)).float().mean()
+    assert float(classifier.train_accuracy.compute()) == pytest.approx(float(right))

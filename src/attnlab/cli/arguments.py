@@ -9,9 +9,15 @@ from attnlab.errors import InputError
 
 def parser_of_a_network(verb: str, description: str, epilog: str) -> argparse.ArgumentParser:
     """A parser for verbs that build the network of a config and look at it. Raises InputError for wrong words."""
+    parser = parser_of_a_config(verb, description, epilog)
+    parser.add_argument("--input", metavar="CxHxW", help="size of the input (default: that of data=...)")
+    return parser
+
+
+def parser_of_a_config(verb: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """A parser for verbs that take settings as train does. Raises InputError for wrong words."""
     parser = argparse.ArgumentParser(prog=f"attnlab {verb}", description=description, epilog=epilog)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for attnlab train")
-    parser.add_argument("--input", metavar="CxHxW", help="size of the input (default: that of data=...)")
     parser.add_argument("--config-dir", metavar="DIR", help="also look for configs in DIR")
 
     def refuse(message: str) -> NoReturn:
@@ -29,6 +35,14 @@ def add_baseline(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="use as baseline the variant with this setting that is otherwise equal, such as attention=se; may be "
         "given several times (default: the sweep's baseline, or the bare backbone)",
+    )
+
+
+def add_metric(parser: argparse.ArgumentParser) -> None:
+    from attnlab.study.metrics import METRICS
+
+    parser.add_argument(
+        "--metric", choices=[*METRICS], default="accuracy", help="judge by this test metric (default: accuracy)"
     )
 
 

@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from attnlab.config.build import build_data, build_network
 from attnlab.data import ImageData
 from attnlab.errors import InputError, first_line
 from attnlab.insertion import Cost, Latency, Site, cost, count_by_site, find_sites, select_sites, time_together, trace
+from attnlab.terminal import plain_console
 from attnlab.training.optimisation import build_optimisation
 
 # The order in which an image meets the places of a block.
@@ -61,7 +61,7 @@ def print_sites(config: Any, input_size: str | None = None) -> None:
         if costs:
             cells += [f"{number:,}" for number in costs.get((site.name, site.side), ())]
         table.add_row(*cells, style=style)
-    console = _console()
+    console = plain_console()
     console.print(heading, highlight=False)
     if role != "module":
         console.print()
@@ -183,7 +183,7 @@ def print_cost(
         title = f"latency, {timed[0].batch} image{'s' * (timed[0].batch > 1)}, ms"
         cells = [str(latency).replace(" ms", "") for latency in timed]
         table.add_row(title, *cells, *_difference([latency.median_ms for latency in timed], ",.2f"))
-    console = _console()
+    console = plain_console()
     console.print(f"{heading}, {data.num_classes} classes", highlight=False)
     console.print(table)
     console.print(
@@ -261,13 +261,6 @@ def _set_up(config: Any, input_size: str | None) -> _Setup:
     return _Setup(
         raw, checked, data, f"{checked['backbone']['name']}, input {'×'.join(map(str, data.shape))} ({source})"
     )
-
-
-def _console() -> Console:
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 100  # a file or pipe has no width
-    return console
 
 
 def _size(text: str) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +18,12 @@ Config = Mapping[str, Any]
 
 def build_data(config: Config) -> ImageData:
     """The data module; its order and augmentation come from the point's seed."""
+    with named("augment", config):
+        augment = signatures.call(config["augment"], "augment")
     with named("data", config):
-        return signatures.call(config["data"], "data", order_seed=config["seed"])
+        data = signatures.call(config["data"], "data", order_seed=config["seed"], augment=augment)
+    data.cache = Path(config["output_dir"]) / ".cache"
+    return data
 
 
 def build_network(config: Config, data: ImageData) -> tuple[nn.Module, list[Site]]:

@@ -121,13 +121,18 @@ def _refuse_lists(hydra: DictConfig) -> None:
     for (group, parent), names in chosen.items():
         is_group = group in _groups() or group in ("hydra/launcher", "hydra/sweeper")
         if is_group and not parent.startswith(f"{group}/") and (len(names) > 1 or group not in choices):
-            several = ",".join(names)
-            instead = f"choose one, such as {group}={names[0]}"
-            if len(names) > 1 and group in _groups():
-                instead = f"a point each: -m {group}={several}"
-            if len(names) > 1 and group in ("attention", "sites"):
-                instead += "; for one network with both, call attnlab.attach twice in Python"
-            raise InputError(f"{group}=[{several}]: only the last of a list would count; {instead}")
+            raise InputError(_refused(group, names))
+
+
+def _refused(group: str, names: Sequence[str]) -> str:
+    """What to write instead of a list of a group's configs."""
+    several = ",".join(names)
+    instead = f"choose one, such as {group}={names[0]}"
+    if len(names) > 1 and group in _groups():
+        instead = f"a point each: -m {group}={several}"
+    if len(names) > 1 and group in ("attention", "sites"):
+        instead += "; for one network with both, call attnlab.attach twice in Python"
+    return f"{group}=[{several}]: only the last of a list would count; {instead}"
 
 
 A_LIST = re.compile(r"^ *- *['\"]?(override +)?/?[\w/]+['\"]? *: *(\[|$)", re.MULTILINE)  # of a defaults list
@@ -149,8 +154,7 @@ def check_hydra(hydra: DictConfig) -> None:
     Raises InputError for a class that is neither Hydra's own nor of ATTNLAB_ALLOW, for an interpolation that could
     become one, and for settings that would change a point's log, folder or environment.
     """
-    from attnlab.config.settings import PACKAGES, allowed_packages
-    from attnlab.targets import find
+    from attnlab.targets import PACKAGES, allowed_packages, find
 
     _refuse_lists(hydra)
 
@@ -250,7 +254,7 @@ def _leaves_like(name: str, config: DictConfig) -> list[str]:
 
 def _lacks_plus(group: str, key: str, node: Any) -> bool:
     """Whether a group takes this setting, though none of its files lists it."""
-    from attnlab.config.settings import CROSSED, TRAINER
+    from attnlab.config.settings import CROSSED, MONITOR, TRAINER
 
     if group == "optimizer":  # torch's have more settings than a file lists
         from attnlab.config.signatures import locate
@@ -258,12 +262,16 @@ def _lacks_plus(group: str, key: str, node: Any) -> bool:
 
         with contextlib.suppress(InputError):
             return key in parameters(locate(str(node["_target_"]), group))[0] and key != "params"
-    return key in {"trainer": TRAINER, "attention": CROSSED}.get(group, ())
+    return key in {"trainer": {**TRAINER, **MONITOR}, "attention": CROSSED}.get(group, ())
 
 
 def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) -> str:
     """What Hydra means, in one line, with the valid choices."""
     text = str(error)
+    if "more than once in the final defaults list" in text:  # two data sets, each with its augmentation
+        for override in overrides:
+            if found := re.fullmatch(r"\+?(\w+)=\[([\w,]+)\]", override.replace(" ", "")):
+                return _refused(found[1], found[2].split(","))
     if isinstance(error, OverrideParseException):
         return _not_an_override(str(error.override), first_line(error))
     if text.startswith("Error merging override") and error.__cause__:

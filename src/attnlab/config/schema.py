@@ -17,6 +17,7 @@ from attnlab.config.settings import (
     CHECKPOINT,
     GROUPS,
     LOSS,
+    MONITOR,
     SITES,
     SWEEP,
     TOP,
@@ -29,6 +30,8 @@ from attnlab.config.settings import (
     plain,
     require_known,
 )
+from attnlab.errors import InputError
+from attnlab.ledger import LATER, ONCE_DATA, with_recipe
 
 
 def check(config: DictConfig | Mapping[str, Any]) -> Settings:
@@ -38,19 +41,28 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
     Imports the classes that the config names unless the cache knows them, and builds nothing.
     """
     raw = plain(config)
+    if "augment" in raw and (once := sorted(ONCE_DATA.keys() & mapping_of(raw, "data").keys())):
+        raise InputError(f"data.{once[0]}: the augmentation is a group of its own; set augment.{once[0]}")
+    raw = with_recipe(raw)
     for key in raw:
         require_known("", key, (*TOP, *GROUPS, "loss", "sites", "trainer", "checkpoint", "logger", "sweep"))
     checked = {key: checked_value(key, raw.get(key), hint) for key, hint in TOP.items()}
     for group in GROUPS:
         node = json.dumps(mapping_of(raw, group))
         checked[group] = json.loads(_normal_form(group, node, os.environ.get("ATTNLAB_ALLOW", "")))
+    if "normalise" in checked["data"] and checked["data"]["normalise"] is None:
+        checked["data"]["normalise"] = "imagenet" if checked["backbone"].get("pretrained") else "train"
     bare = checked["attention"]["name"] == "none"
     if raw.get("sites") is not None or not bare:
         checked["sites"] = check_keys("sites", mapping_of(raw, "sites"), SITES)
     if bare:
         checked["sites"] = None
-    checked["loss"] = check_keys("loss", mapping_of(raw, "loss"), LOSS)
-    checked["trainer"] = check_keys("trainer", mapping_of(raw, "trainer"), TRAINER)
+    checked["loss"] = {**LATER["loss"], **check_keys("loss", mapping_of(raw, "loss"), LOSS)}
+    checked["trainer"] = {
+        **LATER["trainer"],
+        **check_keys("trainer", mapping_of(raw, "trainer"), {**TRAINER, **MONITOR}),
+    }
+    checked["trainer"]["monitor"] = checked["trainer"]["monitor"].removeprefix("val/")
     frozen = checked["backbone"]["freeze"]
     if frozen is not True:
         if frozen >= checked["trainer"]["max_epochs"]:

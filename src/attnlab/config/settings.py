@@ -5,7 +5,6 @@
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
@@ -16,9 +15,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from attnlab.config.annotations import written_types
 from attnlab.errors import InputError, choices
+from attnlab.targets import PACKAGES as PACKAGES
 
 Settings = dict[str, Any]
-PACKAGES = ("attnlab", "torch", "torchvision", "timm", "lightning")
 Order = Literal["channel_first", "spatial_first", "parallel", "channel_only", "spatial_only"]  # as attention has it
 # Settings of a group that attnlab acts on, not the target.
 OURS: dict[str, dict[str, tuple[Any, str]]] = {
@@ -50,7 +49,8 @@ class Group(NamedTuple):
 GROUPS = {
     "backbone": Group("torch.nn.Module", "attnlab.backbones", ("name", "num_classes", "in_channels")),
     "attention": Group("torch.nn.Module", "attnlab.attention", ("channels", "map_size")),
-    "data": Group("attnlab.data.ImageData", "attnlab.data", ("order_seed",)),
+    "data": Group("attnlab.data.ImageData", "attnlab.data", ("order_seed", "augment")),
+    "augment": Group("attnlab.data.Augment", "attnlab.data", ()),
     "optimizer": Group("torch.optim.Optimizer", "attnlab.training", ("params",)),
     "scheduler": Group(
         "torch.optim.lr_scheduler.LRScheduler", "attnlab.training.schedules", ("optimizer", "total_steps")
@@ -66,6 +66,7 @@ TOP: dict[str, Any] = {
     "baseline": dict[str, str | int | float | bool | None] | None,
 }
 LOSS: dict[str, Any] = {
+    "class_weights": Literal["balanced"] | list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None,
     "label_smoothing": Annotated[float, Field(ge=0, lt=1)],
     "l2": dict[str, Annotated[float, Field(ge=0)]] | None,
 }
@@ -100,6 +101,11 @@ SITES: dict[str, Any] = {  # as attach has them
     "merge": Literal["scale", "add", "concat"],
 }
 COUNT = Annotated[int, Field(ge=1)]
+MONITOR: dict[str, Any] = {  # the validation metric that chooses the best epoch, under either of its names
+    "monitor": Literal[
+        "accuracy", "f1", "balanced_accuracy", "loss", "val/accuracy", "val/f1", "val/balanced_accuracy", "val/loss"
+    ],
+}
 # Settings of Lightning's Trainer that a config may set, with the types of its signature and, where attnlab takes less,
 # ours. attnlab decides the others itself, or they would lose results.
 TRAINER: dict[str, Any] = {
@@ -118,6 +124,7 @@ TRAINER: dict[str, Any] = {
     "profiler": str | None,
     "accelerator": str,
     "devices": COUNT | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)],
+    "num_nodes": COUNT,
     "strategy": Literal["auto", "ddp"],
     "enable_progress_bar": bool | None,
 }
@@ -131,7 +138,7 @@ def precheck(raw: Settings) -> None:
         if isinstance(node := raw.get(group), Mapping):
             check_keys(group, dict(node), hints)
     check_logger(mapping_of(raw, "logger"))
-    known = {"attention": CROSSED, "trainer": TRAINER}
+    known = {"attention": CROSSED, "trainer": {**TRAINER, **MONITOR}}
     for group, hints in known.items():
         node = raw.get(group)
         for key, value in node.items() if isinstance(node, Mapping) else ():
@@ -166,11 +173,6 @@ def checked_own(group: str, key: str, value: Any) -> Any:
         return checked_value(f"{group}.{key}", value, hint)
     except InputError:
         raise InputError(f"{group}.{key}={shown(value)}: must be {words}") from None
-
-
-def allowed_packages() -> tuple[str, ...]:
-    """Packages whose classes a config may name: attnlab's and those of the user's ATTNLAB_ALLOW=a,b."""
-    return (*PACKAGES, *filter(None, os.environ.get("ATTNLAB_ALLOW", "").split(",")))
 
 
 def plain(config: DictConfig | Mapping[str, Any]) -> Settings:

@@ -15,9 +15,7 @@ from attnlab.config.settings import (
     GROUPS,
     NAME,
     OURS,
-    PACKAGES,
     Settings,
-    allowed_packages,
     checked_own,
     checked_value,
     require_known,
@@ -25,7 +23,7 @@ from attnlab.config.settings import (
 )
 from attnlab.errors import InputError
 from attnlab.ledger import LATER, present_name
-from attnlab.targets import find, home, parameters
+from attnlab.targets import PACKAGES, allowed_packages, find, home, parameters
 
 
 def locate(target: str, group: str) -> Any:
@@ -68,6 +66,9 @@ def call(node: Mapping[str, Any], group: str, **given: Any) -> Any:
     target = locate(node["_target_"], group)
     takes, open_ended = parameters(target)
     settings = settings_of_target(node, group)
+    for key, value in LATER.get(group, {}).items():  # in the config of an older point, of a target that has no such
+        if key not in takes and not open_ended and settings.get(key) == value:
+            settings.pop(key, None)
     given = {key: value for key, value in given.items() if key in takes or (open_ended and key != "name")}
     return target(**given, **settings)
 
@@ -84,8 +85,7 @@ def checked_target(group: str, node: Settings) -> Settings:
         target = present_name(target)
     checked_value(f"{group}.name", name, NAME)
     settings = settings_of_target(node, group)
-    ours = {**LATER.get(group, {}), **{key: node[key] for key in OURS.get(group, ()) if key in node}}
-    ours = {key: checked_own(group, key, value) for key, value in ours.items()}
+    ours = {key: checked_own(group, key, node.get(key, LATER[group][key])) for key in OURS.get(group, ())}
     if name == "custom" and target is not None and settings.get("target") == target:  # conf/backbone/custom.yaml
         name = str(settings.pop("target")).rpartition(".")[2]
     if group == "attention":

@@ -1,13 +1,16 @@
 """Images as tensors, and batches that depend only on (seed, epoch, step)."""
 
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from attnlab.data.augment import Augment
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,7 +50,8 @@ class Lazy:
     """One split whose images are decoded when they are needed: image i is ``read(int(indices[i]))``.
 
     ``read`` returns an upright PIL image of any size, of mode L or RGB. It goes to worker processes, so it must pickle,
-    and it should hold its paths in a NumPy array: workers copy a list bit by bit. ``labels`` int64 (N,).
+    and it should hold its paths in a NumPy array: workers copy a list bit by bit. If it has a ``key``, a text that
+    names what it reads, decoded images are kept for other processes. ``labels`` int64 (N,).
     """
 
     read: "Callable[[int], Image.Image]"
@@ -66,25 +70,31 @@ class Lazy:
 
 
 class Splits(NamedTuple):
-    train: Images
-    val: Images
-    test: Images
+    train: Images | Lazy
+    val: Images | Lazy
+    test: Images | Lazy
+
+
+# (split, indices of each batch, key for what is drawn of each image or None) -> the pixels of each batch
+Read = Callable[[Lazy, Sequence[Tensor], "tuple[int, int] | None"], Iterator[Tensor]]
 
 
 class Batches:
-    """Batches ``(images float32 normalised (B, C, H, W), labels (B,))`` of one epoch, made where the data are.
+    """Batches ``(images float32 normalised (B, C, H, W), labels)`` of one epoch, on the device of ``mean``.
 
-    With ``shuffle`` the order comes from (seed, epoch) and the augmentation from (seed, epoch, step), so
-    neither depends on workers, devices or earlier runs; the last partial batch is left out. ``pad`` shifts each
-    image at random by up to that many pixels (zeros come in), ``flip`` mirrors half of them.
+    With ``shuffle`` the order comes from (seed, epoch) and the augmentation from (seed, epoch, step), so neither
+    depends on workers, devices or earlier runs; the last partial batch is left out. ``labels`` are int64 (B,), or
+    float32 (B, classes) where ``augment`` mixes images. ``sampler``: see ``order_of``.
 
-    ``shard = (rank, ranks)`` takes that part of each batch, in order: together, the ranks see what one process
-    would. ``state_dict`` holds the number of batches returned so far; a new object continues from there.
+    ``read`` fetches the pixels of a split that is not in memory: see ``streaming``.
+
+    ``shard = (rank, ranks)`` takes that part of each batch, in order: together, the ranks see what one process would.
+    ``state_dict`` holds the number of batches returned so far; a new object continues from there.
     """
 
     def __init__(
         self,
-        data: Images,
+        data: "Images | Lazy",
         batch_size: int,
         *,
         mean: Tensor,
@@ -92,14 +102,17 @@ class Batches:
         shuffle: bool = False,
         seed: int = 0,
         epoch: int = 0,
-        pad: int = 0,
-        flip: bool = False,
+        augment: Augment | None = None,
+        classes: int = 0,
+        read: "Read | None" = None,
+        sampler: str | None = None,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
-        self.images, self.labels = data.images, data.labels
-        self.mean, self.std = (t.to(data.images.device).view(1, -1, 1, 1) for t in (mean, std))
+        self.data, self.read = data, read
+        self.mean, self.std = (t.view(1, -1, 1, 1) for t in (mean, std))
         self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, epoch
-        self.pad, self.flip, self.shard = pad, flip, shard
+        self.augment, self.classes, self.shard = augment or Augment(), classes, shard
+        self.order = functools.partial(order_of, data.labels, sampler)  # Lightning would take a ``sampler`` for torch's
         self.start = self.handed_out = 0
 
     def state_dict(self) -> dict[str, int]:
@@ -110,40 +123,52 @@ class Batches:
             self.start = self.handed_out = state["step"]
 
     def __len__(self) -> int:
-        n = len(self.labels)
+        n = len(self.data)
         return n // self.batch_size if self.shuffle else math.ceil(n / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        n = len(self.labels)
-        order = torch.randperm(n, generator=generator(self.seed, self.epoch)) if self.shuffle else torch.arange(n)
-        order = order.to(self.labels.device)
-        for step in range(self.start, len(self)):
-            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            mine = self._mine(len(batch))
-            x = self.images[batch[mine]]
-            if self.shuffle and (self.pad or self.flip):
-                x = self.augment(x, generator(self.seed, self.epoch, step), len(batch), mine)
+        order = self.order(generator(self.seed, self.epoch)) if self.shuffle else torch.arange(len(self.data))
+        order = order.to(self.data.labels.device)
+        whole = order[self.start * self.batch_size : len(self) * self.batch_size].split(self.batch_size)
+        mine = [self._mine(len(batch)) for batch in whole]
+        pixels = self._pixels([batch[part] for batch, part in zip(whole, mine, strict=True)])
+        for step, (batch, part, x) in enumerate(zip(whole, mine, pixels, strict=True), start=self.start):
+            y = self.data.labels[batch[part]].to(x.device)
+            random = generator(self.seed, self.epoch, step) if self.shuffle and not self.augment.nothing else None
+            if random is not None:
+                cropped = isinstance(self.data, Lazy)  # by whoever has read them
+                x = self.augment.pixels(x, random, len(batch), part, self.mean.flatten(), cropped)
+            x = x.float().div_(255).sub_(self.mean).div_(self.std)
+            if random is not None:
+                x, y = self.augment.mix(x, y, self.classes, random, len(batch), part)
             self.handed_out = step + 1
-            yield (x.float() / 255 - self.mean) / self.std, self.labels[batch[mine]]
+            yield x, y
 
     def _mine(self, size: int) -> slice:
         rank, ranks = self.shard
         return slice(rank * size // ranks, (rank + 1) * size // ranks)
 
-    def augment(self, x: Tensor, random: torch.Generator, size: int, mine: slice) -> Tensor:
-        """Shift and mirror uint8 images, those of ``mine`` of a batch of ``size``; what is drawn is drawn for all."""
-        n, _, H, W = x.shape
-        if self.pad:
-            shifts = torch.randint(0, 2 * self.pad + 1, (2, size, 1), generator=random)[:, mine].to(x.device)
-            rows = shifts[0] + torch.arange(H, device=x.device)  # (n, H), in the padded image
-            columns = shifts[1] + torch.arange(W, device=x.device)
-            padded = torch.nn.functional.pad(x, [self.pad] * 4)
-            image = torch.arange(n, device=x.device)[:, None, None]
-            x = padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-        if self.flip:
-            mirrored = (torch.rand(size, generator=random) < 0.5)[mine].to(x.device)
-            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
-        return x.contiguous()
+    def _pixels(self, batches: list[Tensor]) -> Iterator[Tensor]:
+        """uint8 (B, C, H, W) of the images of these indices, on the device."""
+        if isinstance(self.data, Images):
+            for batch in batches:
+                yield self.data.images.index_select(0, batch)  # 25 times as fast as [batch]
+        elif self.read is not None:
+            key = (self.seed, self.epoch) if self.shuffle and self.augment.crops else None
+            for x in self.read(self.data, batches, key):
+                yield x.to(self.mean.device, non_blocking=True)
+
+
+def order_of(labels: Tensor, sampler: str | None, random: torch.Generator) -> Tensor:
+    """The order of an epoch: indices (N,) of the images with these ``labels`` (N,).
+
+    Each image once, or ``balanced``: drawn with replacement, each class equally likely.
+    """
+    if sampler is None:
+        return torch.randperm(len(labels), generator=random)
+    labels = labels.cpu()
+    weights = 1 / torch.bincount(labels).double()
+    return torch.multinomial(weights[labels], len(labels), replacement=True, generator=random)
 
 
 def generator(*key: int) -> torch.Generator:

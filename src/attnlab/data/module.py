@@ -1,33 +1,64 @@
 """The base of every data set: it loads the splits once and returns their batches."""
 
+import copy
 import functools
-from collections.abc import Sequence
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from attnlab.data.images import Batches, Images, Splits
+from attnlab.data.augment import Augment, random_crop
+from attnlab.data.decode import Background, Fit, fitted
+from attnlab.data.images import Batches, Images, Lazy, Splits, generator
+from attnlab.data.streaming import Make, Stream, decode, histogram, sum_of_histograms
 from attnlab.errors import InputError
+from attnlab.ledger import write_text
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MEMORY_SHARE = 0.25  # of the machine's memory, that all images at their final size may take
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, deviation: as torchvision's weights were trained
 
 
 class ImageData:
     """Base of the data sets: subclasses set ``num_classes`` and ``shape`` (C, H, W), and define ``load``.
 
     ``seed`` makes and splits the data; ``order_seed`` (the point's seed) drives order and augmentation.
-    ``pad`` (pixels) and ``flip`` are the augmentation of the training images.
+    ``normalise``: by the mean and deviation of the training images (train), or by ImageNet's (imagenet), which
+    pretrained networks expect and get where a config says nothing.
+    ``sampler=balanced`` draws training images with replacement, each class equally likely; an epoch has as many.
+
+    Images in files become ``shape`` as ``fit_how``, ``background`` and the recipe say. They are decoded once into
+    ``memory`` if all of them, at their final size, take at most a quarter of the machine's memory (auto), or always, or
+    never: then ``workers`` processes decode them anew in each epoch (None: as many as the point has CPU threads, on a
+    CPU half as many). A recipe that crops cuts from the original files, so it never uses the memory. Results depend
+    neither on memory nor on workers.
     """
 
     num_classes: int
     shape: tuple[int, int, int]
     notes: Sequence[str] = ()  # what of the data was left out, once they are loaded
+    cache: Path | None = None  # folder for decoded images and what was found about files; None: nothing is written
+    fit_how: Fit = "crop"
+    background: Background = "white"
 
     def __init__(
         self,
         *,
         batch_size: int = 64,
         eval_batch_size: int = 256,
-        pad: int = 0,
-        flip: bool = False,
+        augment: Augment | None = None,
+        normalise: Literal["train", "imagenet"] | None = None,
+        sampler: Literal["balanced"] | None = None,
+        memory: Literal["auto", "always", "never"] = "auto",
+        workers: int | None = None,
         seed: int = 0,
         order_seed: int = 0,
     ) -> None:
@@ -37,25 +68,87 @@ class ImageData:
                 f"{type(self).__name__}.{mine[0]} would not be called: a data set says how to load() its splits"
             )
         positive(batch_size=batch_size, eval_batch_size=eval_batch_size)
-        if pad < 0:
-            raise InputError(f"pad={pad}: must be at least 0")
+        if workers is not None and workers < 0:
+            raise InputError(f"workers={workers}: must be at least 0")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.pad, self.flip = pad, flip
+        self.augment, self.normalise = augment or Augment(), normalise or "train"
+        if memory == "always" and self.augment.crops:
+            raise InputError("memory=always: this augmentation crops from the original files; set memory=auto or never")
+        self.sampler, self.memory, self.workers = sampler, memory, workers
         self.seed, self.order_seed = seed, order_seed
+        self.device = torch.device("cpu")
+
+    @functools.cached_property
+    def classes(self) -> Sequence[str]:
+        """The names of the classes; numbers where the data have no names."""
+        return [str(label) for label in range(self.num_classes)]
 
     def load(self) -> Splits:
         """Read or make the data. Raises InputError if files are missing, saying what to put where."""
         raise TypeError(f"{type(self).__name__} does not define load")
 
+    def fit(self, image: "Image.Image") -> Tensor:
+        """A PIL image of mode L or RGB as in evaluation: uint8 of ``shape``."""
+        size = self.shape[-1]
+        larger = round(size / self.augment.eval_share)
+        margin = (larger - size) // 2
+        pixels = fitted(image, larger, self.fit_how, self.background)
+        return pixels[:, margin : margin + size, margin : margin + size].contiguous()
+
     def check(self) -> None:
         """Raise InputError for what training would run into; where nothing else tells it, load the data."""
-        _ = self.splits
+        _ = self.loaded
+
+    @functools.cached_property
+    def loaded(self) -> Splits:
+        """The splits as ``load`` gives them."""
+        splits = self.load()
+        self.require_a_batch(len(splits.train))
+        if self.augment.eval_share < 1 and not isinstance(splits.test, Lazy):
+            self.notes = [*self.notes, "augment.eval_share has no effect: these images have their final size already"]
+        return splits
 
     @functools.cached_property
     def splits(self) -> Splits:
-        splits = self.load()
-        self.require_a_batch(len(splits.train))
-        return splits
+        """The splits: Images, or Lazy if they are decoded anew in each epoch."""
+        lazy = [split for split in self.loaded if isinstance(split, Lazy)]
+        if not lazy or self.streams:
+            return self.loaded
+        pixels = iter(decode(lazy, self._make(), self.shape, self._cached("pixels", "npy")))
+        return Splits(
+            *(Images(next(pixels), split.labels) if isinstance(split, Lazy) else split for split in self.loaded)
+        )
+
+    @property
+    def streams(self) -> bool:
+        """Whether images in files are decoded anew in each epoch."""
+        if self.memory == "auto" and not self.augment.crops:
+            return sum(map(len, self.loaded)) * math.prod(self.shape) > MEMORY_SHARE * _machine_memory()
+        return self.memory != "always"
+
+    def move_to(self, device: torch.device) -> None:
+        """Move what is in memory to the device (but not to a GPU of which it would take more than half)."""
+        room = torch.cuda.get_device_properties(device).total_memory / 2 if device.type == "cuda" else math.inf
+        images = [split for split in self.splits if isinstance(split, Images)]
+        if sum(split.images.nbytes for split in images) <= room:
+            self.splits = Splits(*(s.to(device) if isinstance(s, Images) else s for s in self.splits))
+        self.device = device
+
+    def shown(self, split: Images | Lazy, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        """A small split as one batch, in order: as in evaluation, or as that epoch could have it. See ``Batches``."""
+        mean, std = (each.to(self.device).view(1, -1, 1, 1) for each in self.moments)
+        random = None if epoch is None else generator(self.order_seed, epoch)
+        if isinstance(split, Images):
+            x = split.images
+        else:
+            make = self._make()
+            x = torch.stack([make(split[i], random) for i in range(len(split))])
+        if random is not None:
+            x = self.augment.pixels(x, random, len(x), slice(None), mean.flatten(), cropped=isinstance(split, Lazy))
+        x = (x.float() / 255 - mean) / std
+        if random is None:
+            return x, split.labels
+        return self.augment.mix(x, split.labels, self.num_classes, random, len(x), slice(None))
 
     def require_a_batch(self, images: int) -> None:
         """Raise InputError if so many training images make no batch."""
@@ -64,21 +157,30 @@ class ImageData:
 
     @functools.cached_property
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel of the training images, in [0, 1]."""
-        counts = torch.stack(
-            [torch.bincount(channel.flatten().int(), minlength=256) for channel in self.splits.train.images.unbind(1)]
-        ).double()  # a histogram: no float copy of the data
-        values = torch.arange(256).double() / 255
+        """Mean and standard deviation of each channel, in [0, 1]: of the training images, or ImageNet's."""
+        if self.normalise == "imagenet":
+            mean, std = (torch.tensor(each) for each in IMAGENET)
+            return (mean, std) if self.shape[0] == 3 else (mean.mean(0, keepdim=True), std.mean(0, keepdim=True))
+        path = self._cached("moments", "json")
+        if isinstance(self.splits.train, Images):
+            counts = histogram(self.splits.train.images)
+        elif path is not None and path.exists():
+            counts = torch.tensor(json.loads(path.read_text(encoding="utf-8")))
+        else:
+            counts = sum_of_histograms(self.splits.train, self._make())
+            if path is not None:
+                write_text(path, json.dumps(counts.tolist()))
+        counts, values = counts.double(), torch.arange(256).double() / 255
         share = counts / counts.sum(1, keepdim=True)
         mean = share @ values
         std = (share @ values.square() - mean.square()).clamp_min(1e-12).sqrt()
         return mean.float(), std.float()
 
     def batches(
-        self, split: Images, shuffle: bool = False, epoch: int = 0, *, shard: tuple[int, int] = (0, 1)
+        self, split: Images | Lazy, shuffle: bool = False, epoch: int = 0, *, shard: tuple[int, int] = (0, 1)
     ) -> Batches:
         """The batches of one epoch of a split; ``shard``: which of how many equal parts of each (rank, ranks)."""
-        mean, std = self.moments
+        mean, std = (each.to(self.device) for each in self.moments)
         return Batches(
             split,
             self.batch_size if shuffle else self.eval_batch_size,
@@ -87,10 +189,60 @@ class ImageData:
             shuffle=shuffle,
             seed=self.order_seed,
             epoch=epoch,
-            pad=self.pad,
-            flip=self.flip,
+            augment=self.augment,
+            classes=self.num_classes,
+            sampler=self.sampler,
+            read=self.stream.read if isinstance(split, Lazy) else None,
             shard=shard,
         )
+
+    @functools.cached_property
+    def stream(self) -> Stream:
+        """What reads Lazy splits."""
+        threads = torch.get_num_threads()
+        on_gpu = self.device.type == "cuda"
+        workers = self.workers if self.workers is not None else threads if on_gpu else max(1, threads // 2)
+        lazy = [split for split in self.splits if isinstance(split, Lazy)]
+        # Of a copy, which has no stream: workers of a stream that is in a cycle of references take seconds to end.
+        return Stream(lazy, copy.copy(self)._make(), workers, pinned=on_gpu)
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds for which batches had to wait for images; None while nothing was streamed."""
+        return self.stream.waited if "stream" in vars(self) else None
+
+    def close(self) -> None:
+        """End the processes that decode images, if there are any."""
+        if "stream" in vars(self):
+            self.stream.close()
+
+    def _make(self) -> Make:
+        scale, aspect = self.augment.crop_scale, self.augment.crop_aspect
+        crop = scale and functools.partial(random_crop, size=self.shape[1:], scale=scale, aspect=aspect)
+        return functools.partial(_made, self.fit, crop)
+
+    def _cached(self, what: str, kind: str) -> Path | None:
+        """A file in the cache that is named by all that its content depends on; None where it cannot be kept."""
+        lazy = [split for split in self.loaded if isinstance(split, Lazy)]
+        keys = [getattr(split.read, "key", None) for split in lazy]
+        if self.cache is None or not all(keys):
+            return None
+        found = hashlib.sha256(
+            repr((self.shape, self.fit_how, self.background, self.augment.eval_share, keys)).encode()
+        )
+        for split in lazy:
+            found.update(split.indices.numpy().tobytes())
+        return self.cache / f"{what}-{found.hexdigest()[:16]}.{kind}"
+
+
+def _made(
+    fit: Callable[["Image.Image"], Tensor],
+    crop: Callable[..., Tensor] | None,
+    image: "Image.Image",
+    random: torch.Generator | None,
+) -> Tensor:
+    """uint8 (C, H, W): the image as in evaluation, or a random part of it."""
+    return fit(image) if crop is None or random is None else crop(image, random=random)
 
 
 def positive(**settings: int) -> None:
@@ -98,3 +250,9 @@ def positive(**settings: int) -> None:
     for name, value in settings.items():
         if value < 1:
             raise InputError(f"{name}={value}: must be at least 1")
+
+
+def _machine_memory() -> float:
+    """Bytes; infinite where the system does not tell."""
+    sysconf = getattr(os, "sysconf", None)
+    return float(sysconf("SC_PAGE_SIZE") * sysconf("SC_PHYS_PAGES")) if sysconf else math.inf

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-SETTINGS = re.compile(r"(.+_)?(folder|file|path)")  # of a data set that name what it reads
+SETTINGS = re.compile(r"(.+_)?(folder|file|path|table)")  # of a data set that name what it reads
 Fingerprint = dict[str, Any]  # files, names, times; of a point also contents
 
 

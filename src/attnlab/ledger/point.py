@@ -43,8 +43,18 @@ def folder(config: Config) -> Path:
     return Path(config["output_dir"]) / config["study"] / label
 
 
-def devices(config: Config) -> int:
+def machines(config: Config) -> int:
+    """How many machines train the point."""
+    return int(config["trainer"].get("num_nodes", 1))
+
+
+def ranks(config: Config) -> int:
     """How many processes train the point, one a device."""
+    return machines(config) * devices(config)
+
+
+def devices(config: Config) -> int:
+    """How many devices train the point, on each of its machines."""
     value = config["trainer"].get("devices", 1)
     return len(value) if isinstance(value, list) else value if isinstance(value, int) else 1
 
@@ -88,7 +98,10 @@ def read_config(*points: Path) -> dict[str, Any]:
         raise InputError(
             f"{point}/{wrong}; copy the config.yaml of another seed and set its seed, or delete the point's folder"
         )
-    config = in_full({key: value for key, value in written.items() if key not in STANDALONE})
+    config = in_full(
+        {key: value for key, value in written.items() if key not in STANDALONE},
+        ("backbone", "optimizer", "loss", "trainer"),
+    )
     for group in config.values():
         if isinstance(group, dict) and "_target_" in group:
             group["_target_"] = present_name(group["_target_"])

@@ -65,6 +65,7 @@ SHAPES: dict[str, Shape] = {
         "val?": {"*": NUMBER},
         "best_epoch?": WHOLE,
         "times?": {"*": FINITE},
+        "classes?": [TEXT],
     },
     "progress.json": {"epoch": WHOLE, "epochs": WHOLE, "step": WHOLE, "steps": WHOLE, "val_accuracy?": NUMBER},
     "job.json": {"slurm": TEXT},

@@ -3,6 +3,7 @@
 import base64
 import shlex
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
@@ -20,6 +21,8 @@ from attnlab.study.collect import (
     read_study,
 )
 from attnlab.study.comparisons import Compared, family
+from attnlab.study.metrics import Metric
+from attnlab.study.replicates import Replicate, in_order, overlap, written
 from attnlab.study.statistics import Comparison, Estimate, estimate
 
 Told = dict[str, Any]
@@ -34,6 +37,8 @@ def read_analysis(folder: str | Path, baseline: Mapping[str, str] | None = None)
 def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
     """The results of a study; accuracies are fractions, ``None`` means unknown.
 
+    Where it is judged by another metric, ``metric`` says so, and what is called accuracy is that one.
+
     ``baseline``: levels of the variant that the others are compared with, such as ``{"attention": "se", "ratio":
     "16"}``; the bare backbone by default. Raises InputError if the study has no such factor or level.
     """
@@ -41,21 +46,23 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
     bases = baselines(study, wanted)
     rows = _variants(study, bases)
     runs = [
-        (v.levels, seed, value)
+        (v.levels, which, value)
         for v in study.variants
         if not costs.is_only_wider(v, study.variants)
-        for seed, value in v.values().items()
+        for which, value in v.values(study.metric.name).items()
     ]
-    terms, cannot = effects.estimate_effects(runs)
+    terms, cannot = effects.estimate_effects(runs, overlap(min(study.folds, default=None)))
     told: Told = {
         "study": study.folder.name,
         "folder": str(study.folder),
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "version": __version__,
+        "metric": study.metric._asdict(),
         "baseline": prose.levels(wanted),
         "factors": {factors.short(name): levels for name, levels in study.factors.items()},
+        **({"replicates": prose.replicates_of(study)} if study.folds else {}),
         "paths": {factors.short(name): name.split(".") for name in study.factors},
-        "variants": sorted(rows, key=lambda row: -row["accuracy"]["mean"]),
+        "variants": sorted(rows, key=lambda row: -study.metric.sign * row["accuracy"]["mean"]),
         "tables": [_table(term) for term in terms if len(term.factors) == 1],
         "interactions": [_interaction(term) for term in terms if len(term.factors) == 2],
         "untold": [factors.short(text) for text in cannot],
@@ -65,7 +72,7 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
         ],
         "wandb": any("wandb_id" in point.about for v in study.variants for point in v.points.values()),
         "looks": len(study.rounds),
-        "more": shlex.join(["attnlab", "more", str(study.folder), *prose.options(baseline)]),
+        "more": shlex.join(["attnlab", "more", str(study.folder), *prose.options(baseline, study.metric)]),
     }
     told["at_equal_cost"] = prose.at_equal_cost(told)
     told["warnings"] = prose.warnings(told, study, bases, wanted)
@@ -79,17 +86,18 @@ def _variants(study: Study, bases: list[Variant | None]) -> list[Told]:
     equal = costs.same_cost(study.variants, bases)
     at_equal_cost = family(study, [None if match is None else match[0] for match in equal])
     spent = [costs.costs_of(variant) for variant in study.variants]
-    means = [estimate(list(variant.values().values())) for variant in study.variants]
+    metric = study.metric
+    values = [variant.values(metric.name) for variant in study.variants]
+    means = [estimate(list(v.values(metric.name).values()), overlap=overlap(v.folds)) for v in study.variants]
     data = [costs.data_key(variant) for variant in study.variants]
-    on_front = costs.fronts([mean.mean for mean in means], spent, data)
+    on_front = costs.fronts([metric.sign * mean.mean for mean in means], spent, data)
     are_baselines = {id(base) for base in bases}
     rows = []
     for i, variant in enumerate(study.variants):
         found, matched = against[i], equal[i]
         base, comparison = (found.base, found.comparison) if found else (None, None)
         pairs = found.differences if found else {}
-        answers = {seed: point.answers() for seed, point in variant.points.items()}
-        base_answers = {} if base is None else {seed: point.answers() for seed, point in base.points.items()}
+        answers, base_answers = (_answers(v, metric) for v in (variant, base))
         rows.append(
             {
                 "id": ledger.digest(variant.settings)[:8],
@@ -98,28 +106,54 @@ def _variants(study: Study, bases: list[Variant | None]) -> list[Told]:
                 "baseline": base and base.label,
                 "baseline_id": base and ledger.digest(base.settings)[:8],
                 "factors": {factors.short(name): level for name, level in variant.levels.items()},
+                **({} if variant.folds is None else {"folds": variant.folds}),
                 "accuracy": _estimate(means[i]),
                 "accuracy_test": bootstrap.of_accuracy(answers),
-                "values": variant.values(),
-                "differences": pairs,
+                "values": {written(which): value for which, value in values[i].items()},
+                "differences": {written(which): value for which, value in pairs.items()},
                 "difference": _difference(comparison) if comparison and pairs else None,
                 "difference_test": bootstrap.of_difference(answers, base_answers) if pairs else None,
                 **_comparison(comparison),
-                "more_seeds": found.more if found else None,
+                "more_seeds": found.more_seeds if found else None,
                 "looks": comparison.looks if comparison else None,
                 **spent[i],
-                "gain": costs.gain(fmean(pairs.values()), spent[i], costs.costs_of(base)) if pairs and base else None,
+                "gain": costs.gain(metric.sign * fmean(pairs.values()), spent[i], costs.costs_of(base))
+                if pairs and base
+                else None,
                 "equal_cost": _at_equal_cost(matched[1], at_equal_cost[i]) if matched else None,
                 "front": on_front[i],
                 "data": data[i],
-                "config": ledger.in_full(variant.settings),
+                "config": ledger.without_seed(ledger.in_full(variant.settings)),
                 "points": [
-                    _point(study, point, bootstrap.mcnemar_p(answers[seed], base_answers.get(seed)))
-                    for seed, point in sorted(variant.points.items())
+                    _point(study, variant.points[which], bootstrap.mcnemar_p(answers[which], base_answers.get(which)))
+                    for which in in_order(variant.points)
                 ],
             }
         )
     return rows
+
+
+def _answers(variant: Variant | None, metric: Metric) -> dict[Replicate, Any]:
+    """By replicate, for what is said of other test images: that is of the accuracy alone."""
+    if variant is None:
+        return {}
+    return {which: point.answers() if metric.name == "accuracy" else None for which, point in variant.points.items()}
+
+
+def recalls(variant: Variant) -> dict[str, Told]:
+    """Class -> its recall on the test images, mean and half-width over the seeds that have kept their answers.
+
+    A class without test images is left out; a point of an older attnlab knows its classes by number.
+    """
+    found: dict[str, list[float]] = defaultdict(list)
+    for point in variant.points.values():
+        if (answers := point.answers()) is None:
+            continue
+        labels, predicted = answers
+        names = dict(enumerate(point.result.get("classes") or ()))
+        for label in sorted({*labels.tolist()}):
+            found[names.get(label, str(label))].append(float((predicted[labels == label] == label).mean()))
+    return {name: _estimate(estimate(v, overlap=overlap(variant.folds))) for name, v in found.items()}
 
 
 def _estimate(value: Estimate) -> Told:
@@ -143,7 +177,7 @@ def _at_equal_cost(cost: str, found: Compared | None) -> Told | None:
         return None
     comparison = found.comparison
     told = {"label": found.base.label, "cost": cost, "count": found.base.cost[cost], **_difference(comparison)}
-    more = {"mean": comparison.mean if comparison.pairs else None, "more_seeds": found.more}
+    more = {"mean": comparison.mean if comparison.pairs else None, "more_seeds": found.more_seeds}
     return {**told, **more, **_comparison(comparison)}
 
 
@@ -153,9 +187,10 @@ def _point(study: Study, point: Point, mcnemar_p: float | None) -> Told:
     return {
         "name": point.folder.name,
         "seed": point.seed,
-        "accuracy": result["test"]["accuracy"],
+        **({} if point.fold is None else {"fold": point.fold}),
+        "accuracy": result["test"][study.metric.name],
         "test": result["test"],
-        "val_accuracy": (result.get("val") or {}).get("accuracy"),
+        "val_accuracy": (result.get("val") or {}).get(study.metric.name),
         "best_epoch": None if (best := result.get("best_epoch")) is None else best + 1,  # the first is 1
         "epochs": result.get("epochs"),
         "minutes": times["total_s"] / 60 if "total_s" in times else None,
@@ -201,13 +236,13 @@ EMBEDDED = 2000  # points whose curves and logs a page holds; that of a larger s
 def detailed(told: Told, study: Study) -> Told:
     """``told`` with the log's tail, the curves and the pictures of each point, for the page."""
     folders = {point.folder.name: point for variant in study.variants for point in variant.points.values()}
-    few = len(folders) <= EMBEDDED
+    few, wanted = len(folders) <= EMBEDDED, {*CURVES, f"val/{study.metric.name}"}
 
     def more(point: Told) -> Told:
         found = folders[point["name"]]
         if not few:
             return {**point, "log": "", "curve": None, "pictures": []}
-        curve = {key: [float(f"{v:.4g}") for v in values] for key, values in found.curve().items() if key in CURVES}
+        curve = {key: [float(f"{v:.4g}") for v in values] for key, values in found.curve().items() if key in wanted}
         epochs = {"epoch": list(range(1, 1 + len(next(iter(curve.values())))))} if curve else {}
         return {
             **point,

@@ -1,7 +1,13 @@
-"""Uncertainty from the test set: how much other test images, drawn like these, would change the results."""
+"""Uncertainty from the test set: how much other test images, drawn like these, would change the results.
 
-from collections.abc import Mapping, Sequence
+In cross-validation the test images are those of all folds.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from attnlab.study.replicates import Replicate, in_order
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,17 +46,35 @@ def half_width(values: "np.ndarray") -> float:
     return float(high - low) / 2
 
 
-def of_accuracy(answers: Mapping[int, Any]) -> float | None:
-    """Half-width of a variant's accuracy over test images, with fixed seeds; ``answers`` by seed."""
-    right = correctness(list(answers.values()))
-    return None if right is None else half_width(right.mean(0))
+def of_accuracy(answers: Mapping[Replicate, Any]) -> float | None:
+    """Half-width of a variant's accuracy over test images, with fixed seeds; ``answers`` by replicate."""
+    rights = [correctness([answers[which] for which in fold]) for fold in _by_fold(answers)]
+    return _pooled([None if right is None else right.mean(0) for right in rights])
 
 
-def of_difference(answers: Mapping[int, Any], base: Mapping[int, Any]) -> float | None:
-    """Half-width of the difference to a baseline over test images common to both, for the seeds of both."""
-    seeds = sorted(answers.keys() & base.keys())
-    right = correctness([answers[s] for s in seeds] + [base[s] for s in seeds])
-    return None if right is None else half_width(right[: len(seeds)].mean(0) - right[len(seeds) :].mean(0))
+def of_difference(answers: Mapping[Replicate, Any], base: Mapping[Replicate, Any]) -> float | None:
+    """Half-width of the difference to a baseline over test images common to both, for the replicates of both."""
+    means = []
+    for fold in _by_fold(answers.keys() & base.keys()):
+        right = correctness([answers[which] for which in fold] + [base[which] for which in fold])
+        means.append(None if right is None else right[: len(fold)].mean(0) - right[len(fold) :].mean(0))
+    return _pooled(means)
+
+
+def _by_fold(replicates: Iterable[Replicate]) -> list[list[Replicate]]:
+    """Those with the same test images together."""
+    folds: dict[int | None, list[Replicate]] = defaultdict(list)
+    for which in in_order(replicates):
+        folds[None if isinstance(which, int) else which[1]].append(which)
+    return list(folds.values())
+
+
+def _pooled(folds: "Sequence[np.ndarray | None]") -> float | None:
+    """The half-width over the images of all folds; None if there is none, or if one is unknown."""
+    import numpy as np
+
+    known = [fold for fold in folds if fold is not None]
+    return half_width(np.concatenate(known)) if known and len(known) == len(folds) else None
 
 
 def mcnemar_p(answers: Any, base: Any) -> float | None:

@@ -5,7 +5,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isnan, log10
+from math import isfinite, isnan, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from attnlab import ledger
 from attnlab.errors import InputError, choices
 from attnlab.study import factors
 from attnlab.study.factors import Levels
+from attnlab.study.metrics import ACCURACY, METRICS, Metric
+from attnlab.study.replicates import Replicate, in_order, replicate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +32,7 @@ class Point:
     about: Mapping[str, Any]  # point.json, without the identity
     status: Mapping[str, Any]  # status.json
     damage: set[str] = field(default_factory=set)  # which of its other files turned out damaged: "test.npy is empty"
+    fold: int | None = None  # in cross-validation
 
     @property
     def code(self) -> str:
@@ -51,13 +54,18 @@ class Point:
 
 @dataclass
 class Variant:
-    """Points that differ only in the seed."""
+    """Points that differ only in the seed or, in cross-validation, in the fold."""
 
     label: str
-    settings: Mapping[str, Any]  # the identity without the seed
+    settings: Mapping[str, Any]  # the identity without the seed and the fold
     levels: Levels = field(default_factory=dict)
-    points: dict[int, Point] = field(default_factory=dict)  # by seed
-    failed: set[int] = field(default_factory=set)  # seeds that were tried in vain
+    points: dict[Replicate, Point] = field(default_factory=dict)
+    failed: set[Replicate] = field(default_factory=set)  # tried in vain
+
+    @property
+    def folds(self) -> int | None:
+        """Of the cross-validation; None without."""
+        return ledger.folds(self.settings)
 
     @property
     def cost(self) -> Mapping[str, Any]:
@@ -68,9 +76,9 @@ class Variant:
         """The quietest measurement."""
         return min(point.result["cost"]["latency_ms"] for point in self.points.values())
 
-    def values(self, metric: str = "accuracy") -> dict[int, float]:
-        """Test metric by seed."""
-        return {seed: point.result["test"][metric] for seed, point in sorted(self.points.items())}
+    def values(self, metric: str = "accuracy") -> dict[Replicate, float]:
+        """Test metric by replicate."""
+        return {which: self.points[which].result["test"][metric] for which in in_order(self.points)}
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,8 @@ class Study:
     plans: Sequence[Mapping[str, Any]]  # the commands that made it, as plans/*.json tell
     twice: list[Path]  # folders of points that another folder holds too
     damaged_plans: list[str]  # and how: ``outputs/s/plans/1a2b3c4d.json is empty``
+    metric: Metric = ACCURACY  # of the test images, which decides
+    lacking: int = 0  # finished points that an older attnlab made without it
 
     @functools.cached_property
     def factors(self) -> dict[str, list[str]]:
@@ -99,6 +109,11 @@ class Study:
             name: factors.in_order(v.levels[name] for v in sorted(self.variants, key=_by_levels) if name in v.levels)
             for name in names
         }
+
+    @functools.cached_property
+    def folds(self) -> list[int]:
+        """Of the cross-validations in it; empty without."""
+        return sorted({variant.folds for variant in self.variants if variant.folds is not None})
 
     @functools.cached_property
     def rounds(self) -> list[set[str]]:
@@ -127,13 +142,19 @@ def _by_levels(variant: Variant) -> tuple[Any, ...]:
     return tuple(variant.levels.values())
 
 
-def read_study(folder: Path) -> Study:
-    """Read all points below ``folder``. Raises InputError if there is no finished one."""
-    groups: dict[str, dict[int, Point]] = defaultdict(dict)
+def read_study(folder: Path, metric: str = "accuracy") -> Study:
+    """Read all points below ``folder``, to be judged by a test metric.
+
+    Raises InputError if there is no such metric, and if no point is finished or has it.
+    """
+    if metric not in METRICS:
+        raise InputError(f"--metric {metric}: no such metric; {choices(metric, METRICS)}")
+    words, lacking = METRICS[metric].words, 0
+    groups: dict[str, dict[Replicate, Point]] = defaultdict(dict)
     settings: dict[str, dict[str, Any]] = {}
     names: dict[str, dict[str, str]] = {}
     unfinished, twice, seen = [], [], set()
-    failed: dict[str, set[int]] = defaultdict(set)
+    failed: dict[str, set[Replicate]] = defaultdict(set)
     for path in ledger.points(folder):
         read = ledger.read_point(path)
         about, status, result = read.about, read.status, read.result
@@ -143,27 +164,33 @@ def read_study(folder: Path) -> Study:
             continue
         identity = about.pop("identity")
         rest = ledger.without_seed(identity)
-        key = json.dumps(rest, sort_keys=True)
+        key, which = json.dumps(rest, sort_keys=True), replicate(identity)
         if not result:
             unfinished.append(Unfinished(path, read.state, status.get("error") or ""))
             if read.state == "failed":
-                failed[key].add(identity["seed"])
+                failed[key].add(which)
             continue
-        if isnan(result["test"]["accuracy"]):
-            unfinished.append(Unfinished(path, "done without a result", "its test accuracy is NaN"))
+        if metric not in result["test"]:
+            lacking += 1
             continue
-        if known := groups[key].get(identity["seed"]):  # somebody has copied a folder
+        if not isfinite(value := result["test"][metric]):
+            told = "NaN" if isnan(value) else "infinite"
+            unfinished.append(Unfinished(path, "done without a result", f"its test {words} is {told}"))
+            continue
+        if known := groups[key].get(which):  # somebody has copied a folder
             is_copy = known.folder.name.endswith(ledger.digest(identity)[:8])
             twice.append(path if is_copy else known.folder)
             if is_copy:
                 continue
         settings.setdefault(key, rest)
         names[key] = about["names"]
-        groups[key][identity["seed"]] = Point(path, identity["seed"], result, about, status)
+        groups[key][which] = Point(path, identity["seed"], result, about, status, fold=ledger.fold(identity))
     plans, damaged_plans = ledger.plans(folder)
     for name in dict.fromkeys(name for plan in plans for name in plan["points"]):
         if name not in seen:
             unfinished.append(Unfinished(folder / name, "not started", ""))
+    if not any(groups.values()) and lacking:
+        raise InputError(f"{folder}: {lack(metric, lacking)}; train again, or choose another --metric")
     if not any(groups.values()):
         states = Counter(point.state for point in unfinished)
         found = ", ".join(f"{n} {state}" for state, n in states.items()) or "no points"
@@ -175,14 +202,19 @@ def read_study(folder: Path) -> Study:
     variants = [
         Variant(texts[key], settings[key], levels[key], points, failed[key]) for key, points in groups.items() if points
     ]
-    return Study(folder, variants, unfinished, plans, twice, damaged_plans)
+    return Study(folder, variants, unfinished, plans, twice, damaged_plans, METRICS[metric], lacking)
+
+
+def lack(metric: str, points: int) -> str:
+    """``balanced_accuracy: 4 points of an older attnlab lack it``"""
+    return f"{metric}: {points} point{'s' * (points > 1)} of an older attnlab lack{'s' * (points == 1)} it"
 
 
 def baselines(study: Study, wanted: Mapping[str, str]) -> list[Variant | None]:
     """For each variant its baseline: the variant with the levels ``wanted`` that is otherwise equal.
 
-    Equal in every factor that both have. None for the baselines themselves, and if there is no such variant or
-    several. Raises InputError for a factor or level that the study lacks.
+    Equal in every factor that both have, and in the number of folds. None for the baselines themselves, and if there
+    is no such variant or several. Raises InputError for a factor or level that the study lacks.
     """
     wanted = full_names(study, wanted)
     for name, level in wanted.items():
@@ -205,6 +237,7 @@ def baselines(study: Study, wanted: Mapping[str, str]) -> list[Variant | None]:
                 for base in bases:
                     by_levels.setdefault(tuple(base.levels[name] for name in both), []).append(base)
             fitting += by_levels.get(tuple(variant.levels[name] for name in both), [])
+        fitting = [base for base in fitting if base.folds == variant.folds]
         found.append(fitting[0] if len(fitting) == 1 and id(variant) not in are_baselines else None)
     return found
 
@@ -226,7 +259,7 @@ def looks(study: Study, variant: Variant, base: Variant) -> int:
     if not study.rounds:
         return 1
     pairs = variant.points.keys() & base.points.keys()
-    mine = {v.points[seed].folder.name for v in (variant, base) for seed in pairs}
+    mine = {v.points[which].folder.name for v in (variant, base) for which in pairs}
     return 1 + sum(not mine.isdisjoint(names) for names in study.rounds)
 
 

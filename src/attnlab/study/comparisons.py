@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from attnlab.study.collect import Study, Variant, looks
+from attnlab.study.replicates import Replicate, overlap
 from attnlab.study.statistics import Comparison, compare, corrected, differences, more_pairs
 
 
@@ -13,21 +15,33 @@ class Compared:
 
     variant: Variant
     base: Variant
-    differences: dict[int, float]  # by seed
+    differences: dict[Replicate, float]
     comparison: Comparison
     more: int | None  # pairs that would decide it: see ``more_pairs``
+
+    @property
+    def more_seeds(self) -> int | None:
+        """Seeds that would decide it, each in all folds."""
+        return None if self.more is None else ceil(self.more / (self.variant.folds or 1))
 
 
 def family(study: Study, bases: Sequence[Variant | None]) -> list[Compared | None]:
     """Each variant of the study against its entry of ``bases``, corrected; None for a variant without one."""
     pairs = [
-        (variant, base, differences(variant.values(), base.values()))
+        (variant, base, differences(variant.values(study.metric.name), base.values(study.metric.name)))
         for variant, base in zip(study.variants, bases, strict=True)
         if base is not None
     ]
-    comparisons = corrected([replace(compare(found), looks=looks(study, v, base)) for v, base, found in pairs])
+    comparisons = corrected(
+        [
+            replace(compare(found, overlap(v.folds)), looks=looks(study, v, b), lower=study.metric.lower)
+            for v, b, found in pairs
+        ]
+    )
     compared = {
-        id(variant): Compared(variant, base, found, comparison, more_pairs(comparison, len(pairs)))
+        id(variant): Compared(
+            variant, base, found, comparison, more_pairs(comparison, len(pairs), overlap(variant.folds))
+        )
         for (variant, base, found), comparison in zip(pairs, comparisons, strict=True)
     }
     return [compared.get(id(variant)) for variant in study.variants]

@@ -41,7 +41,7 @@ def gain(difference: float, spent: Mapping[str, float], base: Mapping[str, float
 
 def data_key(variant: Variant) -> str:
     """A key that is equal for variants tested on the same images."""
-    settings = {k: v for k, v in variant.settings["data"].items() if k not in ("batch_size", "pad", "flip")}
+    settings = {k: v for k, v in variant.settings["data"].items() if k not in ("batch_size", "pad", "flip", "sampler")}
     return json.dumps(settings, sort_keys=True)
 
 

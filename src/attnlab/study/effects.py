@@ -1,4 +1,7 @@
-"""Main effects of the factors and their interactions: least squares within seeds, tested over seeds."""
+"""Main effects of the factors and their interactions: least squares within seeds, tested over seeds.
+
+In cross-validation, pairs of seed and fold take the place of seeds, and variances are those of ``statistics``.
+"""
 
 import itertools
 from collections import defaultdict
@@ -6,12 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from attnlab.study import replicates
 from attnlab.study.factors import Levels, in_order
+from attnlab.study.replicates import Replicate
+from attnlab.study.statistics import holm, worth
 
 if TYPE_CHECKING:
     import numpy as np
 
-Run = tuple[Levels, int, float]  # levels, seed and accuracy of a point
+Run = tuple[Levels, Replicate, float]  # levels, replicate and accuracy of a point
 OUTSIDE = ("attention", "sites")  # groups that a bare network has not
 
 
@@ -45,18 +51,18 @@ class Term:
     p_holm: float | None = None
 
 
-def estimate_effects(runs: Sequence[Run]) -> tuple[list[Term], list[str]]:
+def estimate_effects(runs: Sequence[Run], overlap: float = 0.0) -> tuple[list[Term], list[str]]:
     """All main effects and two-way interactions that the points determine, and a text for each one that they do not.
 
     One model for each set of points with the same factors: first all points, or all with attention if it has settings
-    that vary, then smaller sets in which more settings differ.
+    that vary, then smaller sets in which more settings differ. ``overlap``: of the training images of folds.
     """
     terms: list[Term] = []
     cannot: list[str] = []
     known: set[tuple[str, ...]] = set()
     for among, chosen in _sets(runs):
         names = [name for name in _factors(chosen) if all(name in levels for levels, _, _ in chosen)]
-        fitted, lost = _fit(chosen, names, among, known)
+        fitted, lost = _fit(chosen, names, among, known, overlap)
         terms += fitted
         cannot += lost
         known |= {term.factors for term in fitted}
@@ -95,7 +101,7 @@ def _factors(runs: Iterable[Run]) -> list[str]:
 
 
 def _fit(
-    runs: Sequence[Run], names: Sequence[str], among: str, known: set[tuple[str, ...]]
+    runs: Sequence[Run], names: Sequence[str], among: str, known: set[tuple[str, ...]], overlap: float
 ) -> tuple[list[Term], list[str]]:
     """Least squares within each seed, in sum coding; what seeds disagree about is the noise.
 
@@ -109,7 +115,8 @@ def _fit(
     if not columns:
         return [], cannot
     y = np.array([value for _, _, value in runs])
-    seed = np.array([seed for _, seed, _ in runs])
+    numbers = {which: i for i, which in enumerate(replicates.in_order({which for _, which, _ in runs}))}
+    seed = np.array([numbers[which] for _, which, _ in runs])
     whole = [s for s in np.unique(seed) if np.linalg.matrix_rank(X[seed == s]) == X.shape[1]]
     used = np.isin(seed, whole) if whole else np.ones(len(y), bool)
     if not whole:
@@ -119,7 +126,7 @@ def _fit(
     terms = []
     for term, where in columns.items():
         if term not in known:
-            cells, p = _cells([coded[name] for name in term], where, fits, used, y)
+            cells, p = _cells([coded[name] for name in term], where, fits, used, y, overlap)
             terms.append(Term(term, among, cells, p))
     return terms, cannot
 
@@ -165,7 +172,7 @@ def _sum_coded(levels: Sequence[str]) -> Coded:
 
 
 def _cells(
-    factors: Sequence[Coded], where: slice, fits: "np.ndarray", used: "np.ndarray", y: "np.ndarray"
+    factors: Sequence[Coded], where: slice, fits: "np.ndarray", used: "np.ndarray", y: "np.ndarray", overlap: float
 ) -> tuple[list[Cell], float | None]:
     """The effects of all levels, the last one's too (minus the sum of the others), and the p of their being none.
 
@@ -179,13 +186,13 @@ def _cells(
     weights = shapes[0] if len(factors) == 1 else np.kron(*shapes)
     by_seed = fits[:, where] @ weights.T  # (seeds, cells)
     seeds, free = len(fits), weights.shape[1]
-    effects = by_seed.mean(0)
+    effects, independent = by_seed.mean(0), worth(seeds, overlap)
     noise = ((by_seed - effects) ** 2).sum(0)
     half_widths: list[float | None] = [None] * len(weights)
     p = None
     if seeds > 1 and noise.sum() > 1e-18:
-        half_widths = list(stdtrit(seeds - 1, 0.975) * np.sqrt(noise / (seeds - 1) / seeds))
-        F = seeds * (effects**2).sum() / (noise.sum() / (seeds - 1))
+        half_widths = list(stdtrit(seeds - 1, 0.975) * np.sqrt(noise / (seeds - 1) / independent))
+        F = independent * (effects**2).sum() / (noise.sum() / (seeds - 1))
         p = float(fdtrc(free, free * (seeds - 1), F))
     cells = []
     for numbers, effect, half_width in zip(
@@ -200,7 +207,5 @@ def _cells(
 
 
 def _corrected(terms: list[Term]) -> list[Term]:
-    from attnlab.study.statistics import holm
-
     ps = iter(holm([term.p for term in terms if term.p is not None]))
     return [term if term.p is None else replace(term, p_holm=next(ps)) for term in terms]

@@ -58,8 +58,13 @@ def levels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mappin
 
 
 def _in_full(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """With settings that are newer than the point; the attention's learning rate is a setting of the attention."""
+    """With settings that are newer than the point; the attention's learning rate is a setting of the attention.
+
+    A fold is left out: it has an effect only in cross-validation, where it tells replicates apart.
+    """
     full = in_full(settings)
+    if "folds" in (full.get("data") or {}):
+        full["data"] = {key: value for key, value in full["data"].items() if key != "fold"}
     optimizer, attention = dict(full.get("optimizer") or {}), dict(full.get("attention") or {})
     scale = optimizer.pop("attention_lr_scale", None)
     if attention and scale is not None:

@@ -13,6 +13,8 @@ from attnlab.ledger import write_bytes
 from attnlab.study.collect import Study
 from attnlab.study.costs import COSTS
 from attnlab.study.factors import in_order
+from attnlab.study.metrics import ACCURACY, Metric, metric_of
+from attnlab.study.replicates import by, over
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,40 +35,45 @@ STYLE = (
 )
 
 
-def draw_all(told: Told, study: Study, tell: Callable[[str], None], write: bool) -> list[dict[str, str]]:
-    """Draw all figures that the study has data for; ``write``: also save them in its folder ``figures/``.
+def draw_all(told: Told, study: Study, tell: Callable[[str], None], place: Path | None) -> list[dict[str, str]]:
+    """Draw all figures that the study has data for; ``place``: the folder to save them in.
 
     Returns for each its name, title, how to read it, and an SVG in the page's colours.
     """
+    metric = metric_of(told)
+    each, all_of = by(told), over(told)
+    words, as_good = metric.words, "accurate" if metric == ACCURACY else "good"
+    in_unit = f"{words} in percent" if metric.unit else words
     figures = [
-        ("pareto", "Accuracy against cost", _pareto,
+        ("pareto", f"{words[0].upper()}{words[1:]} against cost", _pareto,
          "A dot is a variant, the square the baseline, a line its 95 % interval. The dashed line is the "
-         "Pareto front, its best named below: nothing is as accurate and cheaper."),
+         f"Pareto front, its best named below: nothing is as {as_good} and cheaper."),
         ("effects", f"Differences to {told['baseline']}", _effects,
-         "Small dots are seeds, marks their means, thick lines 95 % intervals over seeds, thin lines below "
+         f"Small dots are {all_of}, marks their means, thick lines 95 % intervals over {all_of}, thin lines below "
          "them those over test images. Triangles are decided after correction: up better, down worse."),
-        ("seeds", "Every seed", _seeds,
-         "A dot is the test accuracy of one seed, the ring their mean, the line its 95 % interval."),
+        ("seeds", f"Every {each}", _seeds,
+         f"A dot is the test {words} of one {each}, the ring their mean, the line its 95 % interval."),
         ("factors", "Each factor, averaged over the rest", _factors,
-         "The mean accuracy of each level as if the other factors' levels counted alike; lines are 95 % intervals of "
+         f"The mean {words} of each level as if the other factors' levels counted alike; lines are 95 % intervals of "
          "its distance from the mean of the levels."),
         ("heatmap", "Two factors together", _heatmap,
-         "Mean test accuracy in percent for each combination, averaged over seeds and what else differs."),
+         f"Mean test {in_unit} for each combination, averaged over {all_of} and what else differs."),
         ("curves", "Learning curves", _curves,
-         "Validation accuracy after each epoch: the mean over seeds, and a band from the lowest to the highest seed."),
+         f"Validation {words} after each epoch: the mean over {all_of}, and a band from the lowest "
+         f"to the highest {each}."),
     ]  # fmt: skip
     drawn = []
     with _styled():
         for name, title, draw, how in figures:
             tell(name)
             figure = draw(told, study)
-            if write:
+            if place:
                 for kind in ("svg", "pdf", "png"):
-                    old = study.folder / "figures" / f"{name}.{kind}"
+                    old = place / f"{name}.{kind}"
                     if old.is_file():
                         old.unlink()
             if figure is not None:
-                svg = _save(figure, study.folder / "figures" if write else None, name)
+                svg = _save(figure, place, name)
                 drawn.append({"name": name, "title": title, "how": how, "svg": svg})
     return drawn
 
@@ -128,10 +135,13 @@ def _axes(rows: int, columns: int, width: float, height: float, **settings: Any)
 def _pareto(told: Told, study: Study) -> "Figure":
     units = {"parameters": ("parameters, thousands", 1e3), "macs": ("MACs of one image, millions", 1e6)}
     figure, (panels,) = _axes(1, 3, 11, 4.6, sharey=True)
-    rows = told["variants"]
+    rows, metric = told["variants"], metric_of(told)
+    shown = metric.scale
     for axes, cost in zip(panels, COSTS, strict=True):
         label, unit = units.get(cost, ("forward pass of one image, ms", 1))
-        front = sorted((r for r in rows if cost in r["front"]), key=lambda r: (r[cost], r["accuracy"]["mean"]))
+        front = sorted(
+            (r for r in rows if cost in r["front"]), key=lambda r: (r[cost], metric.sign * r["accuracy"]["mean"])
+        )
         ids = {row["id"] for row in front}
         for row in rows:
             told_apart = row["is_baseline"] or row["id"] in ids
@@ -139,8 +149,8 @@ def _pareto(told: Told, study: Study) -> "Figure":
             half_width = row["accuracy"]["half_width"]
             axes.errorbar(
                 row[cost] / unit,
-                100 * row["accuracy"]["mean"],
-                yerr=None if half_width is None or not told_apart else 100 * half_width,
+                shown * row["accuracy"]["mean"],
+                yerr=None if half_width is None or not told_apart else shown * half_width,
                 fmt="s" if row["is_baseline"] else "o",
                 color=colour,
                 markersize=3 if len(rows) > MOST else 5,
@@ -149,18 +159,18 @@ def _pareto(told: Told, study: Study) -> "Figure":
             )
         for data in dict.fromkeys(row["data"] for row in front):
             x, y = zip(
-                *((r[cost] / unit, 100 * r["accuracy"]["mean"]) for r in front if r["data"] == data), strict=True
+                *((r[cost] / unit, shown * r["accuracy"]["mean"]) for r in front if r["data"] == data), strict=True
             )
             axes.step(x, y, where="post", color=COLOURS[0], linestyle="--", linewidth=1)
         named = front[-NAMED:]
         for number, row in enumerate(named, start=1):
-            place = (row[cost] / unit, 100 * row["accuracy"]["mean"])
+            place = (row[cost] / unit, shown * row["accuracy"]["mean"])
             axes.annotate(str(number), place, xytext=(4, 3), textcoords="offset points", fontsize=8, weight="bold")
         axes.set_xlabel("\n".join([label, *(f"{number} {row['label']}" for number, row in enumerate(named, start=1))]))
         axes.ticklabel_format(axis="x", useOffset=False)
         axes.margins(x=0.12)
-    panels[0].set_ylabel("test accuracy, %")
-    _fit(panels[0].set_ylim, [100 * v for row in rows for v in row["values"].values()])
+    panels[0].set_ylabel(f"test {metric.label}")
+    _fit(panels[0].set_ylim, [shown * v for row in rows for v in row["values"].values()], metric)
     return figure
 
 
@@ -168,40 +178,43 @@ def _effects(told: Told, study: Study) -> "Figure | None":
     rows = [row for row in told["variants"] if row["difference"]][:MOST]
     if not rows:
         return None
+    metric = metric_of(told)
+    shown = metric.scale
     figure, ((axes,),) = _axes(1, 1, 7.5, 1.1 + 0.3 * len(rows))
     for y, row in enumerate(reversed(rows)):
         colour, marker = VERDICTS.get(row["verdict"], (GREY, "o"))
-        seeds = [100 * d for d in row["differences"].values()]
+        seeds = [shown * d for d in row["differences"].values()]
         axes.plot(seeds, [y + 0.22] * len(seeds), ".", color=colour, markersize=4, alpha=0.6)
-        mean, half_width = 100 * row["difference"]["mean"], row["difference"]["half_width"]
+        mean, half_width = shown * row["difference"]["mean"], row["difference"]["half_width"]
         if half_width is not None:
-            axes.hlines(y, mean - 100 * half_width, mean + 100 * half_width, color=colour, linewidth=2)
+            axes.hlines(y, mean - shown * half_width, mean + shown * half_width, color=colour, linewidth=2)
         if row["difference_test"] is not None:
-            reach = 100 * row["difference_test"]
+            reach = shown * row["difference_test"]
             axes.hlines(y - 0.22, mean - reach, mean + reach, color=colour, linewidth=0.8)
         filled = PAPER if marker == "o" else colour
         axes.plot(mean, y, marker, color=colour, markerfacecolor=filled, markersize=6)
     axes.axvline(0, color=INK, linewidth=1)
     _name_rows(axes, rows)
-    _fit(axes.set_xlim, [0.0, *(100 * d for row in rows for d in row["differences"].values())])
-    axes.set_xlabel(f"difference to {told['baseline']}, percentage points{_cut(told, rows)}")
+    _fit(axes.set_xlim, [0.0, *(shown * d for row in rows for d in row["differences"].values())], metric)
+    axes.set_xlabel(f"difference to {told['baseline']}, {metric.difference}{_cut(told, rows)}")
     return figure
 
 
 def _seeds(told: Told, study: Study) -> "Figure":
-    rows = told["variants"][:MOST]
+    rows, metric = told["variants"][:MOST], metric_of(told)
+    shown = metric.scale
     figure, ((axes,),) = _axes(1, 1, 7.5, 1.1 + 0.3 * len(rows))
     for y, row in enumerate(reversed(rows)):
         colour = INK if row["is_baseline"] else COLOURS[0]
-        values = [100 * v for v in row["values"].values()]
-        mean, half_width = 100 * row["accuracy"]["mean"], row["accuracy"]["half_width"]
+        values = [shown * v for v in row["values"].values()]
+        mean, half_width = shown * row["accuracy"]["mean"], row["accuracy"]["half_width"]
         if half_width is not None:
-            axes.hlines(y, mean - 100 * half_width, mean + 100 * half_width, color=colour, linewidth=1)
+            axes.hlines(y, mean - shown * half_width, mean + shown * half_width, color=colour, linewidth=1)
         axes.plot(mean, y, "o", color=colour, markerfacecolor=PAPER, markersize=6)
         axes.plot(values, [y] * len(values), ".", color=colour, markersize=5, alpha=0.7)
     _name_rows(axes, rows)
-    _fit(axes.set_xlim, [100 * v for row in rows for v in row["values"].values()])
-    axes.set_xlabel(f"test accuracy, %{_cut(told, rows)}")
+    _fit(axes.set_xlim, [shown * v for row in rows for v in row["values"].values()], metric)
+    axes.set_xlabel(f"test {metric.label}{_cut(told, rows)}")
     return figure
 
 
@@ -219,12 +232,13 @@ def _factors(told: Told, study: Study) -> "Figure | None":
     tables = [table for table in told["tables"] if len(table["levels"]) <= MOST][:6]
     if not tables or len(told["factors"]) < 2:
         return None
+    metric = metric_of(told)
     ratios = [1 + len(table["levels"]) for table in tables]
     figure, (panels,) = _axes(1, len(tables), min(12, 2 + 0.55 * sum(ratios)), 3.4, sharey=True, width_ratios=ratios)
     for axes, table in zip(panels, tables, strict=True):
         levels = table["levels"]
-        means = [100 * level["mean"] for level in levels]
-        widths = [100 * (level["effect_half_width"] or 0) for level in levels]
+        means = [metric.scale * level["mean"] for level in levels]
+        widths = [metric.scale * (level["effect_half_width"] or 0) for level in levels]
         line = "o-" if all(level["level"].replace(".", "").isdigit() for level in levels) else "o"
         axes.errorbar(range(len(levels)), means, yerr=widths, fmt=line, color=COLOURS[0], linewidth=1, elinewidth=2)
         steep = max(len(level["level"]) for level in levels) * len(levels) > 24
@@ -232,12 +246,12 @@ def _factors(told: Told, study: Study) -> "Figure | None":
         axes.set_xlim(-0.6, len(levels) - 0.4)
         p = "" if table["p_holm"] is None else f"\np = {table['p_holm']:.2g}"
         axes.set_title(f"{table['factor']}{' (' + table['among'] + ')' if table['among'] else ''}{p}")
-    panels[0].set_ylabel("test accuracy, %")
+    panels[0].set_ylabel(f"test {metric.label}")
     return figure
 
 
 def _heatmap(told: Told, study: Study) -> "Figure | None":
-    pair = _pair(told)
+    pair, metric = _pair(told), metric_of(told)
     if pair is None:
         return None
     rows = [row for row in told["variants"] if all(name in row["factors"] for name in pair)]
@@ -250,7 +264,7 @@ def _heatmap(told: Told, study: Study) -> "Figure | None":
         cells: dict[tuple[str, str], list[float]] = defaultdict(list)
         for row in rows:
             if attention in ("", row["factors"].get("attention")):
-                cells[row["factors"][pair[1]], row["factors"][pair[0]]].append(100 * row["accuracy"]["mean"])
+                cells[row["factors"][pair[1]], row["factors"][pair[0]]].append(metric.scale * row["accuracy"]["mean"])
         values[attention] = [[fmean(cells[y, x]) if cells[y, x] else math.nan for x in across] for y in down]
     known = [v for grid in values.values() for line in grid for v in line if not math.isnan(v)]
     size = 0.75 * len(across) + 1
@@ -260,7 +274,7 @@ def _heatmap(told: Told, study: Study) -> "Figure | None":
         for y, line in enumerate(grid):
             for x, value in enumerate(line):
                 bright = max(known) > min(known) and (value - min(known)) / (max(known) - min(known)) > 0.55
-                axes.text(x, y, "" if math.isnan(value) else f"{value:.1f}", ha="center", va="center",
+                axes.text(x, y, "" if math.isnan(value) else f"{value:.{metric.digits}f}", ha="center", va="center",
                           color="#000000" if bright else "#ffffff")  # fmt: skip
         axes.set_xticks(range(len(across)), across)
         axes.set_yticks(range(len(down)), down)
@@ -282,7 +296,7 @@ def _pair(told: Told) -> tuple[str, str] | None:
 
 
 def _curves(told: Told, study: Study) -> "Figure | None":
-    rows = told["variants"]
+    rows, metric = told["variants"], metric_of(told)
     base = [row for row in rows if row["is_baseline"]][:1]
     shown = [*base, *(row for row in rows if row not in base)][: len(COLOURS)]
     by_label = {variant.label: variant for variant in study.variants}
@@ -290,7 +304,7 @@ def _curves(told: Told, study: Study) -> "Figure | None":
     others = iter(zip(COLOURS, LINES, strict=True))
     drawn = False
     for row in shown:
-        curves = [point.curve().get("val/accuracy", []) for point in by_label[row["label"]].points.values()]
+        curves = [point.curve().get(f"val/{metric.name}", []) for point in by_label[row["label"]].points.values()]
         curves = list(filter(None, curves))  # of the others the file is gone, or damaged
         epochs = min(map(len, curves), default=0)
         if epochs < 2:
@@ -298,20 +312,20 @@ def _curves(told: Told, study: Study) -> "Figure | None":
         drawn = True
         colour, line = (INK, "-") if row["is_baseline"] else next(others)
         x = range(1, epochs + 1)
-        by_epoch = [[100 * curve[i] for curve in curves] for i in range(epochs)]
+        by_epoch = [[metric.scale * curve[i] for curve in curves] for i in range(epochs)]
         axes.plot(x, list(map(fmean, by_epoch)), color=colour, linestyle=line, label=row["label"], linewidth=1.5)
         axes.fill_between(x, list(map(min, by_epoch)), list(map(max, by_epoch)), color=colour, alpha=0.15, linewidth=0)
     if not drawn:
         return None
     axes.set_xlabel("epoch")
-    axes.set_ylabel("validation accuracy, %")
+    axes.set_ylabel(f"validation {metric.label}")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="upper right" if metric.lower else "lower right", fontsize=8)
     return figure
 
 
-def _fit(set_limits: Callable[..., Any], values: Iterable[float]) -> None:
+def _fit(set_limits: Callable[..., Any], values: Iterable[float], metric: Metric) -> None:
     """Axes fit the dots, so that the wide interval of two seeds runs over the edge instead of squeezing them."""
     found = list(values)
-    room = max(0.5, 0.25 * (max(found) - min(found)))
+    room = max(0.005 * metric.scale, 0.25 * (max(found) - min(found)))
     set_limits(min(found) - room, max(found) + room)

@@ -2,12 +2,17 @@
 
 const told = JSON.parse(document.getElementById("told").textContent);
 const variants = told.variants.map((variant, index) => ({ ...variant, index }));
+const suffix = told.metric.name === "accuracy" ? "" : `-${told.metric.name}`; // of the names of files
 const varying = new Set(told.varying);
+const metric = told.metric; // what the rows call accuracy
+const REPLICATE = told.replicates ? "replicate" : "seed";
+const head = [metric.words, metric.unit].filter(Boolean).join(" ");
 const COSTS = { parameters: "parameters", macs: "MACs", latency_ms: "ms" };
 const VERDICTS = { better: "▲", worse: "▼", undecided: "○", "one pair": "–" };
 const INKS = ["currentColor", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]; // Okabe and Ito
 const DASHES = ["", "7 3", "2 2"];
 const CURVES = ["train/loss", "val/loss", "train/accuracy", "val/accuracy"]; // in this order, others after them
+const SHARES = ["accuracy", "f1", "calibration_error"]; // their curves are in percent
 const ROWS_AT_ONCE = 150;
 
 const known = (value) => value !== null && value !== undefined;
@@ -31,6 +36,7 @@ function maker(create) {
 }
 const el = maker((tag) => document.createElement(tag));
 const svg = maker((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
+const POINTS = metric.unit ? "points" : metric.difference; // of differences
 const byId = (id) => document.getElementById(id);
 
 // ---- numbers and words ----
@@ -44,15 +50,15 @@ const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
 function estimate(found, sign = false) {
   if (!found) return "";
-  const mean = sign ? plus(100 * found.mean) : (100 * found.mean).toFixed(1);
-  return known(found.half_width) ? `${mean} ± ${(100 * found.half_width).toFixed(1)}` : mean;
+  const mean = sign ? plus(metric.scale * found.mean, metric.digits) : written(found.mean);
+  return known(found.half_width) ? `${mean} ± ${written(found.half_width)}` : mean;
 }
 function probability(p) {
   if (!known(p)) return "";
   if (p < 0.001) return "<.001";
   return p >= 0.9995 ? "1.000" : p.toFixed(3).slice(1);
 }
-const percentage = (value) => (known(value) ? (100 * value).toFixed(1) : "");
+const written = (value) => (known(value) ? (metric.scale * value).toFixed(metric.digits) : "");
 function si(value) {
   if (value < 1000) return String(Number(value.toPrecision(4)));
   const power = Math.min(3, Math.floor(Math.log10(value) / 3));
@@ -127,8 +133,9 @@ function costWords(variant) {
 // ---- the head of the page ----
 
 const compared = variants.filter((variant) => !variant.is_baseline && variant.difference);
+const gainOf = (variant) => (metric.lower ? -1 : 1) * variant.difference.mean;
 const withVerdict = (verdict) =>
-  compared.filter((variant) => variant.verdict === verdict).sort((a, b) => b.difference.mean - a.difference.mean);
+  compared.filter((variant) => variant.verdict === verdict).sort((a, b) => gainOf(b) - gainOf(a));
 
 function conclusion() {
   if (!told.headline)
@@ -154,18 +161,19 @@ function inNumbers() {
 }
 function gained(variant) {
   const p = known(variant.p_holm) ? ` (p ${probability(variant.p_holm)})` : "";
-  return [el("span.nobr", `${estimate(variant.difference, true)} points${p}`), ` for ${costWords(variant)}`];
+  return [el("span.nobr", `${estimate(variant.difference, true)} ${POINTS}${p}`), ` for ${costWords(variant)}`];
 }
 function scope() {
   if (!variants.length) return "No point has finished.";
   const seeds = variants.map((variant) => variant.accuracy.n);
   const [least, most] = [seeds.reduce((a, b) => Math.min(a, b), Infinity), seeds.reduce((a, b) => Math.max(a, b), 0)];
   const points = seeds.reduce((a, b) => a + b, 0);
-  const each = least === most ? several(least, "seed") : `${least} to ${most} seeds`;
+  const each = least === most ? several(least, REPLICATE) : `${least} to ${most} ${REPLICATE}s`;
   const missing = told.unfinished.length ? ` ${capital(several(told.unfinished.length, "point"))} did not finish.` : "";
   const against = told.baseline ? ` The baseline is ${told.baseline}.` : "";
   const all = `${several(variants.length, "variant")}, ${several(points, "finished point")}`;
-  return `${all}, ${each} a variant.${against}${missing}`;
+  const folds = told.replicates ? ` Replicates are ${told.replicates}, paired by fold and seed.` : "";
+  return `${all}, ${each} a variant.${folds}${against}${missing}`;
 }
 function showHead() {
   const varies = Object.entries(told.factors).map(([factor, levels]) => [el("dt", factor), el("dd", list(levels, 10))]);
@@ -215,13 +223,14 @@ function forest(found, kind, limit, width = 120) {
   );
 }
 function axis(limit) {
+  const digits = metric.scale * limit < 1 ? metric.digits : 0;
   const at = (left, text) => el("span", { style: `left:${left}%` }, text);
   return el(
     "span.axis",
     { "aria-hidden": "true" },
-    at(0, plus(-100 * limit, limit < 0.01 ? 1 : 0)),
+    at(0, plus(-metric.scale * limit, digits)),
     at(50, "0"),
-    at(100, plus(100 * limit, limit < 0.01 ? 1 : 0)),
+    at(100, plus(metric.scale * limit, digits)),
   );
 }
 
@@ -231,15 +240,16 @@ const column = (head, first, value, cell, more) => ({ head, first, value, cell, 
 const number = (head, first, value, write, more) =>
   column(head, first, value, (v) => (known(value(v)) ? write(value(v)) : ""), { name: head, ...more });
 const [UP, DOWN] = ["ascending", "descending"]; // of the first click, so that the best comes first
+const BEST_FIRST = metric.lower ? UP : DOWN;
 const costBelow = () => el("small", COSTS[state.cost]);
 const EVERY_COLUMN = {
   label: column("variant", UP, (v) => v.label, labelCell, { left: true, kind: "left label" }),
-  accuracy: column("accuracy %", DOWN, (v) => v.accuracy.mean, accuracyCell),
-  difference: column("vs baseline", DOWN, (v) => v.difference?.mean, differenceCell, { below: () => axis(reach) }),
+  accuracy: column(head, BEST_FIRST, (v) => v.accuracy.mean, accuracyCell),
+  difference: column("vs baseline", BEST_FIRST, (v) => v.difference?.mean, differenceCell, { below: () => axis(reach) }),
   p: number("p (Holm)", UP, (v) => v.p_holm, probability, { name: "p" }),
   verdict: column("verdict", UP, (v) => rank[v.verdict], verdictMark, { left: true }),
   effect: number("effect d", DOWN, (v) => v.effect_size, plus, { name: "d" }),
-  test: number("test ±", UP, (v) => v.accuracy_test, percentage),
+  test: number("test ±", UP, (v) => v.accuracy_test, written),
   parameters: number("parameters", UP, (v) => v.parameters, count),
   macs: number("MACs", UP, (v) => v.macs, si),
   ms: number("ms", UP, (v) => v.latency_ms, (ms) => ms.toFixed(2)),
@@ -253,7 +263,7 @@ function frontText(not) {
   return not ? "" : el("span", { role: "img", "aria-label": "on the front" }, "◆");
 }
 function gainText(gain) {
-  return plus(100 * gain, 2);
+  return plus(metric.scale * gain, metric.digits + 1);
 }
 function accuracyCell(variant) {
   return [estimate(variant.accuracy), el("small", ` (${variant.accuracy.n})`)];
@@ -277,7 +287,7 @@ function differenceCell(variant) {
 
 // ---- the leaderboard: its state, which is the address, so that a link shows the same ----
 
-const FIRST = { sort: "accuracy", dir: "descending", q: "", verdict: "", front: false, cost: "macs" };
+const FIRST = { sort: "accuracy", dir: BEST_FIRST, q: "", verdict: "", front: false, cost: "macs" };
 const state = { ...FIRST, factors: {}, open: new Set() };
 const COLUMNS = Object.fromEntries(Object.entries(EVERY_COLUMN).filter(hasContent));
 
@@ -480,7 +490,7 @@ function showAll() {
 
 function panelOf(variant, row) {
   const details = JSON.parse(byId(`details-${variant.index}`).textContent);
-  const points = [...details.points].sort((a, b) => a.seed - b.seed);
+  const points = [...details.points].sort((a, b) => a.seed - b.seed || a.fold - b.fold);
   const keydown = (event) => {
     if (event.key !== "Escape") return;
     toggle(variant, row);
@@ -490,7 +500,7 @@ function panelOf(variant, row) {
     "div.panel-body",
     { role: "group", "aria-label": variant.label, keydown },
     section(variant.is_baseline ? "Numbers" : "Against the baseline", numbersOf(variant)),
-    section("Seeds", seedTable(points)),
+    section(told.replicates ? "Folds and seeds" : "Seeds", seedTable(points)),
     section("Learning curves", curves(points)),
     section("Attention", pictures(points)),
     section("Commands", commands(points)),
@@ -505,13 +515,14 @@ function section(title, content) {
 function numbersOf(variant) {
   const lines = [];
   const line = (name, ...text) => text[0] && lines.push(el("dt", name), el("dd", text));
-  line("accuracy", `${estimate(variant.accuracy)} %, ${several(variant.accuracy.n, "seed")}`);
-  if (known(variant.accuracy_test)) line("other test images", `± ${percentage(variant.accuracy_test)}`);
+  const mean = [estimate(variant.accuracy), metric.unit].filter(Boolean).join(" ");
+  line(metric.words, `${mean}, ${several(variant.accuracy.n, REPLICATE)}`);
+  if (known(variant.accuracy_test)) line("other test images", `± ${written(variant.accuracy_test)}`);
   if (variant.difference) {
-    const images = known(variant.difference_test) ? `; other test images ± ${percentage(variant.difference_test)}` : "";
+    const images = known(variant.difference_test) ? `; other test images ± ${written(variant.difference_test)}` : "";
     line(
       "difference",
-      `${estimate(variant.difference, true)} points, ${several(variant.difference.n, "pair")}${images}`,
+      `${estimate(variant.difference, true)} ${POINTS}, ${several(variant.difference.n, "pair")}${images}`,
     );
   }
   if (known(variant.p)) line("p", `${probability(variant.p)}, corrected ${probability(variant.p_holm)}`);
@@ -521,7 +532,7 @@ function numbersOf(variant) {
   if (same)
     line(
       "at equal cost",
-      `against ${same.label}: ${estimate(same, true)} points, p ${probability(same.p)}, ${same.verdict}`,
+      `against ${same.label}: ${estimate(same, true)} ${POINTS}, p ${probability(same.p)}, ${same.verdict}`,
     );
   for (const [cost, name] of Object.entries(COSTS)) {
     if (!known(variant[cost])) continue;
@@ -529,18 +540,20 @@ function numbersOf(variant) {
     const parts = [
       cost === "macs" ? si(variant[cost]) : count(variant[cost]),
       extra(variant, cost),
-      gain && `${gain} points per 1 %`,
+      gain && `${gain} ${POINTS} per 1 %`,
       variant.front.includes(cost) && "on the front",
     ];
     line(name, parts.filter(Boolean).join(", "));
   }
   return el("dl.numbers", lines);
 }
+const named = (point) => `seed ${point.seed}${known(point.fold) ? ` fold ${point.fold}` : ""}`;
 function seedTable(points) {
   const columns = [
     ["seed", (point) => point.seed],
-    ["accuracy", (point) => percentage(point.accuracy)],
-    ["validation", (point) => percentage(point.val_accuracy)],
+    ["fold", (point) => point.fold],
+    [metric.words, (point) => written(point.accuracy)],
+    ["validation", (point) => written(point.val_accuracy)],
     ["best epoch", (point) => point.best_epoch],
     ["epochs", (point) => point.epochs],
     ["minutes", (point) => point.minutes?.toFixed(1)],
@@ -570,16 +583,16 @@ function tableOf(columns, items) {
 }
 function pictures(points) {
   const found = points.flatMap((point) =>
-    (point.pictures ?? []).filter((source) => source.startsWith("data:image/")).map((source) => [point.seed, source]),
+    (point.pictures ?? []).filter((source) => source.startsWith("data:image/")).map((source) => [named(point), source]),
   );
   if (!found.length) return null;
   return el(
     "div.pictures",
-    found.map(([seed, source]) =>
+    found.map(([name, source]) =>
       el(
         "figure",
-        el("img", { src: source, alt: `where the gates look, seed ${seed}` }),
-        el("figcaption", `seed ${seed}`),
+        el("img", { src: source, alt: `where the gates look, ${name}` }),
+        el("figcaption", name),
       ),
     ),
   );
@@ -589,7 +602,7 @@ function commands(points) {
     [["train again", point.command], ["repeat and compare", point.repro]]
       .filter(([, command]) => command)
       .map(([words, command]) => {
-        const what = `seed ${point.seed}, ${words}`;
+        const what = `${named(point)}, ${words}`;
         return [el("span", what), el("code", { tabindex: 0 }, command), copyButton(command, `the command: ${what}`)];
       }),
   );
@@ -599,7 +612,7 @@ function logs(points) {
   const found = points
     .filter((point) => point.log)
     .map((point) =>
-      el("details", el("summary", `seed ${point.seed}, last lines of log.txt`), el("pre", { tabindex: 0 }, point.log)),
+      el("details", el("summary", `${named(point)}, last lines of log.txt`), el("pre", { tabindex: 0 }, point.log)),
     );
   return found.length ? found : null;
 }
@@ -649,7 +662,7 @@ function curves(points) {
         { width: 26, height: 8, "aria-hidden": "true" },
         svg("path", { d: "M0 4H26", ...inkOf(i), "stroke-width": 2 }),
       ),
-      `seed ${point.seed}`,
+      named(point),
     ),
   );
   const dot = names.includes("val/accuracy") && el("span", "● best epoch");
@@ -662,7 +675,7 @@ function chart(name, points, all) {
   const ys = points.flatMap((point) => point.curve[name]).filter(known);
   const xs = points.flatMap((point) => point.curve.epoch);
   if (!ys.length) return null;
-  const share = name.endsWith("accuracy");
+  const share = SHARES.some((ending) => name.endsWith(ending));
   const yTicks = ticks(smallest(ys), largest(ys), 5);
   const xTicks = ticks(smallest(xs), largest(xs), 6).filter(
     (tick) => Number.isInteger(tick) && tick >= smallest(xs) && tick <= largest(xs),
@@ -691,7 +704,7 @@ function chart(name, points, all) {
       svg(
         "path.line",
         { d: path(point.curve.epoch, point.curve[name], x, y), ...ink },
-        svg("title", `seed ${point.seed}`),
+        svg("title", named(point)),
       ),
       best >= 0 &&
         known(point.curve[name][best]) &&
@@ -703,7 +716,7 @@ function chart(name, points, all) {
     el("figcaption", share ? `${name}, %` : name),
     svg(
       "svg",
-      { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${name} by epoch, a line a seed` },
+      { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${name} by epoch, a line a ${REPLICATE}` },
       grid,
       epochs,
       svg("text", { x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, "epoch"),
@@ -759,11 +772,11 @@ function factorTable(found) {
     ),
   );
   const decided = (level) => known(level.effect_half_width) && Math.abs(level.effect) > level.effect_half_width;
-  const kind = (level) => (decided(level) ? (level.effect > 0 ? "better" : "worse") : "undecided");
+  const kind = (level) => (decided(level) ? (level.effect > 0 !== metric.lower ? "better" : "worse") : "undecided");
   const effect = (level) => ({ mean: level.effect, half_width: level.effect_half_width });
   const columns = [
     [found.factor, (level) => level.level, "left wrap"],
-    ["accuracy %", (level) => estimate({ mean: level.mean, half_width: level.half_width })],
+    [head, (level) => estimate({ mean: level.mean, half_width: level.half_width })],
     [
       "effect",
       (level) => el("span.with-mark", estimate(effect(level), true), forest(effect(level), kind(level), limit, 80)),
@@ -844,7 +857,7 @@ function figureOf(figure) {
   if (size) drawing.firstElementChild.style.maxWidth = `${1.4 * size.width}px`; // its words as large as the page's
   const links = ["svg", "pdf", "png"].flatMap((kind) => [
     " ",
-    el("a", { href: `figures/${encodeURIComponent(figure.name)}.${kind}` }, kind.toUpperCase()),
+    el("a", { href: `figures${suffix}/${encodeURIComponent(figure.name)}.${kind}` }, kind.toUpperCase()),
   ]);
   const wide = size && size.width > 1.9 * size.height;
   return el("figure", { class: wide && "wide" }, el("figcaption", el("b", figure.title), figure.how, links), drawing);
@@ -857,7 +870,7 @@ function showSections() {
       "Factors",
       el(
         "p",
-        "What a level does to the accuracy, in percentage points from the mean of its table; " +
+        `What a level does to the ${metric.words}, in ${metric.difference} from the mean of its table; ` +
           "p is corrected (Holm). A filled mark: the interval excludes zero.",
       ),
       el("div.tables", tables),
@@ -868,7 +881,7 @@ function showSections() {
     addSection(
       "interactions",
       "Interactions",
-      el("p", "What two levels do together beyond the sum of what each does, in percentage points."),
+      el("p", `What two levels do together beyond the sum of what each does, in ${metric.difference}.`),
       el("div.tables", interactions),
     );
   }

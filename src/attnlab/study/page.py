@@ -12,6 +12,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from attnlab.study.metrics import ACCURACY, metric_of
+from attnlab.study.replicates import by, over
+
 DETAILS = ("config", "points")  # of a variant: parsed when its row is opened
 
 
@@ -19,9 +22,19 @@ def to_html(told: dict[str, Any]) -> str:
     """The HTML of ``told``, the study as report.json has it."""
     variants = told["variants"]
     board = [{key: value for key, value in variant.items() if key not in DETAILS} for variant in variants]
+    metric = metric_of(told)
     varying = _varying([variant["config"] for variant in variants])
     return Template(_part("page.html")).substitute(
         title=escape(told["study"]),
+        head=metric.head,
+        words=metric.words,
+        difference=metric.difference,
+        gained="points" if metric.unit else metric.difference,
+        better="more accurate" if metric == ACCURACY else "better",
+        suffix=metric.suffix,
+        over=over(told),
+        by=by(told),
+        replicates="replicates" if "replicates" in told else "seeds",
         style=_part("page.css"),
         script=_part("page.js"),
         told=_json({**told, "variants": board, "varying": varying}),

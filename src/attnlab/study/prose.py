@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attnlab.ledger.fingerprints import files_of
-from attnlab.study import bootstrap, costs, factors
-from attnlab.study.collect import Point, Study, Variant, fits, full_names, several_versions
+from attnlab.study import bootstrap, costs, factors, replicates
+from attnlab.study.collect import Point, Study, Variant, fits, full_names, lack, several_versions
+from attnlab.study.metrics import ACCURACY, METRICS, Metric, metric_of
 from attnlab.study.statistics import FIRST
 
 Told = Mapping[str, Any]  # see analysis
@@ -18,9 +19,10 @@ def levels(wanted: Mapping[str, str]) -> str:
     return ", ".join(f"{factors.short(name)}={level}" for name, level in wanted.items())
 
 
-def options(baseline: Mapping[str, str] | None) -> list[str]:
-    """The command-line options for this baseline."""
-    return [word for name, level in (baseline or {}).items() for word in ("--baseline", f"{name}={level}")]
+def options(baseline: Mapping[str, str] | None, metric: Metric = ACCURACY) -> list[str]:
+    """The command-line options for this baseline and metric."""
+    words = [word for name, level in (baseline or {}).items() for word in ("--baseline", f"{name}={level}")]
+    return words if metric == ACCURACY else [*words, "--metric", metric.name]
 
 
 def warnings(told: Told, study: Study, bases: Bases, wanted: Mapping[str, str]) -> list[str]:
@@ -72,9 +74,9 @@ def _missing(told: Told) -> list[str]:
         more = f" and {n - 3} more" if n > 3 else ""
         hint = f" (delete {told['folder']}/plans to forget them)" if state == "not started" else ""
         text.append(f"not in the tables: {n} {state}: {', '.join(names[:3])}{more}{hint}")
-    seeds = {tuple(row["values"]) for row in told["variants"]}
-    if len(seeds) > 1:
-        text.append("the variants have different seeds; comparisons use the seeds that both have")
+    if len({tuple(row["values"]) for row in told["variants"]}) > 1:
+        what = replicates.over(told)
+        text.append(f"the variants have different {what}; comparisons use the {what} that both have")
     if told["looks"]:
         times = "once" if told["looks"] == 1 else f"{told['looks']} times"
         text.append(
@@ -89,6 +91,8 @@ def _mixed(study: Study) -> Iterator[str]:
     points = [point for variant in study.variants for point in variant.points.values()]
     yield from several_versions(point.code for point in points)
     yield from _several_data(study)
+    if study.lacking:
+        yield f"not in the tables: {lack(study.metric.name, study.lacking)}"
     torch = {str((point.about.get("libraries") or {}).get("torch", "")) for point in points} - {""}
     if len(torch) > 1:
         yield f"finished points are of several versions of PyTorch: {', '.join(sorted(torch))}"
@@ -147,17 +151,31 @@ def _also(variant: Variant, base: Variant, wanted: Mapping[str, str]) -> list[st
     ]
 
 
+def replicates_of(study: Study) -> str:
+    """``5 folds × 2 seeds``"""
+    found = [variant for variant in study.variants if variant.folds is not None]
+    seeds = {len({point.seed for point in variant.points.values()}) for variant in found}
+    return f"{' or '.join(map(str, study.folds))} folds × {replicates.count(seeds)} seed{'s' * (max(seeds) > 1)}"
+
+
 def notes(told: Told) -> list[str]:
     """Notes that a reader needs for the tables."""
-    rows = told["variants"]
+    rows, over, by = told["variants"], replicates.over(told), replicates.by(told)
+    test = "paired t-test" if by == "seed" else "paired t-test, corrected for folds"
     text = [
-        f"± is the half-width of a 95 % t-interval over seeds. Differences are to {told['baseline']}, in percentage "
-        "points, paired by seed.",
-        "p: paired t-test, with Holm's correction for all comparisons of the table; better and worse are p ≤ 0.05.",
+        f"± is the half-width of a 95 % t-interval over {over}. Differences are to {told['baseline']}, in "
+        f"{metric_of(told).difference}, paired by {by}.",
+        f"p: {test}, with Holm's correction for all comparisons of the table; better and worse are p ≤ 0.05.",
         "undecided (n): n more seeds decide it with 80 % power, if the difference is what it looks like now, "
         "corrected for small-sample bias (Hedges), at the stricter level of a second look; "
         f"{told['more']} trains them. Without n: fewer than {FIRST} pairs are too few to tell.",
     ]
+    if "replicates" in told:
+        text.insert(
+            1,
+            f"Replicates are {told['replicates']}, paired by fold and seed; intervals over them are approximate, "
+            "because training sets of folds overlap (Nadeau and Bengio 2003). A seed more is one in every fold.",
+        )
     if any(row["equal_cost"] for row in rows):
         text.append(
             "At equal cost: against a bare network widened to as many parameters, or MACs; corrected as a separate "
@@ -169,37 +187,62 @@ def notes(told: Told) -> list[str]:
         "MACs and ms are of one image's forward pass; ms: median on the training machine, of the least disturbed seed."
     )
     fewest = min(row["accuracy"]["n"] for row in rows)
+    noun = "seed" if by == "seed" else "replicate"
     if fewest == 1:
-        text.append("One seed has no interval; another seed might reverse what it shows.")
+        text.append(f"One {noun} has no interval; another {noun} might reverse what it shows.")
     elif fewest < 5:
-        text.append(f"With {fewest} seeds the intervals are wide: more seeds narrow them.")
+        text.append(f"With {fewest} {noun}s the intervals are wide: more seeds narrow them.")
     return text
+
+
+def _monitored(study: Study) -> str:
+    """``highest validation accuracy``: what chose the best epoch."""
+    names = dict.fromkeys(v.settings["trainer"].get("monitor", ACCURACY.name) for v in study.variants)
+    return " or ".join(
+        f"{'lowest' if METRICS[name].lower else 'highest'} validation {METRICS[name].words}" for name in names
+    )
+
+
+def _test_images(variant: Variant) -> int | None:
+    """How many there are, those of all folds together; None if a fold has not kept its answers."""
+    first: dict[int | None, Point] = {}
+    for point in variant.points.values():
+        first.setdefault(point.fold, point)
+    counts = [None if (answers := point.answers()) is None else answers.shape[1] for point in first.values()]
+    return None if None in counts else sum(filter(None, counts))
 
 
 def methods(told: Told, study: Study) -> str:
     """A paragraph for a paper."""
     rows = told["variants"]
-    numbers = sorted({row["accuracy"]["n"] for row in rows})
-    seeds = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    numbers = {row["accuracy"]["n"] for row in rows}
+    each = told.get("replicates") or f"{replicates.count(numbers)} seed{'s' * (max(numbers) > 1)}"
+    over, by = replicates.over(told), replicates.by(told)
     compared = sum(row["p"] is not None for row in rows)
     points = [point for variant in study.variants for point in variant.points.values()]
-    first = {costs.data_key(v): next(iter(v.points.values())).answers() for v in study.variants}
-    images = " or ".join(f"{n:,}" for n in sorted({a.shape[1] for a in first.values() if a is not None}))
+    first = {costs.data_key(v): _test_images(v) for v in study.variants}
+    images = " or ".join(f"{n:,}" for n in sorted({n for n in first.values() if n is not None}))
     data = ", ".join(dict.fromkeys(v.settings["data"]["_target_"].rpartition(".")[2] for v in study.variants))
     libraries = points[0].about.get("libraries") or {}
     software = ", ".join(f"{name} {libraries[name]}" for name in ("torch", "lightning") if name in libraries)
     devices = ", ".join(sorted({str(point.result.get("device", "")).partition(":")[0] for point in points} - {""}))
     varied = "; ".join(f"{name}: {', '.join(levels)}" for name, levels in told["factors"].items()) or "nothing"
     text = [
-        f"We trained {len(rows)} variants on {data} with {seeds} seed{'s' * (numbers[-1] > 1)} each ({varied}). "
-        "The reported test accuracy is that of the epoch with the highest validation accuracy; the test images were "
-        "used once.",
+        f"We trained {len(rows)} variants on {data} with {each} each ({varied}). "
+        f"The reported test {study.metric.words} is that of the epoch with the {_monitored(study)}; the test images "
+        "were used once.",
     ]
-    if numbers[-1] > 1:
-        text.append("Intervals are 95 % t-intervals of the mean over seeds.")
+    if max(numbers) > 1:
+        text.append(f"Intervals are 95 % t-intervals of the mean over {over}.")
+    if study.folds:
+        text.append(
+            "Because training sets of folds overlap, variances of means over n pairs of fold and seed have the factor "
+            "1/n + 1/(folds - 1), of test to training images, instead of 1/n (the corrected resampled t-test of Nadeau "
+            "and Bengio, 2003): intervals and p values are approximate."
+        )
     if compared:
         text.append(
-            f"Variants were compared with {told['baseline']}, paired by seed, which fixes the order of the data and "
+            f"Variants were compared with {told['baseline']}, paired by {by}, which fixes the order of the data and "
             f"equal backbones' first weights, by two-sided paired t-tests with Holm's correction for {compared} "
             f"comparison{'s' * (compared > 1)} at the 5 % level."
         )
@@ -211,18 +254,18 @@ def methods(told: Told, study: Study) -> str:
     equal = sum(row["equal_cost"] is not None and row["equal_cost"]["p"] is not None for row in rows)
     if equal:
         text.append(
-            "Variants were also compared with a bare backbone that was widened to the same cost, paired by seed (the "
+            f"Variants were also compared with a bare backbone that was widened to the same cost, paired by {by} (the "
             f"order of the data), by the same test with Holm's correction for {equal} comparison{'s' * (equal > 1)}."
         )
-    if images:
+    if images and study.metric == ACCURACY:
         text.append(
-            f"The uncertainty due to the {images} test images was estimated by bootstrap over images "
-            f"({bootstrap.RESAMPLES:,} resamples)."
+            f"The uncertainty due to the {images} test images was estimated by bootstrap over images"
+            f"{' of all folds' if study.folds else ''} ({bootstrap.RESAMPLES:,} resamples)."
         )
     if any(table["p"] is not None for table in told["tables"]):
         text.append(
-            "Main effects and two-way interactions of the factors were estimated within each seed by least squares "
-            "with sum contrasts, and tested over seeds by repeated-measures F tests with Holm's correction."
+            f"Main effects and two-way interactions of the factors were estimated within each {by} by least squares "
+            f"with sum contrasts, and tested over {over} by repeated-measures F tests with Holm's correction."
         )
     made_with = f" (attnlab {told['version']}{', ' + software if software else ''})"
     where = f"; training and latency: {devices}" if devices else ""

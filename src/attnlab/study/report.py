@@ -5,9 +5,10 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -15,53 +16,61 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from attnlab.errors import InputError
 from attnlab.ledger import write_text
-from attnlab.study.analysis import Told, analyse, detailed
+from attnlab.study.analysis import Told, analyse, detailed, recalls
 from attnlab.study.collect import read_study, si
 from attnlab.study.figures import draw_all
+from attnlab.study.metrics import ACCURACY, Metric, metric_of
 from attnlab.study.page import to_html
 from attnlab.study.prose import damaged
 from attnlab.study.statistics import FIRST
 
-COLUMNS = ["variant", "accuracy %", "seeds", "test ±", "difference", "p", "verdict", "parameters", "MACs", "ms"]
+COLUMNS = ["test ±", "difference", "p", "verdict", "parameters", "MACs", "ms"]  # after the replicates
 FORMATS = ("md", "csv", "json", "latex", "html")
 
 
-def write_report(folder: str | Path, form: str | None = None, baseline: Mapping[str, str] | None = None) -> Told:
+def write_report(
+    folder: str | Path,
+    form: str | None = None,
+    baseline: Mapping[str, str] | None = None,
+    metric: str = "accuracy",
+) -> Told:
     """Print the report of the study in ``folder``; write report.html, .md, .csv, .json, .tex and figures/ there.
 
     ``form``, one of FORMATS: only print the report in this format. ``baseline``: only print comparisons with this one.
-    Returns the results, with "written". Raises InputError if the folder holds no finished point, or if nothing fits
-    the baseline.
+    ``metric``: of METRICS, by which the study is judged; of another than the accuracy the files are named report-f1.md,
+    ..., figures-f1/. Returns the results, with "written". Raises InputError if the folder holds no finished point, or
+    if nothing fits the baseline.
     """
-    study = read_study(Path(folder))
+    study = read_study(Path(folder), metric)
+    suffix = study.metric.suffix
     told = analyse(study, baseline)
     write = form is None and not baseline and os.access(study.folder, os.W_OK)
     told["written"], told["headline"] = write, headline(told)
     figures: list[dict[str, str]] = []
     if write or form in ("md", "html"):
         with Console(stderr=True).status("Drawing") as status:
-            figures = draw_all(told, study, lambda text: status.update(f"Drawing {text}"), write)
+            place = study.folder / f"figures{suffix}"
+            figures = draw_all(told, study, lambda text: status.update(f"Drawing {text}"), place if write else None)
     details = detailed(told, study) if write or form == "html" else {}
     told["warnings"] += [text for text in damaged(study) if text not in told["warnings"]]  # of what was read by now
     make = {
-        "md": lambda: markdown(told, [figure["name"] for figure in figures]),
-        "csv": lambda: _csv([_flat(row) for row in told["variants"]]),
-        "json": lambda: json.dumps(_finite(told), indent=1, ensure_ascii=False, allow_nan=False),
+        "md": lambda: markdown(told, [f"figures{suffix}/{figure['name']}.png" for figure in figures]),
+        "csv": lambda: _csv([_flat(row, metric, "replicates" in told) for row in told["variants"]]),
+        "json": lambda: json.dumps(_finite(_named(told)), indent=1, ensure_ascii=False, allow_nan=False),
         "latex": lambda: latex(told),
         "html": lambda: to_html({**details, "figures": figures}),
     }
     for name in FORMATS if write else ():
-        write_text(study.folder / f"report.{'tex' if name == 'latex' else name}", make[name]() + "\n")
+        write_text(study.folder / f"report{suffix}.{'tex' if name == 'latex' else name}", make[name]() + "\n")
     if form is not None:
         print(make[form]())
         return told
-    console = Console()
-    if not console.is_terminal:
-        console.width = 130
+    console = _console()
     for part in in_terminal(told):
         console.print(part, highlight=False, markup=False)
-    files = "report.html (open it in a browser), report.md, .csv, .json, .tex, figures/"
+    files = f"report{suffix}.html (open it in a browser), report{suffix}.md, .csv, .json, .tex, figures{suffix}/"
     why = "the report with the study's own baseline is kept (to keep this one: --format html > page.html)"
     why = why if baseline else f"{study.folder} is read-only"
     done = f"written: {study.folder}/{files}" if write else f"nothing was written: {why}"
@@ -71,16 +80,28 @@ def write_report(folder: str | Path, form: str | None = None, baseline: Mapping[
     return told
 
 
+def _console() -> Console:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 130
+    return console
+
+
 def in_terminal(told: Told) -> list[Any]:
     """Print the leaderboard, a table for each factor, and the notes to read them."""
     return [_leaderboard(told), *_effect_tables(told), *remarks(told)]
 
 
 def _leaderboard(told: Told) -> Table:
-    table = _table(f"{told['folder']}: test accuracy, best first", COLUMNS)
+    metric = metric_of(told)
+    table = _table(f"{told['folder']}: test {metric.words}, best first", _columns(told))
     for row in told["variants"]:
-        table.add_row(*map(escape, _cells(row)), style="bold" if row["is_baseline"] else None)
+        table.add_row(*map(escape, _cells(row, metric)), style="bold" if row["is_baseline"] else None)
     return table
+
+
+def _columns(told: Told) -> list[str]:
+    return ["variant", metric_of(told).head, "folds × seeds" if "replicates" in told else "seeds", *COLUMNS]
 
 
 def _table(title: str, columns: list[str]) -> Table:
@@ -94,15 +115,15 @@ def _table(title: str, columns: list[str]) -> Table:
 
 def _effect_tables(told: Told) -> list[Table]:
     """The effect of each factor, averaged over the rest, and the interactions."""
-    tables = []
+    tables, metric = [], metric_of(told)
     if told["tables"] and len(told["factors"]) > 1:
-        table = _table("factors: each level averaged over the rest", ["factor", "accuracy %", "to the mean", "p"])
+        table = _table("factors: each level averaged over the rest", ["factor", metric.head, "to the mean", "p"])
         for term in told["tables"]:
             among = f" ({term['among']})" if term["among"] else ""
             for i, level in enumerate(term["levels"]):
                 name = f"{term['factor']}={level['level']}{'' if i else among}"
-                effect = percent(level["effect"], level["effect_half_width"], "+")
-                table.add_row(escape(name), percent(level["mean"]), effect, "" if i else _p_value(term["p_holm"]))
+                effect = metric.text(level["effect"], level["effect_half_width"], "+")
+                table.add_row(escape(name), metric.text(level["mean"]), effect, "" if i else _p_value(term["p_holm"]))
             table.add_section()
         tables.append(table)
     if told["interactions"]:
@@ -110,10 +131,45 @@ def _effect_tables(told: Told) -> list[Table]:
         for term in told["interactions"]:
             cell = max(term["cells"], key=lambda cell: abs(cell["effect"]))
             where = ", ".join(cell["levels"])
-            effect = percent(cell["effect"], cell["half_width"], "+")
+            effect = metric.text(cell["effect"], cell["half_width"], "+")
             table.add_row(" × ".join(term["factors"]), effect, where, _p_value(term["p_holm"]))
         tables.append(table)
     return tables
+
+
+ABREAST = 6  # variants in a table of the terminal
+
+
+def print_per_class(folder: str | Path, form: str | None = None, metric: str = "accuracy") -> None:
+    """Print the recall on the test images of each class, mean and half-width over seeds: a row a class, a column a
+    variant, the best by ``metric`` first.
+
+    ``form``: ``md`` for Markdown. Raises InputError as ``write_report``, and if no point has kept its answers.
+    """
+    study = read_study(Path(folder), metric)
+    sign = study.metric.sign
+    variants = sorted(study.variants, key=lambda v: -sign * fmean(v.values(metric).values()))
+    found = {variant.label: recalls(variant) for variant in variants}
+    classes = list(dict.fromkeys(name for by_class in found.values() for name in by_class))
+    if not classes:
+        raise InputError(f"{study.folder}: no point has a test.npy; train them again")
+    rows = {label: [_interval(by_class.get(name), ACCURACY) for name in classes] for label, by_class in found.items()}
+    if form == "md":
+        lines = [["class", *rows], ["---", *["---:"] * len(rows)], *zip(classes, *rows.values(), strict=True)]
+        print(*map(_markdown_row, lines), sep="\n")
+        return
+    console = _console()
+    for i in range(0, len(rows), ABREAST):
+        part = dict(list(rows.items())[i : i + ABREAST])
+        table = Table(title=escape(f"{study.folder}: recall, %"), title_justify="left", box=SIMPLE_HEAD)
+        table.add_column("class")
+        for label in part:
+            table.add_column(escape(label), justify="right")
+        for cells in zip(classes, *part.values(), strict=True):
+            table.add_row(*map(escape, cells))
+        console.print(table)
+    for text in damaged(study):
+        console.print(f"warning: {text}", highlight=False, markup=False)
 
 
 def headline(told: Told) -> str:
@@ -124,22 +180,25 @@ def headline(told: Told) -> str:
     rows = [row for row in told["variants"] if row["difference"] and row["config"]["sites"] is not None]
     if not rows:
         return ""
-    by_gain = sorted(rows, key=lambda row: -row["difference"]["mean"])
+    metric = metric_of(told)
+    by_gain = sorted(rows, key=lambda row: -metric.sign * row["difference"]["mean"])
     better = [row for row in by_gain if row["verdict"] == "better"]
     worse = [row for row in reversed(by_gain) if row["verdict"] == "worse"]
     best = better[0] if better else by_gain[0]
-    gained = f"{_interval(best['difference'], '+')} points{_more_parameters(told, best)}"
+    gained = f"{_interval(best['difference'], metric, '+')} {metric.gain}{_more_parameters(told, best)}"
     if better:
         text = f"{best['label']} is better than {best['baseline']}: {gained}"
     elif len(worse) == len(rows):
         return f"Every attention is worse than its baseline; the least, {best['label']}, by {gained}."
     else:
-        text = f"No attention is shown to be better. The highest is {best['label']}: {gained} (undecided)"
+        best_is = "lowest" if metric.lower else "highest"
+        text = f"No attention is shown to be better. The {best_is} is {best['label']}: {gained} (undecided)"
     if (equal := best["equal_cost"]) and equal["mean"] is not None:
-        than = _interval(equal, "+")
+        than = _interval(equal, metric, "+")
         text += f"; against a wider network of equal cost: {than} ({equal['verdict']})"
     if worse:
-        text += f". {worse[0]['label']} is worse than {worse[0]['baseline']}: {_interval(worse[0]['difference'], '+')}"
+        lost = _interval(worse[0]["difference"], metric, "+")
+        text += f". {worse[0]['label']} is worse than {worse[0]['baseline']}: {lost}"
     return f"{text}."
 
 
@@ -153,10 +212,10 @@ def _more_parameters(told: Told, row: Told) -> str:
 
 def remarks(told: Told) -> list[str]:
     """At equal cost, notes and warnings, a line each."""
-    lines = []
+    lines, metric = [], metric_of(told)
     for row in told["variants"]:
         if (equal := row["equal_cost"]) and equal["mean"] is not None:
-            difference = percent(equal["mean"], equal["half_width"], "+")
+            difference = metric.text(equal["mean"], equal["half_width"], "+")
             cost = "parameters" if equal["cost"] == "parameters" else "MACs"
             p = f", p {_p_value(equal['p_holm'])}" if equal["p"] is not None else ""
             lines.append(
@@ -170,46 +229,53 @@ def remarks(told: Told) -> list[str]:
 
 
 def markdown(told: Told, figures: list[str]) -> str:
-    """The leaderboard as a Markdown page with the figures."""
+    """The leaderboard as a Markdown page with the figures, given by their paths."""
+    metric = metric_of(told)
+    columns = _columns(told)
     lines = [
         f"# {told['study']}",
         "",
         *([f"**{told['headline']}**", ""] if told["headline"] else []),
-        "| " + " | ".join(COLUMNS) + " |",
-        "|---" + "|---:" * (len(COLUMNS) - 1) + "|",
+        "| " + " | ".join(columns) + " |",
+        "|---" + "|---:" * (len(columns) - 1) + "|",
     ]
-    lines += ["| " + " | ".join(cell.replace("|", r"\|") for cell in _cells(row)) + " |" for row in told["variants"]]
+    lines += [_markdown_row(_cells(row, metric)) for row in told["variants"]]
     lines += ["", *(f"- {line}" for line in remarks(told)), "", told["methods"], ""]
-    return "\n".join(lines + [f"![{name}](figures/{name}.png)" for name in figures])
+    return "\n".join(lines + [f"![{Path(figure).stem}]({figure})" for figure in figures])
 
 
-def percent(value: float | None, half_width: float | None = None, sign: str = "") -> str:
-    """``84.3 ± 1.2``, in percent or percentage points."""
-    if value is None:
-        return ""
-    mean = f"{round(100 * value, 1) + 0.0:{sign}.1f}"  # no -0.0
-    return mean if half_width is None else f"{mean} ± {100 * half_width:.1f}"
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
-def _interval(estimate: Mapping[str, Any] | None, sign: str = "") -> str:
-    return "" if estimate is None else percent(estimate["mean"], estimate["half_width"], sign)
+def _interval(estimate: Mapping[str, Any] | None, metric: Metric, sign: str = "") -> str:
+    return "" if estimate is None else metric.text(estimate["mean"], estimate["half_width"], sign)
 
 
-def _cells(row: Told) -> list[str]:
+def _cells(row: Told, metric: Metric) -> list[str]:
     difference, accuracy = row["difference"], row["accuracy"]
     pairs = f" (n={difference['n']})" if difference and difference["n"] < accuracy["n"] else ""
     return [
         row["label"],
-        _interval(accuracy),
-        str(accuracy["n"]),
-        percent(row["accuracy_test"]),
-        _interval(difference, "+") + pairs,
+        _interval(accuracy, metric),
+        _replicates(row),
+        metric.text(row["accuracy_test"]),
+        _interval(difference, metric, "+") + pairs,
         _p_value(row["p_holm"]),
         _verdict(row),
         f"{row['parameters']:,}",
         si(row["macs"]),
         f"{row['latency_ms']:.2f}",
     ]
+
+
+def _replicates(row: Told) -> str:
+    """``4`` seeds; ``5 × 2`` folds and seeds; ``9 of 5 × 2``"""
+    n, folds = row["accuracy"]["n"], row.get("folds")
+    if folds is None:
+        return str(n)
+    seeds = len({point["seed"] for point in row["points"]})
+    return f"{'' if n == folds * seeds else f'{n} of '}{folds} × {seeds}"
 
 
 def _p_value(p: float | None) -> str:
@@ -228,22 +294,25 @@ def _verdict(row: Told) -> str:
 
 def latex(told: Told) -> str:
     """A table for a paper, with booktabs; the best mean is bold if its verdict is ``better``."""
+    metric = metric_of(told)
+    seeds = r"Folds $\times$ seeds" if "replicates" in told else "Seeds"
+    head = metric.words[0].upper() + metric.words[1:] + (r" (\%)" if metric.unit else "")
     lines = [
         r"% \usepackage{booktabs}",
         r"\begin{tabular}{lrrrrrr}",
         r"\toprule",
-        rf"Variant & Accuracy (\%) & Seeds & vs.\ {_escaped(told['baseline'])} & Parameters & MACs & ms \\",
+        rf"Variant & {head} & {seeds} & vs.\ {_escaped(told['baseline'])} & Parameters & MACs & ms \\",
         r"\midrule",
     ]
     for i, row in enumerate(told["variants"]):
-        accuracy = _in_math(row["accuracy"])
+        accuracy = _in_math(row["accuracy"], metric)
         if i == 0 and row["verdict"] == "better":
             accuracy = rf"\boldmath{accuracy}"
         cells = [
             _escaped(row["label"]),
             accuracy,
-            str(row["accuracy"]["n"]),
-            _in_math(row["difference"], "+") if row["difference"] else "--",
+            _replicates(row).replace("×", r"$\times$"),
+            _in_math(row["difference"], metric, "+") if row["difference"] else "--",
             f"{row['parameters']:,}".replace(",", r"\,"),
             si(row["macs"]).replace(" ", r"\,"),
             f"{row['latency_ms']:.2f}",
@@ -257,8 +326,8 @@ def _escaped(text: str) -> str:
     return re.sub(r"[\\~^_%&#${}]", lambda found: named.get(found[0], "\\" + found[0]), text)
 
 
-def _in_math(value: Mapping[str, Any], sign: str = "") -> str:
-    return f"${_interval(value, sign)}$".replace("±", r"\pm")
+def _in_math(value: Mapping[str, Any], metric: Metric, sign: str = "") -> str:
+    return f"${_interval(value, metric, sign)}$".replace("±", r"\pm")
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:
@@ -278,14 +347,29 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def _flat(row: Told) -> dict[str, Any]:
+def _named(told: Told) -> Told:
+    """With the metric's own name for what ``analysis`` calls accuracy."""
+    metric = told["metric"]["name"]
+    if metric == "accuracy":
+        return {key: value for key, value in told.items() if key != "metric"}
+    names = {old: old.replace("accuracy", metric) for old in ("accuracy", "accuracy_test", "val_accuracy")}
+
+    def renamed(row: Told) -> Told:
+        return {names.get(key, key): value for key, value in row.items()}
+
+    rows = [{**renamed(row), "points": [renamed(point) for point in row["points"]]} for row in told["variants"]]
+    return {**told, "metric": metric, "variants": rows}
+
+
+def _flat(row: Told, metric: str, folds: bool) -> dict[str, Any]:
     accuracy, difference, equal = row["accuracy"], row["difference"] or {}, row["equal_cost"] or {}
     return {
         "variant": row["label"],
-        "test_accuracy": accuracy["mean"],
-        "test_accuracy_half_width": accuracy["half_width"],
-        "test_accuracy_half_width_images": row["accuracy_test"],
-        "seeds": accuracy["n"],
+        f"test_{metric}": accuracy["mean"],
+        f"test_{metric}_half_width": accuracy["half_width"],
+        f"test_{metric}_half_width_images": row["accuracy_test"],
+        "seeds": len({point["seed"] for point in row["points"]}),
+        **({"replicates": accuracy["n"], "folds": row.get("folds")} if folds else {}),
         "difference": difference.get("mean"),
         "difference_half_width": difference.get("half_width"),
         "difference_half_width_images": row["difference_test"],

@@ -7,6 +7,7 @@ from itertools import chain, count
 from attnlab.study.collect import Study, Variant, baselines
 from attnlab.study.comparisons import family
 from attnlab.study.costs import same_cost
+from attnlab.study.replicates import Replicate, of_seed, seed_of
 from attnlab.study.statistics import FIRST
 
 
@@ -16,12 +17,13 @@ class Need:
 
     variant: Variant
     base: Variant
-    seeds: list[int]
+    seeds: list[int]  # each in all folds
 
     @property
-    def points(self) -> list[tuple[Variant, int]]:
+    def points(self) -> "Runs":
         """The points of these pairs that are still missing."""
-        return [(v, seed) for seed in self.seeds for v in (self.base, self.variant) if seed not in v.points]
+        pairs = [which for seed in self.seeds for which in of_seed(seed, self.variant.folds)]
+        return [(v, which) for which in pairs for v in (self.base, self.variant) if which not in v.points]
 
 
 def needs(study: Study, wanted: dict[str, str]) -> tuple[list[Need], list[str]]:
@@ -30,7 +32,7 @@ def needs(study: Study, wanted: dict[str, str]) -> tuple[list[Need], list[str]]:
     These are the comparisons with the baseline and with the baseline of equal cost; with fewer than three pairs, three.
 
     Also returns a text for each difference too small for any reasonable number of seeds. Seeds that one of the two
-    already has come first. Raises InputError as ``baselines``.
+    already has come first. In cross-validation each seed gets all folds. Raises InputError as ``baselines``.
     """
     needed, too_small = [], []
     bases = baselines(study, wanted)
@@ -43,22 +45,33 @@ def needs(study: Study, wanted: dict[str, str]) -> tuple[list[Need], list[str]]:
             too_small.append(f"{found.variant.label} against {found.base.label}")
         elif more > 0:
             fresh = _fresh(study, found.variant, found.base)
-            needed.append(Need(found.variant, found.base, [next(fresh) for _ in range(more)]))
+            seeds: list[int] = []
+            while more > 0:
+                seeds.append(next(fresh))
+                more -= len(_missing(found.variant, found.base, seeds[-1]))
+            needed.append(Need(found.variant, found.base, seeds))
     return needed, too_small
 
 
 def _fresh(study: Study, variant: Variant, base: Variant) -> Iterator[int]:
     """Seeds that are no pair yet: first those that one of the two has, then the study's, then new ones."""
-    either = variant.points.keys() ^ base.points.keys()
-    both = variant.points.keys() & base.points.keys()
-    others = {seed for v in study.variants for seed in v.points} - either - both
+    some = {seed_of(which) for which in variant.points.keys() | base.points.keys()}
+    both = {seed for seed in some if not _missing(variant, base, seed)}
+    either = some - both
+    others = {seed_of(which) for v in study.variants for which in v.points} - some
     known = either | both | others
     new = (seed for seed in count() if seed not in known)
-    in_vain = variant.failed | base.failed
+    in_vain = {seed_of(which) for which in variant.failed | base.failed}
     yield from (seed for seed in chain(sorted(either), sorted(others), new) if seed not in in_vain)
 
 
-Runs = list[tuple[Variant, int]]
+def _missing(variant: Variant, base: Variant, seed: int) -> list[Replicate]:
+    """The replicates with this seed that are no pair yet."""
+    both = variant.points.keys() & base.points.keys()
+    return [which for which in of_seed(seed, variant.folds) if which not in both]
+
+
+Runs = list[tuple[Variant, Replicate]]
 
 
 def within(needed: Sequence[Need], budget: int) -> tuple[list[tuple[Need, Runs]], list[Need]]:
@@ -67,11 +80,11 @@ def within(needed: Sequence[Need], budget: int) -> tuple[list[tuple[Need, Runs]]
     Each comes with its points that no earlier one needs. None gets only a part of its seeds: that would add a look,
     and so a stricter test, without the power to decide.
     """
-    chosen: set[tuple[int, int]] = set()
+    chosen: set[tuple[int, Replicate]] = set()
     fitting, left = [], list(needed)
 
     def new(need: Need) -> Runs:
-        return [(v, seed) for v, seed in need.points if (id(v), seed) not in chosen]
+        return [(v, which) for v, which in need.points if (id(v), which) not in chosen]
 
     while left:
         need = min(left, key=lambda n: len(new(n)))
@@ -79,6 +92,6 @@ def within(needed: Sequence[Need], budget: int) -> tuple[list[tuple[Need, Runs]]
         if len(chosen) + len(runs) > budget:
             break
         left.remove(need)
-        chosen |= {(id(v), seed) for v, seed in runs}
+        chosen |= {(id(v), which) for v, which in runs}
         fitting.append((need, runs))
     return fitting, left

@@ -1,9 +1,16 @@
-"""Means, intervals and paired differences over seeds."""
+"""Means, intervals and paired differences over seeds or, in cross-validation, over folds and seeds.
+
+Folds share training images, so that their results are no independent evidence. Where they are replicates, variances of
+means are those of Nadeau and Bengio's corrected resampled t-test (2003): with the factor 1/n + ``overlap`` instead of
+1/n, where ``overlap`` is the number of test images for each training image.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, copysign, inf, isinf, log2, sqrt
 from statistics import fmean, stdev
+
+from attnlab.study.replicates import Replicate, in_order
 
 
 @dataclass(frozen=True)
@@ -15,25 +22,30 @@ class Estimate:
     n: int
 
 
-def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+def worth(n: int, overlap: float) -> float:
+    """How many independent replicates ``n`` are worth: 1 / (1/n + overlap)."""
+    return n / (1 + n * overlap)
+
+
+def estimate(values: Sequence[float], confidence: float = 0.95, overlap: float = 0.0) -> Estimate:
     """Student's t-interval of the mean: ``t(1 - α/2, n - 1) · s / √n``."""
     n = len(values)
     if n < 2:
         return Estimate(fmean(values), None, n)
     from scipy.special import stdtrit  # scipy.stats, which calls it, takes half a second to import
 
-    half_width = float(stdtrit(n - 1, (1 + confidence) / 2)) * stdev(values) / sqrt(n)
+    half_width = float(stdtrit(n - 1, (1 + confidence) / 2)) * stdev(values) / sqrt(worth(n, overlap))
     return Estimate(fmean(values), half_width, n)
 
 
-def differences(values: Mapping[int, float], base: Mapping[int, float]) -> dict[int, float]:
-    """``values - base`` for each seed that both have: pairs share first weights and order of the data."""
-    return {seed: values[seed] - base[seed] for seed in sorted(values.keys() & base.keys())}
+def differences(values: Mapping[Replicate, float], base: Mapping[Replicate, float]) -> dict[Replicate, float]:
+    """``values - base`` for each replicate that both have: pairs share images, first weights and order of the data."""
+    return {which: values[which] - base[which] for which in in_order(values.keys() & base.keys())}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A design against its baseline, paired by seed. Fields that need two pairs are None with fewer."""
+    """A design against its baseline, paired by replicate. Fields that need two pairs are None with fewer."""
 
     pairs: int
     mean: float  # mean of the differences
@@ -43,6 +55,7 @@ class Comparison:
     effect: float | None = None  # the mean in standard deviations of the differences (Cohen's d_z)
     p_holm: float | None = None  # corrected for all comparisons of the family, and for its looks
     looks: int = 1  # how often its verdict was looked at, and pairs were added where it was undecided
+    lower: bool = False  # is better
 
     @property
     def verdict(self) -> str:
@@ -51,31 +64,30 @@ class Comparison:
             return "one pair" if self.pairs else "no pair"
         if self.p_holm > ALPHA:
             return "undecided"
-        return "better" if self.mean > 0 else "worse"
+        return "better" if (self.mean < 0) == self.lower else "worse"
 
 
 ALPHA, POWER = 0.05, 0.8
 FIRST, MOST = 3, 1000  # pairs: with fewer nothing is said about how many more; with as many nobody would ask
 
 
-def compare(pairs: Mapping[int, float]) -> Comparison:
-    """Paired t-test of what ``differences`` found, by seed (where all differences are equal, the sign-flip test)."""
+def compare(pairs: Mapping[Replicate, float], overlap: float = 0.0) -> Comparison:
+    """Paired t-test of what ``differences`` found (where all differences are equal, the sign-flip test)."""
     found = list(pairs.values())
     if len(found) < 2:
         return Comparison(len(found), fmean(found) if found else 0.0)
-    mean, spread = fmean(found), stdev(found)
+    mean, spread, independent = fmean(found), stdev(found), worth(len(found), overlap)
     if spread <= 1e-12:
         # Accuracies are counts of images, so that differences may be equal by luck, and a t-test would divide by
         # zero. Under no effect their signs are as good as coins: the exact sign-flip test.
         same = abs(mean) <= 1e-12
-        return Comparison(
-            len(found), mean, p=1.0 if same else 2.0 ** (1 - len(found)), effect=0.0 if same else copysign(inf, mean)
-        )
+        p = 1.0 if same else min(1.0, 2.0 ** (1 - independent))
+        return Comparison(len(found), mean, p=p, effect=0.0 if same else copysign(inf, mean))
     from scipy.special import stdtr, stdtrit
 
     effect, free = mean / spread, len(found) - 1
-    p = 2 * float(stdtr(free, -abs(effect) * sqrt(len(found))))
-    reach = float(stdtrit(free, 1 - ALPHA / 2)) * spread / sqrt(len(found))
+    p = 2 * float(stdtr(free, -abs(effect) * sqrt(independent)))
+    reach = float(stdtrit(free, 1 - ALPHA / 2)) * spread / sqrt(independent)
     return Comparison(len(found), mean, mean - reach, mean + reach, p, effect)
 
 
@@ -102,7 +114,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     return found
 
 
-def more_pairs(comparison: Comparison, family: int) -> int | None:
+def more_pairs(comparison: Comparison, family: int, overlap: float = 0.0) -> int | None:
     """How many more pairs decide an undecided comparison with 80 % power, if the true difference is the observed one.
 
     ``family``: its number of comparisons. It assumes the stricter level of the next look: see ``corrected``. 0 for a
@@ -114,14 +126,18 @@ def more_pairs(comparison: Comparison, family: int) -> int | None:
         return None
     alpha = ALPHA / family / _price(comparison.looks + 1)  # as Holm asks of the smallest p
     unbiased = comparison.effect * (1 - 3 / (4 * comparison.pairs - 5))  # few pairs flatter it (Hedges' correction)
-    needed = 1 + ceil(-log2(alpha)) if isinf(comparison.effect) else pairs_needed(unbiased, alpha)
+    if isinf(comparison.effect):
+        signs = 1 + ceil(-log2(alpha))
+        needed = ceil(signs / (1 - signs * overlap)) if signs * overlap < 1 else None
+    else:
+        needed = pairs_needed(unbiased, alpha, overlap=overlap)
     return None if needed is None else max(1, needed - comparison.pairs)
 
 
-def pairs_needed(effect: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
+def pairs_needed(effect: float, alpha: float = ALPHA, power: float = POWER, overlap: float = 0.0) -> int | None:
     """The fewest pairs with which a paired t-test finds a true effect of this many standard deviations.
 
-    None if it takes more than about MOST.
+    None if it takes more than about MOST: with ``overlap`` no number of pairs may be enough.
     """
     from scipy.special import ncfdtr, stdtrit
 
@@ -130,7 +146,7 @@ def pairs_needed(effect: float, alpha: float = ALPHA, power: float = POWER) -> i
             return False
         critical = stdtrit(pairs - 1, 1 - alpha / 2)
         # t² has the noncentral F distribution; that of t itself is NaN in its lower tail.
-        return bool(1 - ncfdtr(1, pairs - 1, pairs * effect**2, critical**2) >= power)
+        return bool(1 - ncfdtr(1, pairs - 1, worth(pairs, overlap) * effect**2, critical**2) >= power)
 
     if effect == 0:
         return None

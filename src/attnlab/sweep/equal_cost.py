@@ -40,7 +40,8 @@ def widened(
     for config, costs in priced:
         for cost, setting in wanted.items() if config["sites"] is not None else ():
             start, target = _width(config, setting), costs[cost]
-            key = json.dumps([cost, setting, target, _bare(config, setting, start, seed=0)], sort_keys=True)
+            bare = ledger.without_seed(_bare(config, setting, start, seed=0))
+            key = json.dumps([cost, setting, target, bare], sort_keys=True)
             if key not in widths:
                 tell(f"{setting} of the bare backbone with {target:,} {cost}")
                 known = recall("equal_cost", key) if is_ours(config["backbone"]) else None

@@ -9,16 +9,20 @@ from attnlab.config import schema
 from attnlab.errors import InputError
 from attnlab.study.collect import Study, Variant, read_study
 from attnlab.study.prose import damaged
+from attnlab.study.replicates import Replicate, seed_of
 from attnlab.study.seeds import Need, needs, within
 from attnlab.sweep import plan, table
 from attnlab.sweep.launch import launchers
 from attnlab.sweep.plan import Plan
 
 
-def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides: Sequence[str]) -> Plan | None:
+def plan_round(
+    folder: Path, budget: int, baseline: Mapping[str, str], overrides: Sequence[str], metric: str = "accuracy"
+) -> Plan | None:
     """Print what the study's undecided comparisons need, and plan the part that fits into ``budget`` points.
 
-    None if there is nothing to run. Raises InputError for a wrong study, baseline or launcher.
+    ``metric``: of the test images, by which comparisons are decided. None if there is nothing to run. Raises InputError
+    for a wrong study, baseline or launcher.
     """
     for word in overrides:
         if not word.startswith(("hydra/launcher=", "hydra.launcher.")):
@@ -29,7 +33,7 @@ def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides
     launcher = plan.launcher_of(overrides)
     if not launchers.ours(launcher):
         raise InputError(f"{' '.join(overrides)}: must be one of attnlab's launchers: local, slurm, ray")
-    study = read_study(folder)
+    study = read_study(folder, metric)
     for text in damaged(study):
         print(f"warning: {text}")
     wanted = dict(baseline or study.baseline)
@@ -42,7 +46,7 @@ def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides
     fitting, beyond = within(needed, budget)
     for need, points in fitting:
         print(f"{_words(need)}, {len(points)} point{'s' * (len(points) != 1)} to run")
-        configs += [_config(study, variant, known[id(variant)], seed) for variant, seed in points]
+        configs += [_config(study, variant, known[id(variant)], which) for variant, which in points]
     if beyond:
         beyond.sort(key=lambda need: len(need.points))
         words = (f"  {_words(need)}, {len(need.points)} points" for need in beyond)
@@ -58,8 +62,9 @@ def plan_round(folder: Path, budget: int, baseline: Mapping[str, str], overrides
 
 
 def _words(need: Need) -> str:
-    pairs = len(need.seeds)
-    return f"{need.variant.label} against {need.base.label}: {pairs} more pair{'s' * (pairs > 1)}"
+    seeds, folds = len(need.seeds), need.variant.folds
+    what, each = ("pair", "") if folds is None else ("seed", f" in all {folds} folds")
+    return f"{need.variant.label} against {need.base.label}: {seeds} more {what}{'s' * (seeds > 1)}{each}"
 
 
 def run(planned: Plan, argv: Sequence[str]) -> None:
@@ -80,10 +85,11 @@ def _known(needed: Sequence[Need]) -> dict[int, dict[str, Any]]:
     return known
 
 
-def _config(study: Study, variant: Variant, known: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """The variant's config with another seed. Raises InputError if it would no longer be the same variant."""
+def _config(study: Study, variant: Variant, known: Mapping[str, Any], which: Replicate) -> dict[str, Any]:
+    """The variant's config as another replicate. Raises InputError if it would no longer be the same variant."""
     place = {"output_dir": str(study.folder.parent), "study": study.folder.name}
-    config = schema.check({**known, **place, "seed": seed})
+    fold = {} if isinstance(which, int) else {"fold": which[1]}
+    config = schema.check({**known, **place, "data": {**known["data"], **fold}, "seed": seed_of(which)})
     if ledger.without_seed(ledger.identity(config)) != variant.settings:
         folder = next(iter(variant.points.values())).folder
         raise InputError(f"{folder}: made by another version of attnlab with other settings; train it again")

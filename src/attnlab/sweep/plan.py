@@ -100,6 +100,7 @@ def make(
         plan = check(composed, tell, here, without_data, starts)
     plan.multirun, plan.hydra = multirun, {key: hydra[key] for key in ("launcher", "sweeper")}
     settings: Any = OmegaConf.to_container(config.get("sweep") or OmegaConf.create())
+    _refuse_machines(plan, hydra["launcher"] if multirun else {"_target_": ""})
     for point in plan.points:
         if multirun and isinstance(devices := point.config["trainer"].get("devices"), list):
             raise InputError(f"trainer.devices={devices}: the launcher chooses the devices; give their number")
@@ -145,10 +146,21 @@ def of_points(configs: Sequence[dict[str, Any]], overrides: Sequence[str], tell:
     hydra = _hydra(overrides)
     here = hydra["launcher"]["_target_"].rpartition(".")[2] not in ("Slurm", "Ray")
     plan = check((([f"seed={config['seed']}"], config) for config in configs), tell, here)
+    _refuse_machines(plan, hydra["launcher"])
     if plan.errors:
         raise InputError("\n".join(plan.errors))
     plan.multirun, plan.hydra = True, {key: hydra[key] for key in ("launcher", "sweeper")}
     return plan
+
+
+def _refuse_machines(plan: Plan, launcher: dict[str, Any]) -> None:
+    """Raise InputError if a point wants several machines and the launcher has one for it."""
+    for point in plan.points:
+        if (machines := ledger.machines(point.config)) > 1 and launcher["_target_"].rpartition(".")[2] != "Slurm":
+            raise InputError(
+                f"trainer.num_nodes={machines}: only SLURM trains a point on several machines: "
+                "attnlab train -m hydra/launcher=slurm; or set trainer.num_nodes=1, with the same result"
+            )
 
 
 def launcher_of(overrides: Sequence[str]) -> dict[str, Any]:
@@ -306,4 +318,5 @@ def _entitle(points: list[Planned]) -> None:
     for i, (point, key) in enumerate(zip(points, variants, strict=True), start=1):
         hash8 = point.folder.name.rpartition("-")[2]
         point.variant = texts[key]
-        point.title = f"[{i}/{len(points)}] {point.variant} s{point.config['seed']} {hash8}"
+        fold = "" if (of := ledger.fold(point.config)) is None else f" fold {of}"
+        point.title = f"[{i}/{len(points)}] {point.variant} s{point.config['seed']}{fold} {hash8}"

@@ -53,7 +53,7 @@ def show(plan: Plan, slots: int | None) -> None:
         times = {seconds[point.folder] for point in points if point.folder in seconds}
         table.add_row(
             name,
-            str(len(points)),
+            _replicates(points),
             ", ".join(f"{n} {word}" for word, n in counts.items()),
             f"{cost['parameters']:,}" if cost else "",
             si(cost["macs"]) if cost else "",
@@ -111,6 +111,12 @@ def duration(seconds: float) -> str:
     if minutes < 1:
         return "under a minute"
     return f"about {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"about {minutes} min"
+
+
+def _replicates(points: Sequence[Planned]) -> str:
+    """``4`` seeds; ``2 × 5 folds``"""
+    folds = {ledger.fold(point.config) for point in points}
+    return str(len(points)) if None in folds else f"{len({p.config['seed'] for p in points})} × {len(folds)} folds"
 
 
 def _cost(points: Sequence[Planned]) -> dict[str, Any]:

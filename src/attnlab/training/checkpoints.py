@@ -1,6 +1,7 @@
 """Checkpoints from which a point resumes bit-identically, and the row of metrics of each epoch."""
 
 import logging
+import math
 import os
 import random
 import shutil
@@ -31,11 +32,12 @@ class Checkpoints(Checkpoint):
     """Saves at the end of each epoch, every ``every_n_steps`` optimizer steps if given, and when asked to stop.
 
     ``folder/checkpoints/step-<global step>.ckpt``: weights, optimizer, scheduler, loops, random states and the rows of
-    ``metrics.csv``. The last two are kept, and those of the best epoch (the first with the highest val/accuracy).
+    ``metrics.csv``. The last two are kept, and those of the best epoch: the first with the highest validation metric
+    ``monitor``, or with the lowest loss.
     """
 
-    def __init__(self, folder: Path, stop: Stop, every_n_steps: int | None = None) -> None:
-        self.folder, self.stop, self.every_n_steps = folder, stop, every_n_steps
+    def __init__(self, folder: Path, stop: Stop, every_n_steps: int | None = None, monitor: str = "accuracy") -> None:
+        self.folder, self.stop, self.every_n_steps, self.monitor = folder, stop, every_n_steps, monitor
         self.rows: list[dict[str, Any]] = []
         self.seconds_before = 0.0
         self.started = time.perf_counter()
@@ -45,7 +47,7 @@ class Checkpoints(Checkpoint):
     @property
     def best(self) -> dict[str, Any]:
         """The row of the best epoch."""
-        return best_row(self.rows)
+        return best_row(self.rows, self.monitor)
 
     @property
     def seconds(self) -> float:
@@ -129,7 +131,7 @@ class Checkpoints(Checkpoint):
             sync(temporary)
             put(temporary, path)
             sync(path.parent)
-            needed = {self.path(best_row(rows)["step"]) for rows in (self.rows, self.rows[:-1]) if rows}
+            needed = {self.path(best_row(rows, self.monitor)["step"]) for rows in (self.rows, self.rows[:-1]) if rows}
             for old in saved(self.folder)[2:]:
                 if old not in needed:
                     old.unlink()
@@ -160,8 +162,14 @@ class InPlace(TorchCheckpointIO):
         torch.save(checkpoint, path)
 
 
-def best_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return max(rows, key=lambda row: row["val/accuracy"])
+def best_row(rows: list[dict[str, Any]], monitor: str = "accuracy") -> dict[str, Any]:
+    """The first row with the highest validation metric, or the lowest loss; NaN is worse than any number."""
+
+    def goodness(row: dict[str, Any]) -> float:
+        value = row[f"val/{monitor}"]
+        return -math.inf if math.isnan(value) else -value if monitor == "loss" else value
+
+    return max(rows, key=goodness)
 
 
 def saved(folder: Path) -> list[Path]:

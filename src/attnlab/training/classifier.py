@@ -6,10 +6,14 @@ import lightning
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassCalibrationError,
+    MulticlassF1Score,
+    MulticlassStatScores,
+)
 
 from attnlab.data import Batches, ImageData
-from attnlab.data.images import Splits
 from attnlab.insertion import check
 from attnlab.training.optimisation import Optimisation
 
@@ -17,11 +21,13 @@ from attnlab.training.optimisation import Optimisation
 class Classifier(lightning.LightningModule):
     """Cross-entropy classification of ``(N, C, H, W)`` batches by any network that returns logits.
 
-    Metrics are accumulated on the device and logged once an epoch.
+    Metrics are accumulated on the device and logged once an epoch. ``eval_flip``: they are of the mean of the logits
+    for an image and for its mirror image.
     """
 
-    def __init__(self, optimisation: Optimisation, num_classes: int) -> None:
+    def __init__(self, optimisation: Optimisation, num_classes: int, *, eval_flip: bool = False) -> None:
         super().__init__()
+        self.eval_flip = eval_flip
         self.net = optimisation.net.to(memory_format=torch.channels_last)
         self.optimisation = optimisation
         self.train_loss = MeanMetric()
@@ -37,7 +43,7 @@ class Classifier(lightning.LightningModule):
         x, y = batch
         total, loss, logits = self.optimisation.losses(self(x), y)
         self.train_loss.update(loss.detach())
-        self.train_accuracy.update(logits.detach(), y)
+        self.train_accuracy.update(logits.detach(), y.argmax(1) if y.is_floating_point() else y)
         return total
 
     def setup(self, stage: str) -> None:
@@ -89,6 +95,8 @@ class Classifier(lightning.LightningModule):
         if not len(y):  # this rank's part of a small last batch
             return x.new_empty(0, 1)
         logits = self(x).float()
+        if self.eval_flip:
+            logits = (logits + self(x.flip(3)).float()) / 2
         for name, metric in collection.items():
             if name.endswith("loss"):
                 metric.update(nn.functional.cross_entropy(logits, y), weight=len(y))
@@ -117,14 +125,15 @@ class Feed(lightning.LightningDataModule):
     def __init__(self, data: ImageData) -> None:
         super().__init__()
         self.data = data
+        self.prepare_data_per_node = False  # machines share the file system
 
     def prepare_data(self) -> None:
         _ = self.data.splits
 
     def setup(self, stage: str) -> None:
-        """All data move to the trainer's device, once."""
+        """What is in memory moves to the trainer's device, once."""
         _ = self.data.moments
-        self.data.splits = Splits(*(split.to(self.trainer.strategy.root_device) for split in self.data.splits))
+        self.data.move_to(self.trainer.strategy.root_device)
 
     def _shard(self) -> tuple[int, int]:
         return self.trainer.global_rank, self.trainer.world_size
@@ -140,13 +149,25 @@ class Feed(lightning.LightningDataModule):
         return self.data.batches(self.data.splits.test, shard=self._shard())
 
 
+class BalancedAccuracy(MulticlassStatScores):
+    """The mean recall of the classes that occur (torchmetrics' own counts a class that is only predicted as 0)."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, average="none")
+
+    def compute(self) -> Tensor:
+        right, _, _, _, occurs = super().compute().unbind(-1)  # (num_classes,) each
+        return (right / occurs).nanmean()
+
+
 def metrics(num_classes: int, prefix: str) -> MetricCollection:
-    """Loss, top-1 accuracy, macro F1 and expected calibration error (15 bins)."""
+    """Loss, top-1 accuracy, macro F1, balanced accuracy and expected calibration error (15 bins)."""
     return MetricCollection(
         {
             "loss": MeanMetric(),
             "accuracy": MulticlassAccuracy(num_classes, average="micro"),
             "f1": MulticlassF1Score(num_classes, average="macro"),
+            "balanced_accuracy": BalancedAccuracy(num_classes),
             "calibration_error": MulticlassCalibrationError(num_classes, n_bins=15),
         },
         prefix=prefix,

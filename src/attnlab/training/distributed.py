@@ -67,6 +67,18 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         return x.to(dtype)
 
 
+def relative_to_ranks(total: Tensor) -> Tensor | float:
+    """This rank's total relative to the ranks' mean; 1 for one process.
+
+    A rank's weighted mean times this, averaged over ranks, is the weighted mean of all their images.
+    """
+    if not dist.is_initialized():
+        return 1.0
+    mean = total.detach().clone()
+    dist.all_reduce(mean)
+    return total.detach() * dist.get_world_size() / mean
+
+
 def from_all_ranks(parts: list[Tensor]) -> Tensor:
     """Gather what one process would have: each batch's parts from all ranks in order, along the last dimension."""
     if dist.is_initialized():

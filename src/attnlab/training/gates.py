@@ -135,10 +135,10 @@ def draw_pictures(trainer: Any, classifier: Any, folder: Path, count: int) -> li
     with as_in_validation(trainer, classifier) as forward:
         predicted = forward(x).argmax(1).tolist()
         maps = attention_maps(classifier.net, lambda: forward(x))
-    paths = []
+    paths, classes = [], trainer.datamodule.data.classes
     for i, label in enumerate(labels.tolist()):
         path = folder / "pictures" / f"{i:02d}.png"
-        title = f"class {label}, predicted {predicted[i]}"
+        title = f"class {classes[label]}, predicted {classes[predicted[i]]}"
         write_bytes(path, picture(pixels[i], {site: seen[i] for site, seen in maps.items()}, title))
         paths.append(path)
     return paths
@@ -158,7 +158,8 @@ def picture(image: Tensor, maps: Mapping[str, Tensor], title: str) -> bytes:
         axes.imshow(shown, cmap="gray")
         if site is not None:
             axes.imshow(maps[site].numpy(), extent=(-0.5, width - 0.5, height - 0.5, -0.5), alpha=0.6, cmap="inferno")
-        axes.set_title(title if site is None else site if len(site) < 25 else f"…{site[-23:]}", fontsize=6)
+        words = title if site is None else site if len(site) < 25 else f"…{site[-23:]}"
+        axes.set_title(words, fontsize=6, parse_math=False)  # a class may be called anything
         axes.set_axis_off()
     file = io.BytesIO()
     figure.savefig(file, format="png")

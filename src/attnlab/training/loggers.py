@@ -34,7 +34,7 @@ class Wandb(WandbLogger):
         self,
         summary: Mapping[str, Any],
         answers: Any,
-        num_classes: int,
+        classes: Sequence[str],
         gates: Sequence[Gate],
         pictures: Sequence[Path],
         checkpoints: Sequence[Path],
@@ -42,13 +42,13 @@ class Wandb(WandbLogger):
     ) -> None:
         """Log the results of the whole run: headline numbers, the confusion matrix, gates, pictures, weights.
 
-        ``answers`` (2, N): labels and predicted classes of the test images.
+        ``answers`` (2, N): labels and predicted classes of the test images; ``classes``: their names.
         """
         import wandb
 
         with surviving("W&B"):
             self.experiment.summary.update(summary)  # where a finished point is taken up, W&B has had its last step
-            last: dict[str, Any] = {**summary, "confusion_matrix": _confusion(answers, num_classes)}
+            last: dict[str, Any] = {**summary, "confusion_matrix": _confusion(answers, classes)}
             if gates:
                 last["gate_numbers"] = wandb.Table(columns=[*Gate._fields], data=[*gates])
             if pictures:
@@ -61,16 +61,16 @@ class Wandb(WandbLogger):
                 self.experiment.log_artifact(artifact)
 
 
-def _confusion(answers: Any, num_classes: int) -> Any:
+def _confusion(answers: Any, classes: Sequence[str]) -> Any:
     """W&B's chart of the test images by class and predicted class."""
     import numpy as np
     import wandb
 
-    counts = np.zeros((num_classes, num_classes), dtype=int)
+    counts = np.zeros((len(classes), len(classes)), dtype=int)
     np.add.at(counts, tuple(answers), 1)
-    cells = np.ndindex(counts.shape) if num_classes <= FULL_MATRIX else np.argwhere(counts)
+    cells = np.ndindex(counts.shape) if len(classes) <= FULL_MATRIX else np.argwhere(counts)
     columns = ("Actual", "Predicted", "nPredictions")
-    rows = [(str(label), str(predicted), int(counts[label, predicted])) for label, predicted in cells]
+    rows = [(classes[label], classes[predicted], int(counts[label, predicted])) for label, predicted in cells]
     return wandb.plot_table(
         "wandb/confusion_matrix/v1",
         wandb.Table(columns=[*columns], data=[*rows]),

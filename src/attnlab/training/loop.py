@@ -2,19 +2,21 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import platform
 import random
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attnlab import ledger
 from attnlab.ledger import lock
 from attnlab.ledger.fingerprints import fingerprint, same_data
+from attnlab.training import meeting
 from attnlab.training.stop import Preempted, Stop
 from attnlab.training.version import code_version, library_versions
 
@@ -35,15 +37,15 @@ def run(folder: Path, title: str = "", bar: bool = False, threads: int | None = 
     Raises lock.Busy while another process trains it, PointFailed, and Preempted if a signal asked to stop, after
     writing the folder's status.json and log.txt.
     """
-    stop = Stop()
-    with stop.listening(), lock.hold(folder, lost=_abandon), _log_file(folder):
+    stop, lost = Stop(), functools.partial(_give_up, folder)
+    with stop.listening(), meeting.opened(lost) as others, lock.hold(folder, lost=_abandon), _log_file(folder):
         if ledger.is_done(folder):
             return
         try:
             config = ledger.read_config(folder)
             _write_about(folder, config, threads)
             ledger.set_status(folder, "running")
-            checkpoints, result = _fit(config, folder, stop, title or folder.name, bar)
+            checkpoints, result = _fit(config, folder, stop, title or folder.name, bar, others)
             ledger.write_json(folder / "result.json", result)
             ledger.set_status(folder, "done")
         except (Preempted, KeyboardInterrupt) as error:
@@ -63,18 +65,23 @@ def run(folder: Path, title: str = "", bar: bool = False, threads: int | None = 
 
 
 def follow(folder: Path) -> None:
-    """A rank above 0 of the point's data-parallel training, started by rank 0."""
+    """A rank above 0 of the point's data-parallel training: rank 0 says when to begin."""
     stop = Stop(follows=True)
-    with stop.listening(), _log_file(folder):
+    with stop.listening(), _log_file(folder), meeting.joined() as word:
+        if word is None:
+            return
+        os.environ.update(word)
         _fit(ledger.read_config(folder), folder, stop, "", bar=False)
 
 
 def rank() -> int:
-    """This process's rank in data-parallel training on one machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    """This process's rank in data-parallel training: on one machine, Lightning says which."""
+    return int(os.environ.get("ATTNLAB_RANK") or os.environ.get("LOCAL_RANK", "0"))
 
 
-def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tuple[Any, dict[str, Any]]:
+def _fit(
+    config: Config, folder: Path, stop: Stop, title: str, bar: bool, others: meeting.Others | None = None
+) -> tuple[Any, dict[str, Any]]:
     """Train, choose the checkpoint on validation data, touch the test data once."""
     import lightning
     import numpy
@@ -92,9 +99,10 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
     from attnlab.training.optimisation import build_optimisation
     from attnlab.training.progress import PointProgress, ProgressFile
 
-    first, ranks = rank() == 0, ledger.devices(config)
+    first, ranks = rank() == 0, ledger.ranks(config)
     _set_threads(max(1, ledger.read_json(folder / "point.json")["threads"] // ranks))
-    checkpoints = Checkpoints(folder, stop, config["checkpoint"]["every_n_steps"])
+    monitor = config["trainer"]["monitor"]
+    checkpoints = Checkpoints(folder, stop, config["checkpoint"]["every_n_steps"], monitor)
     data = build_data(config)
     net, sites = build_network(config, data)
     counted = count(net, trace(net, data.shape))
@@ -105,7 +113,8 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
         synchronise(net)
     check(net, data.shape)
     optimisation = build_optimisation(config, net, data)
-    classifier, feed = Classifier(optimisation, data.num_classes), Feed(data)
+    classifier = Classifier(optimisation, data.num_classes, eval_flip=data.augment.eval_flip)
+    feed = Feed(data)
     counted = dataclasses.replace(counted, trainable=optimisation.trainable())
     if optimisation.body is not None and first:
         epochs = "all epochs" if optimisation.freeze_for is True else f"the first {optimisation.freeze_for} epochs"
@@ -114,14 +123,14 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
     for seed in (random.seed, numpy.random.seed, torch.manual_seed):
         seed(config["seed"])
 
-    settings = dict(config["trainer"])
+    settings = {key: value for key, value in config["trainer"].items() if key != "monitor"}
     progress = PointProgress(title)
     callbacks: list[Callback] = [checkpoints, ProgressFile(folder)]
     if config["logger"].get("gates"):
         callbacks.append(GateCurves())
     if settings.pop("enable_progress_bar", True) and bar and first:
         callbacks.append(progress)
-    with progress.bar_stopped(), open_loggers(config, folder, first) as loggers:
+    with contextlib.closing(data), progress.bar_stopped(), open_loggers(config, folder, first) as loggers:
         trainer = lightning.Trainer(
             **settings,
             logger=loggers,
@@ -135,15 +144,20 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
             plugins=[LightningEnvironment(), InPlace()],
             default_root_dir=folder,
         )
+        if str(settings.get("precision")).startswith("64"):
+            classifier.double()  # as Lightning does only after it has loaded a checkpoint
         start = latest(folder) if first else None
         if ranks > 1:
-            start = _told_by_first(folder, start, first)
+            start = _told_by_first(folder, start, first, others)
         log.info("attempt %s, from %s", ledger.read_json(folder / "status.json")["attempts"], start or "the beginning")
         trainer.fit(classifier, feed, ckpt_path=start, weights_only=True)
         seconds, best = checkpoints.seconds, checkpoints.best
         if first:
             for note in data.notes:
                 log.info("%s", note)
+            if data.waited is not None:
+                share = 100 * data.waited / max(seconds - checkpoints.seconds_before, 1e-9)
+                log.info("images were decoded in each epoch; training waited for them %.0f %% of its time", share)
             checkpoints.keep_best_and_last()
         weights = torch.load(checkpoints.path(best["step"]), map_location="cpu", weights_only=True)["state_dict"]
         classifier.load_state_dict(weights)
@@ -155,16 +169,19 @@ def _fit(config: Config, folder: Path, stop: Stop, title: str, bar: bool) -> tup
         timed = time_forward(net.to(trainer.strategy.root_device), data.shape) if first else None
         costs = dataclasses.replace(counted, latency=timed).numbers()
         if first:
-            chosen = {"best/epoch": best["epoch"], "best/val_accuracy": best["val/accuracy"]}
+            names = dict.fromkeys(("accuracy", monitor))
+            chosen = {"best/epoch": best["epoch"], **{f"best/val_{name}": best[f"val/{name}"] for name in names}}
             summary = {**tested, **chosen, **{f"cost/{key}": value for key, value in costs.items()}}
             _show_end(config, folder, trainer, classifier, summary, answers)
     return checkpoints, {
         "test": _without_prefix(tested, "test/"),
         "val": _without_prefix(best, "val/"),
+        "per_class": per_class(answers, data.classes),
         "best_epoch": best["epoch"],
         "epochs": config["trainer"]["max_epochs"],
         "cost": costs,
         "sites": [site.name for site in sites],
+        "classes": list(data.classes),
         "device": str(trainer.strategy.root_device),
         "devices": ranks,
         "times": {"train_s": seconds, "total_s": checkpoints.seconds},
@@ -179,7 +196,7 @@ def _show_end(
     from attnlab.training.gates import Gate, draw_pictures, numbers_of
     from attnlab.training.loggers import Wandb
 
-    wanted, classes = config["logger"], trainer.datamodule.data.num_classes
+    wanted, classes = config["logger"], trainer.datamodule.data.classes
     pictures, gates = list[Path](), list[Gate]()
     if wanted.get("pictures"):
         with surviving("pictures"):
@@ -196,14 +213,47 @@ def _show_end(
         logger.log_end(summary, answers, classes, gates, pictures, kept, trainer.global_step)
 
 
+def per_class(answers: Any, classes: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
+    """Precision, recall, F1 and number of test images (support) of each class.
+
+    ``answers`` (2, N): labels and predicted classes. None where nothing tells: the recall of a class without images,
+    the precision of a class that is never predicted, the F1 of one that is neither.
+    """
+    import numpy
+
+    labels, predicted = answers
+
+    def count(which: Any) -> list[int]:
+        return numpy.bincount(which, minlength=len(classes)).tolist()
+
+    def share(part: int, whole: int) -> float | None:
+        return part / whole if whole else None
+
+    counts = zip(classes, count(labels[labels == predicted]), count(predicted), count(labels), strict=True)
+    return {
+        name: {
+            "precision": share(right, called),
+            "recall": share(right, support),
+            "f1": share(2 * right, called + support),
+            "support": support,
+        }
+        for name, right, called, support in counts
+    }
+
+
 def _without_prefix(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
     return {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
 
 
-def _told_by_first(folder: Path, start: Path | None, first: bool) -> Path | None:
-    """The checkpoint that rank 0 has found whole; the others are started by it, and read its choice."""
+def _told_by_first(folder: Path, start: Path | None, first: bool, others: meeting.Others | None) -> Path | None:
+    """The checkpoint that rank 0 has found whole; the others begin after it, and read its choice."""
     if first:
         os.environ["ATTNLAB_START"] = start.name if start else ""
+        if others is not None:
+            from lightning.pytorch.plugins.environments import LightningEnvironment
+
+            os.environ["MASTER_PORT"] = str(LightningEnvironment().main_port)  # a free one
+            others.start({key: os.environ[key] for key in ("ATTNLAB_START", "MASTER_PORT")})
         return start
     name = os.environ["ATTNLAB_START"]
     return folder / "checkpoints" / name if name else None
@@ -219,6 +269,13 @@ def _set_threads(threads: int) -> None:
 def _abandon() -> None:
     log.error("another process has taken this point over; leaving it")
     os._exit(PREEMPTED)
+
+
+def _give_up(folder: Path, why: str) -> None:
+    """Another rank has died, and this process would wait for its gradients."""
+    with contextlib.suppress(OSError):
+        ledger.set_status(folder, "failed", error=why)
+    os._exit(1)
 
 
 def _write_about(folder: Path, config: Config, threads: int | None) -> None:
@@ -254,7 +311,7 @@ def _log_file(folder: Path) -> Iterator[None]:
     """All that is logged or warned goes to the point's log.txt, Lightning's own words included."""
     import lightning  # noqa: F401  (its loggers get their handlers now)
 
-    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    handler = logging.FileHandler(folder / meeting.log_name(int(os.environ.get("ATTNLAB_RANK", "0"))), encoding="utf-8")
     handler.handleError = lambda record: None  # type: ignore[method-assign]  # of a full disk others will tell
     handler.addFilter(lambda record: not record.getMessage().startswith("💡"))  # Lightning's advertisements
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

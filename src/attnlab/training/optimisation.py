@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -13,6 +14,7 @@ from attnlab.config import signatures
 from attnlab.data import ImageData
 from attnlab.errors import InputError
 from attnlab.insertion import head_of, places_with_attention, split_parameters, trace
+from attnlab.training.distributed import relative_to_ranks
 
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
 MakeScheduler = Callable[..., LRScheduler]
@@ -26,7 +28,7 @@ class Optimisation:
     ``attention_lr_scale`` multiplies the optimizer's learning rate for the attached attention. ``freeze``: in all
     epochs (True) or in the first N, only the attention and the layers of ``head`` train; the batch norms of the rest
     stay in eval mode, so their statistics do not change. ``l2`` maps globs of parameter names to λ and adds ``λ Σ w²``
-    to the training loss, as a Keras kernel_regularizer does.
+    to the training loss, as a Keras kernel_regularizer does. ``class_weights``: what each class counts in the loss.
 
     Raises InputError if a glob matches nothing, or nothing is left to freeze.
     """
@@ -42,27 +44,38 @@ class Optimisation:
         head: Sequence[nn.Module] = (),
         label_smoothing: float = 0.0,
         l2: Mapping[str, float] | None = None,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         self.net = net
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.attention_lr_scale, self.freeze_for = attention_lr_scale, freeze
         self.body = Body(net, head) if freeze else None
-        self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.label_smoothing = label_smoothing
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float64)
         self.l2 = _regularised(net, l2 or {})
 
     def losses(self, output: Any, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss to minimise, the loss without regularisation, and the logits ``(N, K)``.
 
-        ``output``: what the network returned in training; ``y``: labels ``(N,)``.
+        ``output``: what the network returned in training; ``y``: labels ``(N,)``, or each class's share ``(N, K)``.
         """
         logits, *auxiliary = output if isinstance(output, tuple) else (output,)
         loss = self.cross_entropy(logits, y)
         for other in auxiliary:  # heads that only train, such as GoogLeNet's
-            loss = loss + self.net.aux_weight * self.cross_entropy(other, y)
+            loss = loss + self.net.aux_weight * self.cross_entropy(other, y)  # type: ignore[operator]
         total = loss
         for parameter, strength in self.l2:
             total = total + strength * parameter.square().sum()
         return total, loss, logits
+
+    def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
+        """PyTorch's mean; of weighted labels it is the mean by weight, of shares ``(N, K)`` the mean over images."""
+        if self.class_weights is None:
+            return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # 16 bits would round the weights
+        weights = self.class_weights = self.class_weights.to(logits)
+        loss = F.cross_entropy(logits, y, weight=weights, label_smoothing=self.label_smoothing)
+        return loss if y.is_floating_point() else loss * relative_to_ranks(weights[y].sum())
 
     def trainable(self) -> int:
         """How many parameters train in at least some epochs."""
@@ -111,6 +124,7 @@ class Body:
 def build_optimisation(config: Mapping[str, Any], net: nn.Module, data: ImageData) -> Optimisation:
     """The optimisation that a checked config names."""
     scheduler, frozen = config["scheduler"], config["backbone"]["freeze"]
+    loss = {**config["loss"], "class_weights": class_weights(config["loss"]["class_weights"], data)}
     return Optimisation(
         net,
         attention_lr_scale=config["optimizer"]["attention_lr_scale"],
@@ -118,8 +132,25 @@ def build_optimisation(config: Mapping[str, Any], net: nn.Module, data: ImageDat
         head=head_of(net, trace(net, data.shape)) if frozen else (),
         optimizer=functools.partial(signatures.call, config["optimizer"], "optimizer"),
         scheduler=None if scheduler["name"] == "none" else functools.partial(signatures.call, scheduler, "scheduler"),
-        **config["loss"],
+        **loss,
     )
+
+
+def class_weights(wanted: str | Sequence[float] | None, data: ImageData) -> Sequence[float] | None:
+    """What each class counts in the loss; ``balanced``: images / (classes · images of the class) in training.
+
+    Raises InputError for a wrong number of weights, and if a class to be balanced has no training images.
+    """
+    if wanted != "balanced":
+        if wanted is not None and len(wanted) != data.num_classes:
+            raise InputError(
+                f"loss.class_weights: {len(wanted)} numbers; must be {data.num_classes}, one for each class"
+            )
+        return wanted  # type: ignore[return-value]
+    counts = torch.bincount(data.splits.train.labels.cpu(), minlength=data.num_classes)
+    if absent := [name for name, n in zip(data.classes, counts.tolist(), strict=True) if not n]:
+        raise InputError(f"loss.class_weights=balanced: no training image is of class {absent[0]}")
+    return (counts.sum() / (len(counts) * counts.double())).tolist()
 
 
 def _regularised(net: nn.Module, l2: Mapping[str, float]) -> list[tuple[nn.Parameter, float]]:

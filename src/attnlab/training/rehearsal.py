@@ -53,14 +53,14 @@ def rehearse(configs: Iterable[Config], here: bool = True, with_data: bool = Tru
             raise known[key]
         return known[key]
 
-    network = ("data", "backbone", "attention", "sites")
+    network = ("data", "augment", "backbone", "attention", "sites")
     for config in configs:
         try:
-            data = once(build_data, config, of=("data",))
+            data = once(build_data, config, of=("data", "augment"))
             missing = None
             try:
                 if with_data:
-                    once(_load, config, data, of=("data",))
+                    once(_load, config, data, of=("data", "augment"))
             except MissingData as error:
                 missing = str(error)
             net, cost = once(_rehearse_network, config, data, of=network)
@@ -99,7 +99,7 @@ def _rehearse_network(config: Config, data: ImageData) -> tuple[nn.Module, Cost]
 def _rehearse_training(config: Config, data: ImageData, net: nn.Module) -> None:
     """Loss, optimizer and scheduler of a config; nothing is trained."""
     with torch.device(next(net.parameters()).device):
-        optimisation = build_optimisation(config, net, data)
+        optimisation = build_optimisation(_without_data(config, data), net, data)
         with named("optimizer", config):
             optimizer = optimisation.optimizer()
         if optimisation.make_scheduler is not None:
@@ -107,9 +107,16 @@ def _rehearse_training(config: Config, data: ImageData, net: nn.Module) -> None:
                 optimisation.make_scheduler(optimizer=optimizer, total_steps=100)
 
 
+def _without_data(config: Config, data: ImageData) -> Config:
+    """The config with any class weights in place of those that only the training labels tell."""
+    if config["loss"]["class_weights"] != "balanced":
+        return config
+    return {**config, "loss": {**config["loss"], "class_weights": [1.0] * data.num_classes}}
+
+
 def _rehearse_step(config: Config, data: ImageData, net: nn.Module) -> None:
     """The network in training, on a batch as a device gets them (a smaller last one is left out)."""
-    ranks = ledger.devices(config)
+    ranks = ledger.ranks(config)
     batch = data.batch_size // ranks if ranks == 1 else max(2, data.batch_size // ranks)  # norms see those of all
     error = _error_in_training(config, data, net, batch)
     if error is None:
@@ -134,7 +141,7 @@ def _error_in_training(config: Config, data: ImageData, net: nn.Module, batch: i
 def _error_of_a_step(config: Config, data: ImageData, net: nn.Module, batch: int) -> Exception | None:
     device = next(net.parameters()).device
     with torch.device(device), in_mode(net, training=True), torch.random.fork_rng(devices=[]):
-        optimisation = build_optimisation(config, net, data)
+        optimisation = build_optimisation(_without_data(config, data), net, data)
         if optimisation.freeze_for is True:
             optimisation.freeze(0)
         try:
@@ -147,9 +154,15 @@ def _error_of_a_step(config: Config, data: ImageData, net: nn.Module, batch: int
 
 
 def _rehearse_trainer(config: Config, data: ImageData, net: nn.Module, here: bool) -> None:
-    ranks = ledger.devices(config)
+    ranks = ledger.ranks(config)
     if data.batch_size % ranks:
-        raise InputError(f"data.batch_size={data.batch_size}: must be a multiple of trainer.devices, which is {ranks}")
+        number = "trainer.devices" if ledger.machines(config) == 1 else "trainer.devices × trainer.num_nodes"
+        raise InputError(f"data.batch_size={data.batch_size}: must be a multiple of {number}, which is {ranks}")
+    if data.augment.mixes and ranks > 1 and data.batch_size % (2 * ranks):
+        raise InputError(
+            f"data.batch_size={data.batch_size}: must be a multiple of {2 * ranks}, for pairs of images that mixup and "
+            f"cutmix make on each of {ranks} devices"
+        )
     frozen = config["backbone"]["freeze"]
     if ranks > 1:
         if frozen and frozen is not True:
@@ -162,6 +175,8 @@ def _rehearse_trainer(config: Config, data: ImageData, net: nn.Module, here: boo
         except InputError as error:
             raise InputError(f"trainer.devices={ranks}: {error}") from None
     settings = {**config["trainer"], **({} if here else {"accelerator": "cpu", "devices": 1})}
+    del settings["monitor"]  # is ours
+    settings.pop("num_nodes", None)  # any machine can be one of several
     if {key: settings.get(key) for key in settings if key not in ("max_epochs", "enable_progress_bar")} == ORDINARY:
         return
     import lightning  # seconds

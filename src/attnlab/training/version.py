@@ -21,12 +21,16 @@ def code_version(config: Config) -> dict[str, str | None]:
     """``source``: hash of attnlab's files and of those that define the config's classes; ``git``: the commit."""
     from attnlab.config.settings import GROUPS, PACKAGES
     from attnlab.config.signatures import locate
+    from attnlab.targets import find
 
     files = set()
     for group in GROUPS:
         target = config[group].get("_target_")
         if target and target.partition(".")[0] not in PACKAGES:
             files.add(Path(inspect.getfile(locate(target, group))))
+    own = config["data"].get("target")  # of data=custom
+    if own and own.partition(".")[0] not in PACKAGES:
+        files.add(Path(inspect.getfile(find(own))))
     source = hashlib.sha256(own_source().encode())
     for file in sorted(files):
         source.update(file.read_bytes())

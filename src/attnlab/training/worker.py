@@ -49,9 +49,11 @@ def command(folder: Path, *title_and_threads: object) -> list[str]:
     return [sys.executable, "-m", "attnlab.training.worker", str(folder), *map(str, title_and_threads)]
 
 
-def supervise(folder: Path, env: dict[str, str] | None = None, cwd: str | None = None) -> subprocess.Popen[bytes]:
-    """Start a worker process for the point; its output goes to the point's log.txt."""
-    with open(folder / "log.txt", "ab") as output:
+def supervise(
+    folder: Path, env: dict[str, str] | None = None, cwd: str | None = None, log: str = "log.txt"
+) -> subprocess.Popen[bytes]:
+    """Start a worker process for the point; its output goes to the point's ``log``."""
+    with open(folder / log, "ab") as output:
         return subprocess.Popen(
             command(folder),
             env=env,

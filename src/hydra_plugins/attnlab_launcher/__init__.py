@@ -47,7 +47,7 @@ class _Attnlab(Launcher):
             result = ledger.read_point(point.folder).result  # empty unless it is done: the ledger says why
             returned = JobReturn(job, OmegaConf.create(point.config), working_dir=str(point.folder))
             returned.status = JobStatus.COMPLETED
-            returned.return_value = (result.get("val") or {}).get("accuracy", math.nan)
+            returned.return_value = (result.get("val") or {}).get(point.config["trainer"]["monitor"], math.nan)
             returns.append(returned)
         return returns
 

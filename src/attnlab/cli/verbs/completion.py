@@ -7,7 +7,7 @@ from attnlab.errors import InputError
 
 GROUP, PLACE, WORDS = "use", 9, "bash|zsh|fish"
 
-COMPOSES = ("train", "plan", "sites", "cost")  # verbs that take key=value
+COMPOSES = ("train", "plan", "data", "sites", "cost")  # verbs that take key=value
 SCRIPTS = {
     "bash": """_attnlab() {
   local IFS=$'\\n' word="${COMP_LINE:0:COMP_POINT}"

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from attnlab.cli.arguments import add_baseline, levels
+from attnlab.cli.arguments import add_baseline, add_metric, levels
 from attnlab.errors import InputError
 
 GROUP, PLACE, WORDS = "judge", 2, "STUDY"
@@ -21,6 +21,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--budget", metavar="N", type=int, default=20, help="run at most N points (default: 20)")
     parser.add_argument("--dry-run", action="store_true", help="print what would run, and stop")
     add_baseline(parser)
+    add_metric(parser)
     parser.add_argument("overrides", nargs="*", metavar="hydra...=value", help="the launcher and its settings")
     args = parser.parse_intermixed_args(argv)
     if args.budget < 1:
@@ -29,7 +30,7 @@ def run(argv: list[str]) -> int:
     from attnlab.cli.summary import say_how_it_went, say_what_was_not_written
     from attnlab.sweep import more
 
-    planned = more.plan_round(args.study, args.budget, levels(args.baseline), args.overrides)
+    planned = more.plan_round(args.study, args.budget, levels(args.baseline), args.overrides, args.metric)
     if planned is None or args.dry_run:
         return 0
     try:

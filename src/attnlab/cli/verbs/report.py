@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from attnlab.cli.arguments import add_baseline, levels
+from attnlab.cli.arguments import add_baseline, add_metric, levels
+from attnlab.errors import InputError
 
 GROUP, PLACE, WORDS = "judge", 1, "STUDY"
 
@@ -15,20 +16,29 @@ def run(argv: list[str]) -> int:
         prog="attnlab report",
         description="Reports a study from its points' folders: what is better, by how much, how sure, at what "
         "cost. Writes report.html (a self-contained page), report.md, .csv, .json, .tex and figures/ into the folder; "
-        "with --format or --baseline it only prints.",
+        "with --format, --baseline or --per-class it only prints.",
         epilog="example: attnlab report outputs/demo --format latex > table.tex",
     )
     parser.add_argument("study", metavar="STUDY", help="the study's folder, such as outputs/demo")
     parser.add_argument(
         "--format", choices=["md", "csv", "json", "latex", "html"], help="print the report in this format only"
     )
+    parser.add_argument(
+        "--per-class", action="store_true", help="print the recall of each class instead (in md with --format md)"
+    )
     add_baseline(parser)
+    add_metric(parser)
     args = parser.parse_args(argv)
+    if args.per_class and args.format not in (None, "md"):
+        raise InputError(f"--per-class --format {args.format}: must be md; result.json of each point has the numbers")
 
-    from attnlab.study import write_report
+    from attnlab.study.report import print_per_class, write_report
 
-    told = write_report(args.study, args.format, levels(args.baseline))
-    if told["wandb"] and told["written"]:
+    if args.per_class:
+        print_per_class(args.study, args.format, args.metric)
+        return 0
+    told = write_report(args.study, args.format, levels(args.baseline), args.metric)
+    if told["wandb"] and told["written"] and args.metric == "accuracy":
         from attnlab.tracking import runs
 
         if off := runs.switched_off():

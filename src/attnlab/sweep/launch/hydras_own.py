@@ -52,7 +52,7 @@ class Job:
             except Preempted:
                 raise KeyboardInterrupt from None
         Console().print(outcome(folder, title), highlight=False, soft_wrap=True)
-        return (ledger.read_point(folder).result.get("val") or {}).get("accuracy", math.nan)
+        return (ledger.read_point(folder).result.get("val") or {}).get(config["trainer"]["monitor"], math.nan)
 
 
 def run(argv: Sequence[str], conf: Path, titles: Mapping[Path, str], retry: bool) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from attnlab import ledger
 from attnlab.errors import InputError, first_line
 from attnlab.ledger import lock
-from attnlab.training import loop, worker
+from attnlab.training import loop, meeting, worker
 
 if TYPE_CHECKING:
     from attnlab.sweep.plan import Planned
@@ -49,14 +49,15 @@ def launch(
     """Submit the points, those with equal needs as one array; their folders say how it went.
 
     A point gets ``gpus`` ("auto": one for each of its devices, none with trainer.accelerator=cpu), and ``cpus`` and
-    ``mem_gb`` for each of its devices, on one node, for ``time_min`` minutes at a time. ``parallelism``: points of an
+    ``mem_gb`` for each of its devices, on each of its nodes, for ``time_min`` minutes at a time. On one node it is one
+    task, which starts a process a device; on several, each device is a task. ``parallelism``: points of an
     array at a time. ``setup``: shell lines before the point starts; ``options``: further options of sbatch. ``wait``:
     return when all points have ended. Raises InputError where SLURM refuses, KeyboardInterrupt after Ctrl-C while
     waiting, or if points were cancelled meanwhile.
     """
     queued = queue()
     console = Console()
-    arrays: dict[tuple[int, int], list[Planned]] = {}
+    arrays: dict[tuple[int, int, int], list[Planned]] = {}
     for point in points:
         job = ledger.read_json(point.folder / "job.json").get("slurm")
         if job in queued:
@@ -67,15 +68,16 @@ def launch(
         except lock.Busy as busy:
             console.print(f"{point.title}  left to {busy}", highlight=False, soft_wrap=True)
             continue
-        devices = ledger.devices(point.config)
+        nodes, devices = ledger.machines(point.config), ledger.devices(point.config)
         wanted = 0 if point.config["trainer"].get("accelerator") == "cpu" else devices
-        arrays.setdefault((devices, wanted if gpus == "auto" else gpus), []).append(point)
+        arrays.setdefault((nodes, devices, wanted if gpus == "auto" else gpus), []).append(point)
     size = _array_size() if arrays else 1
-    for (devices, number), alike in arrays.items():
+    for (nodes, devices, number), alike in arrays.items():
+        tasks = 1 if nodes == 1 else devices
         resources: dict[str, Any] = {
-            "nodes": 1,
-            "tasks_per_node": 1,
-            "cpus_per_task": cpus * devices,
+            "nodes": nodes,
+            "tasks_per_node": tasks,
+            "cpus_per_task": cpus * devices // tasks,
             "timeout_min": time_min,
             "slurm_signal_delay_s": SIGNAL_BEFORE_S,
             "slurm_partition": partition,
@@ -83,7 +85,8 @@ def launch(
             "slurm_setup": setup or None,
             "slurm_array_parallelism": parallelism,
             "slurm_additional_parameters": {"requeue": True} | (options or {}),
-            "slurm_srun_args": [f"--cpus-per-task={cpus * devices}"],  # srun takes one since SLURM 22.05, unless told
+            # srun takes one CPU since SLURM 22.05, unless told; a task may end long before the first.
+            "slurm_srun_args": [f"--cpus-per-task={cpus * devices // tasks}", "--wait=0"],
         }
         resources |= {"mem_gb": mem_gb * devices} if mem_gb else {}
         resources |= {"gpus_per_node": number} if number else {}
@@ -129,10 +132,14 @@ class Task:
         return {"cwd": self.cwd, "process": None}
 
     def __call__(self, folder: str) -> str:
+        rank, ranks = _rank()
         # As many threads as the job has CPUs, even where SLURM does not bind it to them.
-        env = {"OMP_NUM_THREADS": os.environ.get("SLURM_CPUS_PER_TASK", "1"), **os.environ}
-        self.process = worker.supervise(Path(folder), env=env, cwd=self.cwd)
+        threads = ranks * int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+        env = {"OMP_NUM_THREADS": str(threads), **os.environ, **(_meeting(rank, ranks) if ranks > 1 else {})}
+        self.process = worker.supervise(Path(folder), env=env, cwd=self.cwd, log=meeting.log_name(rank))
         worker.wait(self.process)
+        if rank:
+            return f"rank {rank}: exit code {self.process.returncode}"  # rank 0 sees to the rest
         if self.process.returncode in ASKED_TO_STOP:
             end = time.monotonic() + PATIENCE_S
             while _is_running():  # until submitit or SLURM ends it: by itself, it would count as finished
@@ -153,6 +160,35 @@ class Task:
             self.process.send_signal(signal.SIGUSR2)  # in case it has not got SLURM's
             worker.wait(self.process)
         return submitit.helpers.DelayedSubmission(self, folder)
+
+
+def _rank() -> tuple[int, int]:
+    """Which of how many ranks of the point this task trains: (0, 1) on one node, where the rest is not SLURM's."""
+    node, local, tasks, nodes = (
+        int(os.environ.get(f"SLURM_{name}", default))
+        for name, default in (("NODEID", 0), ("LOCALID", 0), ("NTASKS", 1), ("JOB_NUM_NODES", 1))
+    )
+    return node * (tasks // nodes) + local, tasks  # as Lightning numbers them, however SLURM distributes tasks
+
+
+def _meeting(rank: int, ranks: int) -> dict[str, str]:
+    """Variables for the process of one rank of several: which it is, and where they meet."""
+    nodes = _ask("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()
+    about = _ask("scontrol", "show", "node", nodes[0], "--oneliner")
+    found = re.search(r"\bNodeAddr=(\S+)", about)  # by which SLURM itself finds the node
+    address, job = found[1] if found else nodes[0], os.environ["SLURM_JOB_ID"]
+    return {
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "NODE_RANK": os.environ["SLURM_NODEID"],
+        "MASTER_ADDR": address,
+        **meeting.environment(
+            rank,
+            ranks,
+            address,
+            port=15000 + int(job) % 15000,  # below those that the system hands out
+            token=f"{job}.{os.environ.get('SLURM_RESTART_COUNT', 0)}",
+        ),
+    }
 
 
 def _is_running() -> bool:

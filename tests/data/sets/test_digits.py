@@ -86,7 +86,6 @@ def test_moments_are_those_of_the_training_images(cluttered):
         ({"fragment": 17}, "fragment=17: must be at most digit=16"),
         ({"clutter": -1}, "clutter=-1: must be at least 0"),
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
-        ({"pad": -1}, "pad=-1: must be at least 0"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
