@@ -360,3 +360,30 @@ def test_a_later_setting_of_an_older_point_is_kept_from_a_class_that_has_none():
         patch.setattr(signatures, "locate", lambda target, group: lambda **given: given)
         assert signatures.call(node, "data") == {"size": 8}
         assert signatures.call({**node, "sampler": "balanced"}, "data") == {"size": 8, "sampler": "balanced"}
+
+
+@pytest.mark.parametrize(
+    ("words", "moments"),
+    [
+        (["backbone=resnet18"], "train"),
+        (["backbone=resnet18", "backbone.pretrained=true"], "imagenet"),
+        (["backbone=resnet18", "backbone.pretrained=weights.pth"], "imagenet"),
+        (["backbone=resnet18", "backbone.pretrained=true", "data.normalise=train"], "train"),
+        (["backbone=xception", "backbone.pretrained=true"], "half"),
+        (["backbone=timm", "backbone.name=convnext_atto", "backbone.pretrained=true"], "imagenet"),
+        (["backbone=timm", "backbone.name=mobilevit_s", "backbone.pretrained=true"], "none"),
+    ],
+)
+def test_pretrained_weights_get_the_moments_that_they_expect(compose, words, moments):
+    assert schema.check(compose("data=cifar10", *words))["data"]["normalise"] == moments
+
+
+def test_an_older_config_keeps_its_moments_and_its_augmentation(compose):
+    config = schema.check(compose("data=cifar10", "backbone=resnet18", "backbone.pretrained=true"))
+    older = {key: value for key, value in config.items() if key != "augment"}
+    older["data"] = {**config["data"], "pad": 4, "flip": True}
+    del older["data"]["normalise"]
+    checked = schema.check(older)
+    assert checked["data"]["normalise"] == "train"
+    assert {key: checked["augment"][key] for key in ("pad", "flip")} == {"pad": 4, "flip": True}
+    assert digest(identity(checked)) == digest(identity(older))

@@ -1,7 +1,10 @@
 """Images in files: the same batches from memory and from any number of workers, killed or not."""
 
 import dataclasses
+import errno
 import itertools
+import multiprocessing
+import os
 import subprocess
 import sys
 from functools import partial
@@ -12,6 +15,7 @@ import torch
 from PIL import Image
 
 from attnlab.data import Augment, ImageData, Images, Lazy, Splits
+from attnlab.data.decode import Files
 from attnlab.errors import InputError
 
 N, SIZE = 22, 12
@@ -19,8 +23,6 @@ N, SIZE = 22, 12
 
 class Read:
     """Image i, of a size of its own."""
-
-    key = "pictures"
 
     def __call__(self, i):
         random = np.random.default_rng(i)
@@ -103,50 +105,109 @@ def test_memory_and_streaming_are_the_same_to_the_bit():
 
 def test_memory_is_chosen_by_what_fits(monkeypatch):
     assert isinstance(Pictures(batch_size=4).splits.train, Images)
-    monkeypatch.setattr("attnlab.data.module._machine_memory", lambda: 4.0 * N * 3 * SIZE * SIZE - 1)
+    monkeypatch.setattr("attnlab.data.module._memory_of_this_process", lambda: 2.0 * N * 3 * SIZE * SIZE - 1)
     assert isinstance(Pictures(batch_size=4).splits.train, Lazy)
     crops = Augment(crop_scale=(0.5, 1.0))
     assert isinstance(Pictures(batch_size=4, augment=crops).splits.train, Lazy)
     with pytest.raises(InputError, match="memory=always: this augmentation crops from the original files"):
-        Pictures(augment=crops, memory="always")
+        _ = Pictures(batch_size=4, augment=crops, memory="always").splits
 
 
-def test_decoded_once_for_all_points_of_a_machine(tmp_path):
-    opened = []
+@pytest.fixture
+def on_disk(tmp_path):
+    """A data set of files, with a cache; ``opened`` counts what was made of them."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(N):
+        Read()(number).save(folder / f"{number:02d}.png")
 
-    class Counted(Pictures):
-        cache = tmp_path / "cache"
+    class OnDisk(Pictures):
+        cache, opened = tmp_path / "cache", 0
+
+        def load(self):
+            names = np.array([path.name.encode() for path in sorted(folder.iterdir())])
+            read = Files(str(folder), names, 3)
+            return Splits(*(dataclasses.replace(split, read=read) for split in super().load()))
 
         def fit(self, image):
-            opened.append(image.size)
+            type(self).opened += 1
             return super().fit(image)
 
-    first = Counted(batch_size=4).splits
-    assert len(opened) == N
-    again = Counted(batch_size=4, order_seed=9).splits
-    assert len(opened) == N
-    assert all(torch.equal(a.images, b.images) for a, b in zip(first, again, strict=True))
-    assert [path.suffix for path in Counted.cache.iterdir()] == [".npy"]
-    streamed = Counted(batch_size=4, memory="never")
-    mean, _ = streamed.moments
-    assert len(opened) == N + 14  # of the training images
-    assert torch.equal(Counted(batch_size=4, memory="never").moments[0], mean)
-    assert len(opened) == N + 14
+    return OnDisk
 
-    class Larger(Counted):
+
+def test_decoded_once_for_all_points_of_a_machine(on_disk):
+    first = on_disk(batch_size=4).splits
+    assert on_disk.opened == N
+    again = on_disk(batch_size=4, order_seed=9).splits
+    assert on_disk.opened == N
+    assert all(torch.equal(a.images, b.images) for a, b in zip(first, again, strict=True))
+    assert torch.equal(first.val.images, Pictures(batch_size=4).splits.val.images)
+
+    class OtherSplits(on_disk):
+        def load(self):
+            train, val, test = super().load()
+            return Splits(test, val, train)
+
+    assert torch.equal(OtherSplits(batch_size=4).splits.test.images, first.train.images)
+    assert on_disk.opened == N  # the files are the same
+
+    class Larger(on_disk):
         shape = (3, 16, 16)
 
     assert Larger(batch_size=4).splits.train.images.shape[2:] == (16, 16)
+    assert Larger.opened > N
 
 
-def test_a_damaged_cache_is_made_again(tmp_path):
-    class Kept(Pictures):
-        cache = tmp_path
+def test_moments_of_streamed_images_are_found_once(on_disk):
+    mean, _ = on_disk(batch_size=4, memory="never").moments
+    assert on_disk.opened == 14  # of the training images
+    assert torch.equal(on_disk(batch_size=4, memory="never").moments[0], mean)
+    assert on_disk.opened == 14
+    (file,) = on_disk.cache.glob("moments-*")
+    file.write_text("")
+    assert torch.equal(on_disk(batch_size=4, memory="never").moments[0], mean)
+    assert torch.equal(on_disk(batch_size=4).moments[0], mean)
 
-    whole = Kept(batch_size=4).splits.train.images.clone()
-    (file,) = tmp_path.iterdir()
+
+def test_a_changed_file_is_decoded_anew(on_disk):
+    first = on_disk(batch_size=4).splits.train.images.clone()
+    path = on_disk.cache.parent / "photos" / "00.png"
+    before = path.stat()
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    os.truncate(path, max(path.stat().st_size, before.st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not torch.equal(on_disk(batch_size=4).splits.train.images[0], first[0])
+
+
+def test_a_damaged_cache_is_made_again(on_disk):
+    whole = on_disk(batch_size=4).splits.train.images.clone()
+    (file,) = on_disk.cache.glob("pixels-*.npy")
     file.write_bytes(file.read_bytes()[:200])
-    assert torch.equal(Kept(batch_size=4).splits.train.images, whole)
+    assert torch.equal(on_disk(batch_size=4).splits.train.images, whole)
+
+
+def test_without_room_for_the_cache_it_decodes_into_memory(on_disk, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert torch.equal(on_disk(batch_size=4).splits.val.images, Pictures(batch_size=4).splits.val.images)
+    assert not list(on_disk.cache.glob("*.npy"))
+
+
+def test_one_process_decodes_and_the_others_wait(on_disk):
+    def decode(told):
+        told.put((on_disk(batch_size=4).splits.train.images.sum().item(), on_disk.opened))
+
+    fork = multiprocessing.get_context("fork")
+    told = fork.Queue()
+    processes = [fork.Process(target=decode, args=(told,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    found = [told.get(timeout=60) for _ in processes]
+    assert {total for total, _ in found} == {on_disk(batch_size=4).splits.train.images.sum().item()}
+    assert sorted(opened for _, opened in found) == [0, 0, N]
 
 
 def test_an_image_that_cannot_be_read_is_named():
@@ -161,8 +222,19 @@ def test_an_image_that_cannot_be_read_is_named():
 
     for workers in (0, 1):
         data = Broken(batch_size=14, memory="never", workers=workers, normalise="imagenet")
-        with pytest.raises(InputError, match=r"photos/5\.jpg: cannot be read"):
+        with pytest.raises(InputError) as error:
             epoch(data)
+        assert str(error.value) == "photos/5.jpg: cannot be read: truncated; repair or remove it"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_two_epochs_at_once_are_refused(workers):
+    data = Pictures(batch_size=4, memory="never", workers=workers)
+    first = iter(data.batches(data.splits.train, True))
+    next(first)
+    next(iter(data.batches(data.splits.val)))
+    with pytest.raises(RuntimeError, match="another epoch of this data set was begun"):
+        next(first)
 
 
 def test_the_time_that_training_waits_is_counted():

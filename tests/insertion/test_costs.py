@@ -236,7 +236,7 @@ def test_compiled_code_of_the_bare_network_is_not_taken_for_the_attended_one():
     assert len(ran) == 1 + 2 * latency.runs
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=[needs_compiler, pytest.mark.slow])])
 def test_latency(compiled):
     net = attended("se")
     cost = attnlab.cost(net, (1, 5, 6), latency=True, batch=3, compiled=compiled)

@@ -50,6 +50,41 @@ def test_what_is_deleted_added_renamed_or_changed_is_not(data, tmp_path, change)
     assert not same_data(then, fingerprint(data), data)
 
 
+@pytest.mark.parametrize("folder", [None, "elsewhere"])
+def test_the_images_of_a_table(tmp_path, folder):
+    root = tmp_path / (folder or "")
+    (root / "sub").mkdir(parents=True)
+    for name in ("a.png", "sub/ü.png", "unnamed.png"):
+        (root / name).write_bytes(b"before")
+    table = tmp_path / "t.tsv"
+    table.write_text("label\t file\nx\ta.png \ny\tsub/ü.png\n\nz\tabsent.png\n", encoding="utf-8-sig")
+    data = {"_target_": "attnlab.data.ImageTable", "table": str(table), "folder": folder and str(root)}
+    assert fingerprint({**data, "path_column": "other"})["files"] == 1
+    data["path_column"] = "file"
+    then = fingerprint(data, contents=True)
+    assert then["files"] == 3
+    (root / "unnamed.png").write_bytes(b"after!")
+    assert same_data(then, fingerprint(data), data)
+    (root / "sub" / "ü.png").write_bytes(b"after!")
+    assert not same_data(then, fingerprint(data), data)
+    table.write_bytes(b"\xff")
+    assert fingerprint(data)["files"] == 1
+
+
+def test_links_are_followed_but_not_for_ever(data, tmp_path):
+    photos = tmp_path / "photos"
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "x.png").write_bytes(b"x")
+    for name, to in (
+        ("a/linked", tmp_path / "far"),
+        ("a/self", photos / "a"),
+        ("a/again", photos / "a"),
+        ("b/up", photos),
+    ):
+        (photos / name).symlink_to(to)
+    assert fingerprint(data)["files"] == 5
+
+
 def test_only_settings_that_name_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()

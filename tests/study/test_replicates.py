@@ -13,6 +13,7 @@ from attnlab.study.analysis import analyse, read_analysis
 from attnlab.study.collect import baselines, read_study
 from attnlab.study.comparisons import family
 from attnlab.study.effects import estimate_effects
+from attnlab.study.replicates import overlap
 from attnlab.study.report import write_report
 from attnlab.study.seeds import needs, within
 from attnlab.study.statistics import compare, estimate, more_pairs, pairs_needed, worth
@@ -80,6 +81,19 @@ def test_a_comparison_is_the_corrected_resampled_t_test_of_the_common_pairs(cros
     assert row["accuracy"]["half_width"] == pytest.approx(stats.t.isf(0.025, 5) * wide)
 
 
+def test_validation_images_train_nothing(tmp_path):
+    for fold, attention in itertools.product(range(5), ("none", "se")):
+        data = {"name": "d", "_target_": FOLDER, "folds": 5, "fold": fold, "val": 0.15}
+        write_point(tmp_path / "s", attention, 0, 0.8 + 0.01 * fold, data=data)
+    study = read_study(tmp_path / "s")
+    assert study.overlap == study.variants[0].overlap == pytest.approx(0.2 / 0.68)  # of all images, 68 % train
+    told = analyse(study)
+    wide = np.sqrt((1 / 5 + 0.2 / 0.68) * np.var(0.01 * np.arange(5), ddof=1))
+    assert told["variants"][0]["accuracy"]["half_width"] == pytest.approx(stats.t.isf(0.025, 4) * wide)
+    assert "the factor 1/n + 0.294, of test to training images" in told["methods"]
+    assert overlap({"data": {"folds": None, "val": 0.15}}) == 0
+
+
 def test_the_uncertainty_from_test_images_is_of_those_of_all_folds(crossed):
     read = read_study(crossed)
     rows = {row["label"]: row for row in analyse(read)["variants"]}
@@ -107,7 +121,7 @@ def test_the_report_says_so(crossed, capsys):
         "training sets of folds overlap (Nadeau and Bengio 2003)." in shown
     )
     assert "We trained 2 variants on ImageFolder with 3 folds × 2 seeds each" in told["methods"]
-    assert "have the factor 1/n + 1/(folds - 1), of test to training images, instead of 1/n" in told["methods"]
+    assert "have the factor 1/n + 0.5, of test to training images, instead of 1/n" in told["methods"]
     assert "the 303 test images was estimated by bootstrap over images of all folds" in told["methods"]
     assert "seeds that both have" not in shown
     assert "| 3 × 2 |" in (crossed / "report.md").read_text()

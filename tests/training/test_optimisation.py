@@ -186,7 +186,7 @@ class Uneven:
     classes = ("a", "b", "c", "d")
 
     def __init__(self, labels):
-        self.splits = SimpleNamespace(train=SimpleNamespace(labels=torch.as_tensor(labels)))
+        self.loaded = SimpleNamespace(train=SimpleNamespace(labels=torch.as_tensor(labels)))
 
 
 def test_balanced_weights_are_scikit_learns():

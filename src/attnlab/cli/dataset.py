@@ -127,7 +127,7 @@ def _print(about: dict[str, Any]) -> None:
         if files["converted"]:
             print(f"converted: {', '.join(f'{count:,} {what}' for what, count in files['converted'].items())}")
     print(*about["notes"], sep="\n", end="\n" if about["notes"] else "")
-    where = {"train": "of the training images", "imagenet": "ImageNet's"}[by["by"]]
+    where = "of the training images" if by["by"] == "train" else f"data.normalise={by['by']}"
     print(f"mean {_numbers(by['mean'])}, deviation {_numbers(by['std'])} ({where})")
     way = "held in memory"
     if epoch["streamed"]:

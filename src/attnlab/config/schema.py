@@ -43,6 +43,8 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
     raw = plain(config)
     if "augment" in raw and (once := sorted(ONCE_DATA.keys() & mapping_of(raw, "data").keys())):
         raise InputError(f"data.{once[0]}: the augmentation is a group of its own; set augment.{once[0]}")
+    if "augment" not in raw and ONCE_DATA.keys() & mapping_of(raw, "data").keys():  # it is older than both settings
+        raw["data"] = {"normalise": "train", **mapping_of(raw, "data")}
     raw = with_recipe(raw)
     for key in raw:
         require_known("", key, (*TOP, *GROUPS, "loss", "sites", "trainer", "checkpoint", "logger", "sweep"))
@@ -51,7 +53,8 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
         node = json.dumps(mapping_of(raw, group))
         checked[group] = json.loads(_normal_form(group, node, os.environ.get("ATTNLAB_ALLOW", "")))
     if "normalise" in checked["data"] and checked["data"]["normalise"] is None:
-        checked["data"]["normalise"] = "imagenet" if checked["backbone"].get("pretrained") else "train"
+        backbone = checked["backbone"]
+        checked["data"]["normalise"] = _moments_of_weights(backbone) if backbone.get("pretrained") else "train"
     bare = checked["attention"]["name"] == "none"
     if raw.get("sites") is not None or not bare:
         checked["sites"] = check_keys("sites", mapping_of(raw, "sites"), SITES)
@@ -75,6 +78,22 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
     check_keys("sweep", raw.get("sweep") or {}, SWEEP)
     checked["logger"] = check_logger(mapping_of(raw, "logger"))
     return checked
+
+
+def _moments_of_weights(backbone: Settings) -> str:
+    """The normalisation with which a library's weights were trained."""
+    if not str(backbone["_target_"]).endswith(".timm_net"):
+        return "imagenet"
+    import timm  # seconds
+
+    found = timm.get_pretrained_cfg({"xception": "legacy_xception"}.get(backbone["name"], str(backbone["name"])))
+    known = {(0.485, 0.456, 0.406): "imagenet", (0.5, 0.5, 0.5): "half", (0.0, 0.0, 0.0): "none"}
+    name = known.get(tuple(found.mean)) if found is not None else None  # type: ignore[arg-type]
+    if name is None:
+        raise InputError(
+            f"data.normalise: must be set: with which moments backbone.name={backbone['name']} was trained is not known"
+        )
+    return name
 
 
 @functools.lru_cache(maxsize=1000)  # the points of a sweep have most groups in common

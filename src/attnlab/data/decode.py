@@ -69,11 +69,11 @@ class Files:
 
 
 def fingerprint(root: str, names: np.ndarray) -> str:
-    """Changes with the names, sizes and times of the files."""
-    found = hashlib.sha256()
+    """Changes with the folder, and with the names, sizes and times of the files; a change of status counts, too."""
+    found = hashlib.sha256(os.fsencode(os.path.realpath(root)))
     for name in names:
         about = os.stat(os.path.join(os.fsencode(root), name))
-        found.update(b"%b\0%d %d\n" % (name, about.st_size, about.st_mtime_ns))
+        found.update(b"%b\0%d %d %d\n" % (name, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
     return found.hexdigest()[:16]
 
 

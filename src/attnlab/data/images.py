@@ -152,7 +152,8 @@ class Batches:
         """uint8 (B, C, H, W) of the images of these indices, on the device."""
         if isinstance(self.data, Images):
             for batch in batches:
-                yield self.data.images.index_select(0, batch)  # 25 times as fast as [batch]
+                x = self.data.images.index_select(0, batch)  # 25 times as fast as [batch]
+                yield x.to(self.mean.device, non_blocking=True)  # a large set stays in the machine's memory
         elif self.read is not None:
             key = (self.seed, self.epoch) if self.shuffle and self.augment.crops else None
             for x in self.read(self.data, batches, key):
@@ -172,6 +173,9 @@ def order_of(labels: Tensor, sampler: str | None, random: torch.Generator) -> Te
 
 
 def generator(*key: int) -> torch.Generator:
-    """A CPU generator for a key such as (seed, epoch, step); different keys give independent streams."""
+    """A CPU generator for a key such as (seed, epoch, step).
+
+    Streams of different keys are independent; but zeros at the end of a key do not count.
+    """
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))

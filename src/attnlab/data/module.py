@@ -1,5 +1,6 @@
 """The base of every data set: it loads the splits once and returns their batches."""
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -14,32 +15,36 @@ import torch
 from torch import Tensor
 
 from attnlab.data.augment import Augment, random_crop
-from attnlab.data.decode import Background, Fit, fitted
+from attnlab.data.decode import Background, Files, Fit, fitted
 from attnlab.data.images import Batches, Images, Lazy, Splits, generator
-from attnlab.data.streaming import Make, Stream, decode, histogram, sum_of_histograms
+from attnlab.data.streaming import Make, Stream, decode, decode_once, histogram, sum_of_histograms
 from attnlab.errors import InputError
 from attnlab.ledger import write_text
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MEMORY_SHARE = 0.25  # of the machine's memory, that all images at their final size may take
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, deviation: as torchvision's weights were trained
+MEMORY_SHARE = 0.5  # of a process's part of the memory, that all images at their final size may take
+FIXED = {  # mean, deviation: with which published weights were trained
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
 
 
 class ImageData:
     """Base of the data sets: subclasses set ``num_classes`` and ``shape`` (C, H, W), and define ``load``.
 
     ``seed`` makes and splits the data; ``order_seed`` (the point's seed) drives order and augmentation.
-    ``normalise``: by the mean and deviation of the training images (train), or by ImageNet's (imagenet), which
-    pretrained networks expect and get where a config says nothing.
+    ``normalise``: by the mean and deviation of the training images (train), by ImageNet's (imagenet), to -1 .. 1 (half)
+    or 0 .. 1 (none). Where a config says nothing, a pretrained network gets what its weights were trained with.
     ``sampler=balanced`` draws training images with replacement, each class equally likely; an epoch has as many.
 
     Images in files become ``shape`` as ``fit_how``, ``background`` and the recipe say. They are decoded once into
-    ``memory`` if all of them, at their final size, take at most a quarter of the machine's memory (auto), or always, or
-    never: then ``workers`` processes decode them anew in each epoch (None: as many as the point has CPU threads, on a
-    CPU half as many). A recipe that crops cuts from the original files, so it never uses the memory. Results depend
-    neither on memory nor on workers.
+    ``memory`` if all of them, at their final size, take at most half of the memory that is this process's by its share
+    of the cores (auto), or always, or never: then ``workers`` processes decode them anew in each epoch (None: as many
+    as the point has CPU threads, on a CPU half as many). A recipe that crops cuts from the original files, so it never
+    uses the memory. Results depend neither on memory nor on workers.
     """
 
     num_classes: int
@@ -55,7 +60,7 @@ class ImageData:
         batch_size: int = 64,
         eval_batch_size: int = 256,
         augment: Augment | None = None,
-        normalise: Literal["train", "imagenet"] | None = None,
+        normalise: Literal["train", "imagenet", "half", "none"] | None = None,
         sampler: Literal["balanced"] | None = None,
         memory: Literal["auto", "always", "never"] = "auto",
         workers: int | None = None,
@@ -72,8 +77,6 @@ class ImageData:
             raise InputError(f"workers={workers}: must be at least 0")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.augment, self.normalise = augment or Augment(), normalise or "train"
-        if memory == "always" and self.augment.crops:
-            raise InputError("memory=always: this augmentation crops from the original files; set memory=auto or never")
         self.sampler, self.memory, self.workers = sampler, memory, workers
         self.seed, self.order_seed = seed, order_seed
         self.device = torch.device("cpu")
@@ -111,20 +114,33 @@ class ImageData:
     @functools.cached_property
     def splits(self) -> Splits:
         """The splits: Images, or Lazy if they are decoded anew in each epoch."""
-        lazy = [split for split in self.loaded if isinstance(split, Lazy)]
-        if not lazy or self.streams:
+        if self.streams:
             return self.loaded
-        pixels = iter(decode(lazy, self._make(), self.shape, self._cached("pixels", "npy")))
-        return Splits(
-            *(Images(next(pixels), split.labels) if isinstance(split, Lazy) else split for split in self.loaded)
-        )
+        return Splits(*(Images(self._pixels(s), s.labels) if isinstance(s, Lazy) else s for s in self.loaded))
 
     @property
     def streams(self) -> bool:
         """Whether images in files are decoded anew in each epoch."""
-        if self.memory == "auto" and not self.augment.crops:
-            return sum(map(len, self.loaded)) * math.prod(self.shape) > MEMORY_SHARE * _machine_memory()
-        return self.memory != "always"
+        lazy = [split for split in self.loaded if isinstance(split, Lazy)]
+        if lazy and self.augment.crops and self.memory == "always":
+            raise InputError("memory=always: this augmentation crops from the original files; set memory=auto or never")
+        if lazy and self.memory == "auto" and not self.augment.crops:
+            return sum(map(len, lazy)) * math.prod(self.shape) > MEMORY_SHARE * _memory_of_this_process()
+        return bool(lazy) and self.memory != "always"
+
+    def _pixels(self, split: Lazy) -> Tensor:
+        """A copy of what the cache holds: whoever deletes its files meanwhile disturbs nobody."""
+        if self.cache is not None and isinstance(split.read, Files):
+            with contextlib.suppress(OSError):  # full or read-only
+                path = self.cache / f"pixels-{self._key(split)}.npy"
+                every = decode_once(split.read, self._make(), self.shape, path)
+                return every.index_select(0, split.indices)
+        return decode(split, self._make(), self.shape)
+
+    def _key(self, split: Lazy) -> str:
+        """Names all that the pixels of the split's files depend on."""
+        about = (self.shape, self.fit_how, self.background, self.augment.eval_share, split.read.key)  # type: ignore[attr-defined]
+        return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
 
     def move_to(self, device: torch.device) -> None:
         """Move what is in memory to the device (but not to a GPU of which it would take more than half)."""
@@ -157,24 +173,33 @@ class ImageData:
 
     @functools.cached_property
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel, in [0, 1]: of the training images, or ImageNet's."""
-        if self.normalise == "imagenet":
-            mean, std = (torch.tensor(each) for each in IMAGENET)
+        """Mean and standard deviation of each channel, in [0, 1]: of the training images, or fixed ones."""
+        if self.normalise != "train":
+            mean, std = (torch.tensor(each) for each in FIXED[self.normalise])
             return (mean, std) if self.shape[0] == 3 else (mean.mean(0, keepdim=True), std.mean(0, keepdim=True))
-        path = self._cached("moments", "json")
-        if isinstance(self.splits.train, Images):
-            counts = histogram(self.splits.train.images)
-        elif path is not None and path.exists():
-            counts = torch.tensor(json.loads(path.read_text(encoding="utf-8")))
-        else:
-            counts = sum_of_histograms(self.splits.train, self._make())
-            if path is not None:
-                write_text(path, json.dumps(counts.tolist()))
+        train = self.splits.train
+        counts = histogram(train.images) if isinstance(train, Images) else self._counts(train)
         counts, values = counts.double(), torch.arange(256).double() / 255
         share = counts / counts.sum(1, keepdim=True)
         mean = share @ values
         std = (share @ values.square() - mean.square()).clamp_min(1e-12).sqrt()
         return mean.float(), std.float()
+
+    def _counts(self, train: Lazy) -> Tensor:
+        """The histogram of training images that are not in memory, from the cache if it has it."""
+        path = None
+        if self.cache is not None and isinstance(train.read, Files):
+            indices = hashlib.sha256(train.indices.numpy().tobytes()).hexdigest()[:8]
+            path = self.cache / f"moments-{self._key(train)}-{indices}.json"
+            with contextlib.suppress(OSError, ValueError):  # none yet, or damaged
+                counts = torch.tensor(json.loads(path.read_text(encoding="utf-8")))
+                if counts.shape == (self.shape[0], 256):
+                    return counts
+        counts = sum_of_histograms(train, self._make())
+        if path is not None:
+            with contextlib.suppress(OSError):
+                write_text(path, json.dumps(counts.tolist()))
+        return counts
 
     def batches(
         self, split: Images | Lazy, shuffle: bool = False, epoch: int = 0, *, shard: tuple[int, int] = (0, 1)
@@ -221,19 +246,6 @@ class ImageData:
         crop = scale and functools.partial(random_crop, size=self.shape[1:], scale=scale, aspect=aspect)
         return functools.partial(_made, self.fit, crop)
 
-    def _cached(self, what: str, kind: str) -> Path | None:
-        """A file in the cache that is named by all that its content depends on; None where it cannot be kept."""
-        lazy = [split for split in self.loaded if isinstance(split, Lazy)]
-        keys = [getattr(split.read, "key", None) for split in lazy]
-        if self.cache is None or not all(keys):
-            return None
-        found = hashlib.sha256(
-            repr((self.shape, self.fit_how, self.background, self.augment.eval_share, keys)).encode()
-        )
-        for split in lazy:
-            found.update(split.indices.numpy().tobytes())
-        return self.cache / f"{what}-{found.hexdigest()[:16]}.{kind}"
-
 
 def _made(
     fit: Callable[["Image.Image"], Tensor],
@@ -252,7 +264,12 @@ def positive(**settings: int) -> None:
             raise InputError(f"{name}={value}: must be at least 1")
 
 
-def _machine_memory() -> float:
-    """Bytes; infinite where the system does not tell."""
+def _memory_of_this_process() -> float:
+    """Bytes: of the machine, or of the container; as great a part as the part of its cores that this process uses."""
     sysconf = getattr(os, "sysconf", None)
-    return float(sysconf("SC_PAGE_SIZE") * sysconf("SC_PHYS_PAGES")) if sysconf else math.inf
+    if sysconf is None:
+        return math.inf
+    room = float(sysconf("SC_PAGE_SIZE") * sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError):
+        room = min(room, float(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return room * min(1.0, torch.get_num_threads() / (os.cpu_count() or 1))

@@ -11,6 +11,7 @@ from attnlab.data.images import Images, Lazy
 from attnlab.errors import InputError
 
 NAMES = ("train", "val", "test")
+NEAR, MOST = 20, 20  # a share of groups is near if it is off by at most a 20th; more folds than 20 take long
 T = TypeVar("T", Images, Lazy)
 
 
@@ -33,7 +34,8 @@ def divided(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of the indices ``these``, (the rest, a ``share``), classes in equal shares.
 
-    ``labels`` and ``groups`` are of all images. A group stays together: then the share is a 1/n as near as can be.
+    ``labels`` and ``groups`` are of all images. A group stays together: then the part is m of n folds, as near to the
+    share as can be.
     """
     from sklearn.model_selection import train_test_split
 
@@ -43,9 +45,19 @@ def divided(
         except ValueError as error:  # sklearn's words are about y and n_splits
             raise InputError(_too_few(labels[these], share)) from error
         return rest, part
-    n = max(2, round(1 / min(share, 1 - share)))
-    rest, part = fold_of(these, labels, n, 0, seed, groups)
-    return (rest, part) if share <= 0.5 else (part, rest)
+    fewest = max(2, round(1 / min(share, 1 - share)))
+    several = range(fewest, min(len(np.unique(groups[these])), MOST) + 1)
+    n = next((n for n in several if abs(round(share * n) / n - share) <= share / NEAR), fewest)
+    m = min(max(1, round(share * n)), n - 1)
+    folds = np.full(len(labels), n)
+    for fold, (_, part) in enumerate(folds_of(these, labels, n, seed, groups)):
+        folds[part] = fold
+    # Folds of groups are of different sizes: the m in a row whose images of each class come nearest to the share.
+    counts = np.stack([np.bincount(labels[folds == fold], minlength=labels.max() + 1) for fold in range(n)])
+    taken = [[(first + i) % n for i in range(m)] for first in range(n)]
+    best = min(taken, key=lambda chosen: np.abs(counts[chosen].sum(0) - share * counts.sum(0)).sum())
+    chosen = np.isin(folds[these], best)
+    return these[~chosen], these[chosen]
 
 
 def _too_few(labels: np.ndarray, share: float) -> str:
@@ -55,10 +67,10 @@ def _too_few(labels: np.ndarray, share: float) -> str:
     return f"a share of {share:.2g} of {len(labels)} images is less than one image of each class"
 
 
-def fold_of(
-    these: np.ndarray, labels: np.ndarray, folds: int, fold: int, seed: int, groups: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of the indices ``these``, (the rest, those of this fold), classes in equal shares, groups kept together."""
+def folds_of(
+    these: np.ndarray, labels: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of the indices ``these``, (the rest, those of the fold) of each, classes in equal shares, groups together."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     if groups is not None and (n := len(np.unique(groups[these]))) < folds:
@@ -70,8 +82,7 @@ def fold_of(
             made = list(way.split(these, labels[these], None if groups is None else groups[these]))
         except ValueError as error:
             raise InputError(f"{len(these)} images are too few for {folds} folds of each class") from error
-    rest, part = made[fold]
-    return these[rest], these[part]
+    return [(these[rest], these[part]) for rest, part in made]
 
 
 def draw(
@@ -91,8 +102,11 @@ def draw(
     every = np.arange(len(labels))
     if folds is None:
         rest, tested = divided(every, labels, test, seed, groups)
-        return Parts(*divided(rest, labels, val / (1 - test), seed, groups), tested)
-    rest, tested = fold_of(every, labels, folds, fold, seed, groups)
+        share = val / (1 - test)
+        if groups is not None:  # test may have missed its share
+            share = min(val * len(every) / len(rest), 0.95)
+        return Parts(*divided(rest, labels, share, seed, groups), tested)
+    rest, tested = folds_of(every, labels, folds, seed, groups)[fold]
     return Parts(*divided(rest, labels, val, seed, groups), tested)
 
 

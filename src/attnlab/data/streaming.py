@@ -5,14 +5,13 @@ import ctypes
 import os
 import signal
 import sys
-import tempfile
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +21,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from attnlab.data.decode import Files
 from attnlab.data.images import Lazy, generator
+from attnlab.errors import InputError
+from attnlab.ledger import lock
 from attnlab.terminal import with_progress
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 Make = Callable[["Image.Image", torch.Generator | None], Tensor]  # uint8 (C, H, W); without generator as in evaluation
 Item = tuple[int, int, tuple[int, int] | None]  # which reader, which of its images, (seed, epoch)
+TOGETHER = 1024  # images that wait for a thread
+T = TypeVar("T")
 GRACE = 30  # seconds that a worker which is asked to end goes on
 AT_RANDOM = 1  # tells the key of an image from that of a step
 
@@ -42,7 +45,7 @@ class Stream:
 
     def __init__(self, splits: Sequence[Lazy], make: Make, workers: int, pinned: bool = False) -> None:
         self.readers, self.workers = [split.read for split in splits], workers
-        self.waited, self._sampler = 0.0, _Sampler()
+        self.waited, self._turn, self._sampler = 0.0, 0, _Sampler()
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores, if asked
         self._loader: DataLoader[Tensor] = DataLoader(
             _Reader(self.readers, make),
@@ -68,29 +71,36 @@ class Stream:
         """uint8 (B, C, H, W) of each batch of indices; ``key``: (seed, epoch), or None for images as in evaluation."""
         which = next(i for i, reader in enumerate(self.readers) if reader is split.read)
         filled = [split.indices[batch] for batch in batches if len(batch)]
-        self._sampler.batches, self._sampler.which, self._sampler.key = filled, which, key
+        self._turn += 1
+        turn, self._sampler.next = self._turn, (filled, which, key)
         images = iter(self._loader)
         empty = torch.empty(0)
         for batch in batches:  # a rank's part of a small last batch may be empty
+            if turn != self._turn:
+                raise RuntimeError("another epoch of this data set was begun; workers read one at a time")
             before = time.perf_counter()
-            x = next(images) if len(batch) else empty
+            try:
+                x = next(images) if len(batch) else empty
+            except InputError as error:  # of a worker, with its traceback
+                raise InputError(str(error).rstrip().splitlines()[-1].rpartition("InputError: ")[2]) from None
             self.waited += time.perf_counter() - before
             yield x
 
 
 class _Sampler:
-    """Hands out what the next epoch reads."""
+    """The items of the epoch that is begun next."""
 
-    batches: Sequence[Tensor] = ()
-    which: int
-    key: tuple[int, int] | None
+    next: "tuple[Sequence[Tensor], int, tuple[int, int] | None]" = ((), 0, None)
 
     def __iter__(self) -> Iterator[list[Item]]:
-        for batch in self.batches:
-            yield [(self.which, i, self.key) for i in batch.tolist()]
+        return self._items(*self.next)
+
+    def _items(self, batches: Sequence[Tensor], which: int, key: tuple[int, int] | None) -> Iterator[list[Item]]:
+        for batch in batches:
+            yield [(which, i, key) for i in batch.tolist()]
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.next[0])
 
 
 class _Reader(Dataset[Tensor]):
@@ -128,44 +138,56 @@ def _end_workers(loader: "DataLoader[Tensor]", process: int) -> None:
         workers._shutdown_workers()
 
 
-def decode(splits: Sequence[Lazy], make: Make, shape: tuple[int, int, int], path: Path | None) -> list[Tensor]:
-    """Every image of the splits as in evaluation, uint8 (N, C, H, W), decoded in threads.
+def decode(split: Lazy, make: Make, shape: tuple[int, int, int]) -> Tensor:
+    """Every image of the split as in evaluation, uint8 (N, C, H, W), decoded in threads."""
+    pixels = np.empty((len(split), *shape), np.uint8)
+    _decode_into(pixels, split, make)
+    return torch.from_numpy(pixels)
 
-    With ``path`` the pixels lie in that file (NumPy's format), mapped into memory: whoever asks for it again has them
-    at once, and processes share them. Whoever writes it renames it there at the end, so that it is always whole.
+
+def decode_once(files: Files, make: Make, shape: tuple[int, int, int], path: Path) -> Tensor:
+    """Every image of ``files`` as in evaluation, uint8 (N, C, H, W), mapped from ``path`` (NumPy's format).
+
+    One process of all that ask for it decodes and writes it, and the others wait. Raises OSError where it cannot be
+    written.
     """
-    sizes = [len(split) for split in splits]
-    whole = (sum(sizes), *shape)
-    if path is None:
-        pixels = np.empty(whole, np.uint8)
-        _decode_into(pixels, splits, make)
-        return list(torch.from_numpy(pixels).split(sizes))
-    with contextlib.suppress(OSError, ValueError):  # none yet, or damaged
-        return list(torch.from_numpy(np.load(path, mmap_mode="c")).split(sizes))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
+    whole = (len(files.names), *shape)
+    every = torch.arange(whole[0])
+    while True:
+        with contextlib.suppress(OSError, ValueError):  # none yet, or damaged
+            kept = np.load(path, mmap_mode="c")
+            if kept.shape == whole:
+                return torch.from_numpy(kept)
+        try:
+            with lock.hold(path.with_suffix(".lock"), lost=lambda: None):
+                temporary = path.with_suffix(".tmp")  # of a process that was killed, perhaps
+                mapped = np.lib.format.open_memmap(temporary, "w+", np.uint8, whole)
+                with open(temporary, "r+b") as file:
+                    if hasattr(os, "posix_fallocate"):  # else a full disk would kill us while we write into the map
+                        os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+                _decode_into(mapped, Lazy(files, every, every), make)
+                mapped.flush()
+                os.replace(temporary, path)
+        except lock.Busy:
+            time.sleep(0.2)
+
+
+def _decode_into(pixels: "np.ndarray", split: Lazy, make: Make) -> None:
+    def one(i: int) -> None:
+        pixels[i] = make(split[i], None).numpy()
+
+    for _ in with_progress(_in_threads(one, len(split)), len(split), "decoding images"):
+        pass
+
+
+def _in_threads(function: Callable[[int], T], count: int) -> Iterator[T]:
+    """What it returns for 0 to ``count``, in order."""
+    pool = ThreadPoolExecutor(max(1, torch.get_num_threads()))
     try:
-        mapped = np.lib.format.open_memmap(temporary, "w+", np.uint8, whole)
-        _decode_into(mapped, splits, make)
-        mapped.flush()
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return list(torch.from_numpy(np.load(path, mmap_mode="c")).split(sizes))
-
-
-def _decode_into(pixels: "np.ndarray", splits: Sequence[Lazy], make: Make) -> None:
-    places = [(split, i) for split in splits for i in range(len(split))]
-
-    def one(number: int) -> None:
-        split, i = places[number]
-        pixels[number] = make(split[i], None).numpy()
-
-    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-        for _ in with_progress(pool.map(one, range(len(places))), len(places), "decoding images"):
-            pass
+        for start in range(0, count, TOGETHER):  # a million tasks at once would fill the memory
+            yield from pool.map(function, range(start, min(start + TOGETHER, count)))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def histogram(images: Tensor) -> Tensor:
@@ -175,6 +197,5 @@ def histogram(images: Tensor) -> Tensor:
 
 def sum_of_histograms(split: Lazy, make: Make) -> Tensor:
     """The histogram of a split's images as in evaluation, one at a time."""
-    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-        each = pool.map(lambda i: histogram(make(split[i], None)[None]), range(len(split)))
-        return sum(with_progress(each, len(split), "reading images"), start=torch.zeros((), dtype=torch.long))
+    each = _in_threads(lambda i: histogram(make(split[i], None)[None]), len(split))
+    return sum(with_progress(each, len(split), "reading images"), start=torch.zeros((), dtype=torch.long))

@@ -1,8 +1,10 @@
 """Which files a point was trained on: names, sizes and times, and contents if the times leave a doubt.
 
-Paths are relative to the folder that a config names, so a moved folder counts as the same.
+Paths are relative to the folder that a config names, so a moved folder counts as the same. Of a table of images, the
+files that it names count, wherever they are.
 """
 
+import csv
 import hashlib
 import json
 import os
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 SETTINGS = re.compile(r"(.+_)?(folder|file|path|table)")  # of a data set that name what it reads
+TABLE = "attnlab.data.ImageTable"
 Fingerprint = dict[str, Any]  # files, names, times; of a point also contents
 
 
@@ -49,16 +52,46 @@ def _settings(data: Mapping[str, Any]) -> list[str]:
 
 def _files(data: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
     """With their names; hidden ones, which systems put there, are left out."""
-    for key in _settings(data):
+    keys = _settings(data)
+    if data.get("_target_") == TABLE and isinstance(data.get("table"), str):
+        keys = ["table"]
+        folder = Path(data.get("folder") or Path(data["table"]).parent)
+        for name in _named(Path(data["table"]), data.get("path_column") or "path"):
+            if (folder / name).is_file():
+                yield f"table/{name}", folder / name
+    for key in keys:
         root = Path(data[key])
         if root.is_file():
             yield key, root
-        for place, folders, names in os.walk(root, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
-            for path in (Path(place, name) for name in names if not name.startswith(".")):
-                if path.is_file():
-                    name = os.fsencode(path.relative_to(root).as_posix())
-                    yield f"{key}/{name.decode('utf-8', 'surrogateescape')}", path  # the same in any locale
+        for path in _below(root):
+            text = os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "surrogateescape")
+            yield f"{key}/{text}", path  # the same in any locale
+
+
+def _below(folder: Path, within: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """Files, also through links, but for one to a folder that it is ``within``, which would never end."""
+    try:
+        about, names = folder.stat(), os.listdir(folder)
+    except OSError:  # no folder, or one that cannot be read
+        return
+    if (this := (about.st_dev, about.st_ino)) in within:
+        return
+    for path in (folder / name for name in names if not name.startswith(".") and name != "__MACOSX"):
+        if path.is_file():
+            yield path
+        else:
+            yield from _below(path, within | {this})
+
+
+def _named(table: Path, column: str) -> set[str]:
+    """The paths in a CSV; none if it cannot be read, which whoever reads it will say."""
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
+            at = [name.strip() for name in next(rows, [])].index(column)
+            return {row[at].strip() for row in rows if len(row) > at}
+    except (OSError, ValueError, csv.Error):
+        return set()
 
 
 def _contents(data: Mapping[str, Any]) -> str:

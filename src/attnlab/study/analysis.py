@@ -22,7 +22,7 @@ from attnlab.study.collect import (
 )
 from attnlab.study.comparisons import Compared, family
 from attnlab.study.metrics import Metric
-from attnlab.study.replicates import Replicate, in_order, overlap, written
+from attnlab.study.replicates import Replicate, in_order, written
 from attnlab.study.statistics import Comparison, Estimate, estimate
 
 Told = dict[str, Any]
@@ -51,7 +51,7 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
         if not costs.is_only_wider(v, study.variants)
         for which, value in v.values(study.metric.name).items()
     ]
-    terms, cannot = effects.estimate_effects(runs, overlap(min(study.folds, default=None)))
+    terms, cannot = effects.estimate_effects(runs, study.overlap)
     told: Told = {
         "study": study.folder.name,
         "folder": str(study.folder),
@@ -88,7 +88,7 @@ def _variants(study: Study, bases: list[Variant | None]) -> list[Told]:
     spent = [costs.costs_of(variant) for variant in study.variants]
     metric = study.metric
     values = [variant.values(metric.name) for variant in study.variants]
-    means = [estimate(list(v.values(metric.name).values()), overlap=overlap(v.folds)) for v in study.variants]
+    means = [estimate(list(v.values(metric.name).values()), overlap=v.overlap) for v in study.variants]
     data = [costs.data_key(variant) for variant in study.variants]
     on_front = costs.fronts([metric.sign * mean.mean for mean in means], spent, data)
     are_baselines = {id(base) for base in bases}
@@ -153,7 +153,7 @@ def recalls(variant: Variant) -> dict[str, Told]:
         names = dict(enumerate(point.result.get("classes") or ()))
         for label in sorted({*labels.tolist()}):
             found[names.get(label, str(label))].append(float((predicted[labels == label] == label).mean()))
-    return {name: _estimate(estimate(v, overlap=overlap(variant.folds))) for name, v in found.items()}
+    return {name: _estimate(estimate(v, overlap=variant.overlap)) for name, v in found.items()}
 
 
 def _estimate(value: Estimate) -> Told:

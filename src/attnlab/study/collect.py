@@ -14,7 +14,7 @@ from attnlab.errors import InputError, choices
 from attnlab.study import factors
 from attnlab.study.factors import Levels
 from attnlab.study.metrics import ACCURACY, METRICS, Metric
-from attnlab.study.replicates import Replicate, in_order, replicate
+from attnlab.study.replicates import Replicate, in_order, overlap, replicate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +68,11 @@ class Variant:
         return ledger.folds(self.settings)
 
     @property
+    def overlap(self) -> float:
+        """Of its folds' training images: see ``statistics``."""
+        return overlap(self.settings)
+
+    @property
     def cost(self) -> Mapping[str, Any]:
         return next(iter(self.points.values())).result["cost"]
 
@@ -114,6 +119,11 @@ class Study:
     def folds(self) -> list[int]:
         """Of the cross-validations in it; empty without."""
         return sorted({variant.folds for variant in self.variants if variant.folds is not None})
+
+    @functools.cached_property
+    def overlap(self) -> float:
+        """The largest of its variants."""
+        return max((variant.overlap for variant in self.variants), default=0.0)
 
     @functools.cached_property
     def rounds(self) -> list[set[str]]:

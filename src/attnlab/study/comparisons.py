@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from attnlab.study.collect import Study, Variant, looks
-from attnlab.study.replicates import Replicate, overlap
+from attnlab.study.replicates import Replicate
 from attnlab.study.statistics import Comparison, compare, corrected, differences, more_pairs
 
 
@@ -34,14 +34,12 @@ def family(study: Study, bases: Sequence[Variant | None]) -> list[Compared | Non
     ]
     comparisons = corrected(
         [
-            replace(compare(found, overlap(v.folds)), looks=looks(study, v, b), lower=study.metric.lower)
+            replace(compare(found, v.overlap), looks=looks(study, v, b), lower=study.metric.lower)
             for v, b, found in pairs
         ]
     )
     compared = {
-        id(variant): Compared(
-            variant, base, found, comparison, more_pairs(comparison, len(pairs), overlap(variant.folds))
-        )
+        id(variant): Compared(variant, base, found, comparison, more_pairs(comparison, len(pairs), variant.overlap))
         for (variant, base, found), comparison in zip(pairs, comparisons, strict=True)
     }
     return [compared.get(id(variant)) for variant in study.variants]

@@ -235,9 +235,10 @@ def methods(told: Told, study: Study) -> str:
     if max(numbers) > 1:
         text.append(f"Intervals are 95 % t-intervals of the mean over {over}.")
     if study.folds:
+        overlaps = " or ".join(f"{each:.3g}" for each in sorted({v.overlap for v in study.variants if v.folds}))
         text.append(
             "Because training sets of folds overlap, variances of means over n pairs of fold and seed have the factor "
-            "1/n + 1/(folds - 1), of test to training images, instead of 1/n (the corrected resampled t-test of Nadeau "
+            f"1/n + {overlaps}, of test to training images, instead of 1/n (the corrected resampled t-test of Nadeau "
             "and Bengio, 2003): intervals and p values are approximate."
         )
     if compared:

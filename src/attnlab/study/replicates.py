@@ -32,9 +32,13 @@ def written(found: Replicate) -> int | str:
     return found if isinstance(found, int) else f"seed {found[0]} fold {found[1]}"
 
 
-def overlap(folds: int | None) -> float:
-    """Test images for each training image, which tells how much of their training images folds share; 0 without."""
-    return 0.0 if folds is None else 1 / (folds - 1)
+def overlap(identity: Mapping[str, Any]) -> float:
+    """Test images for each training image, which tells how much of their training images folds share; 0 without.
+
+    What is no test image trains, but for the share ``data.val`` of it.
+    """
+    folds = ledger.folds(identity)
+    return 0.0 if folds is None else 1 / ((folds - 1) * (1 - identity["data"].get("val", 0.0)))
 
 
 def over(told: Mapping[str, Any]) -> str:

@@ -18,11 +18,11 @@ def changed_data(points: Sequence[Planned]) -> Iterator[str]:
         if files_of(data):
             made = ledger.identity(point.config)["data"]
             wanted.setdefault((point.folder.parent, json.dumps(made, sort_keys=True)), data)
-    files = {files_of(data): data for data in wanted.values()}
+    files = {_which(data): data for data in wanted.values()}
     found = {name: fingerprint(data) for name, data in files.items()}  # each set of files is looked at once
     seen = {study: _seen(study) for study in {study for study, _ in wanted} if any(found.values())}
     for (study, made), data in wanted.items():
-        now = found[files_of(data)]
+        now = found[_which(data)]
         if now is None:
             continue
         before: dict[str, list[Any]] = {}  # points by what they have seen
@@ -39,6 +39,11 @@ def changed_data(points: Sequence[Planned]) -> Iterator[str]:
                 f"{study} saw them ({how}); their results stay, and the report warns of a mixture: "
                 "with another study=... all are trained on the data of now"
             )
+
+
+def _which(data: dict[str, Any]) -> tuple[str, Any]:
+    """A set of files: what names them and, of a table, in which column."""
+    return files_of(data), data.get("path_column")
 
 
 def _seen(study: Path) -> dict[str, list[Any]]:

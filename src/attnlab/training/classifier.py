@@ -129,6 +129,7 @@ class Feed(lightning.LightningDataModule):
 
     def prepare_data(self) -> None:
         _ = self.data.splits
+        _ = self.data.moments  # by one process, which leaves them in the cache
 
     def setup(self, stage: str) -> None:
         """What is in memory moves to the trainer's device, once."""

@@ -130,7 +130,10 @@ class GateCurves(Callback):
 def draw_pictures(trainer: Any, classifier: Any, folder: Path, count: int) -> list[Path]:
     """``pictures/00.png``, ...: each of the first validation images, with its attention maps."""
     images = next(iter(trainer.datamodule.val_dataloader()))
-    pixels = trainer.datamodule.data.splits.val.images[:count].cpu()
+    data = trainer.datamodule.data
+    few = data.splits.val.take(torch.arange(min(count, len(data.splits.val)), device=data.splits.val.labels.device))
+    mean, std = (each.view(1, -1, 1, 1) for each in data.moments)
+    pixels = ((data.shown(few)[0].cpu() * std + mean) * 255).round().clamp(0, 255).byte()
     x, labels = (part[:count] for part in images)
     with as_in_validation(trainer, classifier) as forward:
         predicted = forward(x).argmax(1).tolist()

@@ -147,7 +147,7 @@ def class_weights(wanted: str | Sequence[float] | None, data: ImageData) -> Sequ
                 f"loss.class_weights: {len(wanted)} numbers; must be {data.num_classes}, one for each class"
             )
         return wanted  # type: ignore[return-value]
-    counts = torch.bincount(data.splits.train.labels.cpu(), minlength=data.num_classes)
+    counts = torch.bincount(data.loaded.train.labels.cpu(), minlength=data.num_classes)
     if absent := [name for name, n in zip(data.classes, counts.tolist(), strict=True) if not n]:
         raise InputError(f"loss.class_weights=balanced: no training image is of class {absent[0]}")
     return (counts.sum() / (len(counts) * counts.double())).tolist()

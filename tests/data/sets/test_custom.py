@@ -1,11 +1,13 @@
 """A user's own Dataset or LightningDataModule."""
 
+import random
+
 import lightning
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from attnlab.data import Custom
 from attnlab.errors import InputError
@@ -48,6 +50,58 @@ class Train(Squares):
         self.targets = torch.arange(self.count) % 3
 
 
+class Mapped(Squares):
+    """As torchvision's with a target_transform: ``targets`` are those of before."""
+
+    def __init__(self, to: str = "next"):
+        super().__init__()
+        self.targets = [i % 3 for i in range(self.count)]
+        self.to = {
+            "next": lambda label: (label + 1) % 3,
+            "names": lambda label: "abc"[label],
+            "half": lambda label: label / 2,
+        }[to]
+
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        return image, self.to(label)
+
+
+class Named(Squares):
+    """Its list holds names, its items numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.labels = [self.classes[i % 3] for i in range(self.count)]
+
+
+class Drawn(Squares):
+    """Each reading draws whether the square is turned."""
+
+    def __init__(self, way: str):
+        super().__init__()
+        self.own = np.random.default_rng(0)
+        self.draw = {
+            "random": random.random,
+            "numpy": np.random.rand,
+            "torch": lambda: torch.rand(()),
+            "own": self.own.random,
+        }[way]
+
+    def __getitem__(self, i):
+        pixels = np.full((12, 12), 100 * (i % 3), np.uint8)
+        pixels[:6] += 9
+        return Image.fromarray(pixels[::-1].copy() if self.draw() < 0.5 else pixels), i % 3
+
+
+class Stream(IterableDataset):
+    def __len__(self):
+        return 30
+
+    def __iter__(self):
+        return iter(Squares(30))
+
+
 class Parts(Squares):
     def __init__(self, split):
         super().__init__({"train": 30, "val": 6, "test": 9}[split])
@@ -64,7 +118,10 @@ class Module(lightning.LightningDataModule):
         self.batch = batch
 
     def setup(self, stage):
-        self.sets = {part: Parts(part) for part in ("train", "val", "test")}
+        self.sets = {part: self.part(part) for part in ("train", "val", "test")}
+
+    def part(self, name):
+        return Parts(name)
 
     def train_dataloader(self):
         return DataLoader(self.sets["train"], self.batch)
@@ -74,6 +131,11 @@ class Module(lightning.LightningDataModule):
 
     def test_dataloader(self):
         return DataLoader(self.sets["test"], self.batch)
+
+
+class StreamModule(Module):
+    def part(self, name):
+        return Stream() if name == "val" else Parts(name)
 
 
 def custom(name, **settings):
@@ -139,6 +201,39 @@ def test_wrong_settings_are_named(monkeypatch):
         InputError, match=r"package 'tests' is not allowed; .* \(to trust your own: ATTNLAB_ALLOW=tests\)"
     ):
         custom("Squares")
+
+
+@pytest.mark.parametrize(("name", "by"), [("Mapped", 1), ("Named", 0)])
+def test_labels_are_those_of_the_items(name, by):
+    for split in custom(name).splits:
+        assert (split.images[:, 0, 4, 4] == 100 * ((split.labels - by) % 3)).all()
+
+
+def test_a_label_that_is_no_number():
+    with pytest.raises(InputError, match=r"Mapped: the label of image 0: could not convert .* 'a'$"):
+        custom("Mapped", settings={"to": "names"}).check()
+    with pytest.raises(InputError, match=r"Mapped: the label of image 1: is 0.5; must be a whole number$"):
+        custom("Mapped", settings={"to": "half"}).check()
+
+
+@pytest.mark.parametrize("way", ["random", "numpy", "torch", "own"])
+def test_random_transforms_are_refused(way):
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    with pytest.raises(InputError, match=r"Drawn: its items change from one reading to the next: leave random transf"):
+        custom("Drawn", settings={"way": way}).check()
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Stream", "must give a Dataset with a length, or a LightningDataModule, not a Stream"),
+        ("StreamModule", "val must be a Dataset with a length, not a Stream"),
+    ],
+)
+def test_a_stream_is_no_dataset(name, message):
+    with pytest.raises(InputError, match=f"{name}: {message}"):
+        custom(name).check()
 
 
 def test_one_of_torchvisions_own():

@@ -54,6 +54,37 @@ def test_image_folder_with_given_splits(tmp_path):
         ImageFolder(folder=str(tmp_path), size=16, batch_size=4)
 
 
+def test_a_class_may_be_called_train(tmp_path):
+    make_folder(tmp_path, classes=("cat", "plane", "train"), each=10)
+    data = ImageFolder(folder=str(tmp_path), size=16, batch_size=4)
+    assert data.classes == ["cat", "plane", "train"]
+    assert sum(len(split) for split in data.splits) == 30
+    make_folder(tmp_path / "train", each=5)  # now a split, with images beside its classes
+    make_folder(tmp_path / "test", each=5)
+    data = ImageFolder(folder=str(tmp_path), size=16, batch_size=4)
+    assert data.classes == ["cat", "dog", "owl"]
+    assert sum(len(split) for split in data.splits) == 30
+    assert "10 files beside the classes' folders; the folders cat, plane" in " ".join(data.notes)
+
+
+def test_each_real_folder_is_read_once(tmp_path):
+    make_folder(tmp_path / "far", classes=("more",), each=3)
+    photos = tmp_path / "photos"
+    make_folder(photos, each=10)
+    for name, to in (
+        ("cat/self", photos / "cat"),
+        ("cat/up", photos),
+        ("cat/more", tmp_path / "far" / "more"),
+        ("cat/again", tmp_path / "far" / "more"),
+        ("emu", tmp_path / "far"),
+    ):
+        (photos / name).symlink_to(to)
+    data = ImageFolder(folder=str(photos), size=16, batch_size=4, val=0.3, test=0.3)
+    assert data.classes == ["cat", "dog", "emu", "owl"]
+    assert np.bincount(data.listing.labels).tolist() == [13, 10, 3, 10]
+    assert sum(len(split) for split in data.splits) == 36
+
+
 def test_val_is_drawn_from_train_where_it_is_missing(tmp_path):
     for name, each in (("train", 10), ("test", 3)):
         make_folder(tmp_path / name, each=each)
@@ -236,8 +267,14 @@ def test_settings_without_effect_make_no_other_points(tmp_path):
     make_folder(tmp_path, each=5)
     folder = ["-m", "data=image_folder", f"data.folder={tmp_path}", "data.size=32", "data.batch_size=4"]
     assert (
-        len(plan.make([*folder, "data.folds=null,2", "data.fold=0,1", "data.test=0.2,0.3", "data.val=0.3"]).points) == 4
+        len(plan.make([*folder, "data.folds=null,2", "data.fold=0", "data.test=0.2,0.3", "data.val=0.3"]).points) == 3
     )
+
+
+def test_a_fold_without_folds_is_an_error(tmp_path):
+    make_folder(tmp_path, each=5)
+    with pytest.raises(InputError, match=r"data.fold=2: has no effect without data.folds$"):
+        plan.make(["data=image_folder", f"data.folder={tmp_path}", "data.size=32", "data.fold=2"])
 
 
 @pytest.mark.parametrize("folds", [None, 3])
@@ -256,6 +293,7 @@ def test_one_persons_images_stay_together(tmp_path, folds):
     assert len(set.union(*people)) == 10
     assert all(len(torch.bincount(split.labels)) == 2 for split in data.loaded)
     assert "makes 10 groups" in data.notes[0]
+    assert len(data.notes) == (1 if folds is None else 2)  # ten people in three folds: 4, 3 and 3
     again = ImageFolder(**settings, group=r"/(person\d+)_")
     assert torch.equal(again.loaded.train.indices, data.loaded.train.indices)
     for group, message in (
@@ -265,6 +303,20 @@ def test_one_persons_images_stay_together(tmp_path, folds):
     ):
         with pytest.raises(InputError, match=message):
             _ = ImageFolder(**settings, group=group).loaded
+
+
+def test_shares_that_groups_do_not_allow_are_told(tmp_path):
+    for name in ("calm", "glad"):
+        (tmp_path / name).mkdir()
+        for i in range(40):
+            Image.new("L", (8, 8), i).save(tmp_path / name / f"person{i % 4}_{i}.png")
+    settings = {"folder": str(tmp_path), "size": 8, "batch_size": 4, "group": r"/(person\d+)_"}
+    data = ImageFolder(**settings, val=0.35, test=0.35)
+    _ = data.loaded
+    assert [note.partition(": ")[2] for note in data.notes[1:]] == [
+        "test is a share of 0.25, not of 0.35, because groups stay together",
+        "val is a share of 0.25, not of 0.35, because groups stay together",
+    ]
 
 
 def test_real_photographs(shared_data, tmp_path):

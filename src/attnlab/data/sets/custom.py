@@ -1,12 +1,15 @@
 """Your own data: a map-style Dataset of (image, label), or a LightningDataModule."""
 
 import inspect
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from attnlab.data.images import Lazy, Splits
 from attnlab.data.sets.files import Channels, Photos, fraction
@@ -17,6 +20,8 @@ from attnlab.targets import PACKAGES, allowed_packages, find, home, parameters
 if TYPE_CHECKING:
     from PIL import Image
 
+TWICE = 8  # items that are read twice: a coin's transform would pass one in half of the cases
+
 
 class Custom(Photos):
     """The data that ``target`` (a dotted path) gives, called with ``settings``.
@@ -25,6 +30,7 @@ class Custom(Photos):
     ``"val"`` and ``"test"``, whichever it takes; what it does not split is split by ``seed``: ``val`` and ``test`` are
     shares of all, classes in equal shares. Of a LightningDataModule, the datasets of its loaders are read, after
     ``setup``. Images are PIL's, or tensors or arrays, uint8 or float in 0 .. 1, (H, W), (C, H, W), not normalised.
+    An item is the same in each reading: random transforms are the augmentation's.
     """
 
     def __init__(
@@ -97,25 +103,59 @@ class Custom(Photos):
             raise InputError(
                 f"{self.where}: called with ({how}): {type(error).__name__}: {first_line(error)}"
             ) from error
-        if not hasattr(made, "train_dataloader") and not (hasattr(made, "__getitem__") and hasattr(made, "__len__")):
+        if not (hasattr(made, "train_dataloader") or _has_items(made)):
             raise InputError(
                 f"{self.where}: must give a Dataset with a length, or a LightningDataModule, not {_kind(made)}"
             )
         return made
 
     def lazily(self, part: str, dataset: Any) -> Lazy:
-        labels = np.array(_labels(dataset))
-        if labels.dtype.kind not in "iu" or labels.ndim != 1:
-            raise InputError(f"{self.where}: the labels of {part} must be whole numbers, one an image")
+        if not _has_items(dataset):
+            raise InputError(f"{self.where}: {part} must be a Dataset with a length, not {_kind(dataset)}")
+        with _drawing_from(0):
+            labels = self.labels_of(dataset)
         if len(labels) and not (labels.min() >= 0 and labels.max() < self.num_classes):
             raise InputError(
                 f"{self.where}: the labels of {part} are {labels.min()} to {labels.max()}; with "
                 f"data.num_classes={self.num_classes} they must be 0 to {self.num_classes - 1}"
             )
         read = _Items(dataset, self.channels or 3, self.where)
-        if len(labels):
-            read(0)  # what is no image is said before anything starts
-        return Lazy(read, torch.arange(len(labels)), torch.from_numpy(labels.astype(np.int64)))
+        self.require_same(read, min(len(labels), TWICE))
+        return Lazy(read, torch.arange(len(labels)), torch.from_numpy(labels))
+
+    def labels_of(self, dataset: Any) -> np.ndarray:
+        """int64 (N,): the dataset's list if it has one that agrees with an item of each class, else by item."""
+        for name in ("targets", "labels"):
+            labels = getattr(dataset, name, None)
+            if isinstance(labels, (list, tuple, np.ndarray, Tensor)) and len(labels) == len(dataset):
+                found = np.asarray(labels)
+                if found.ndim == 1 and found.dtype.kind in "iu":
+                    classes, firsts = np.unique(found, return_index=True)
+                    if [self.label(dataset, i) for i in firsts.tolist()] == classes.tolist():  # no target_transform
+                        return found.astype(np.int64)
+        return np.array([self.label(dataset, i) for i in range(len(dataset))], np.int64)
+
+    def label(self, dataset: Any, i: int) -> int:
+        try:
+            label = dataset[i][1]
+            if not float(label).is_integer():
+                raise InputError(f"is {float(label):g}; must be a whole number")
+            return int(label)
+        except Exception as error:
+            raise InputError(f"{self.where}: the label of image {i}: {first_line(error)}") from error
+
+    def require_same(self, read: "_Items", count: int) -> None:
+        """Read the first items twice: what is no image, or another one each time, is told before anything starts."""
+        for i in range(count):
+            images = []
+            for seed in (2 * i, 2 * i + 1):
+                with _drawing_from(seed):
+                    images.append(read(i))
+            if images[0].size != images[1].size or images[0].tobytes() != images[1].tobytes():
+                raise InputError(
+                    f"{self.where}: its items change from one reading to the next: "
+                    "leave random transforms to augment=..."
+                )
 
 
 class _Items:
@@ -157,13 +197,24 @@ def _pixels(image: Any) -> np.ndarray:
     return array[:, :, 0] if array.shape[2] == 1 else array
 
 
-def _labels(dataset: Any) -> Any:
-    """From the dataset's list where it has one, else from each of its items."""
-    for name in ("targets", "labels"):
-        labels = getattr(dataset, name, None)
-        if isinstance(labels, (list, tuple, np.ndarray, Tensor)) and len(labels) == len(dataset):
-            return np.asarray(labels)
-    return [int(dataset[i][1]) for i in range(len(dataset))]
+def _has_items(dataset: Any) -> bool:
+    """Whether it is a map-style Dataset."""
+    return hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
+
+
+@contextmanager
+def _drawing_from(seed: int) -> Iterator[None]:
+    """With the global generators of Python, NumPy and torch begun at ``seed``; afterwards they are as before."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.random.default_generator.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 def located(target: str) -> Callable[..., Any]:

@@ -131,6 +131,8 @@ class FileData(Photos):
         fraction(val=val, test=test)
         if folds is None and val + test >= 1:
             raise InputError(f"val={val} and test={test}: must leave a share to train on")
+        if folds is None and fold != 0:
+            raise InputError(f"data.fold={fold}: has no effect without data.folds")
         if folds is not None and folds < 2:
             raise InputError(f"data.folds={folds}: must be at least 2")
         if folds is not None and not 0 <= fold < folds:
@@ -142,7 +144,9 @@ class FileData(Photos):
     @classmethod
     def without_effect(cls, settings: Mapping[str, Any]) -> set[str]:
         """Names of settings without effect, given the others."""
-        return {"fold"} if settings.get("folds") is None else {"test"}
+        if settings.get("folds") is not None:
+            return {"test"}
+        return set() if settings.get("fold") else {"fold"}  # another than 0 is an error
 
     def channels_of_files(self) -> int:
         """1 if the headers of all files say grey, else 3."""
@@ -189,9 +193,20 @@ class FileData(Photos):
                 f"{self.where}: class {self.classes[label]!r} has {plural(counts[label], 'image')}: train, val and "
                 "test need one each; add some, or remove the class"
             )
-        return draw(
+        parts = draw(
             labels, val=self.val, test=self.test, folds=self.folds, fold=self.fold, groups=groups, seed=self.seed
         )
+        if groups is not None:
+            self.tell_share("test", parts.test, len(labels), self.test if self.folds is None else 1 / self.folds)
+            drawn_from = len(labels) if self.folds is None else len(labels) - len(parts.test)
+            self.tell_share("val", parts.val, drawn_from, self.val)
+        return parts
+
+    def tell_share(self, name: str, part: np.ndarray, among: int, wanted: float) -> None:
+        """Where it is off by more than a fifth, because groups stay together."""
+        reached = len(part) / among
+        if abs(reached - wanted) > wanted / 5:
+            self.note(f"{name} is a share of {reached:.2g}, not of {wanted:.2g}, because groups stay together")
 
     def given(self, listing: Listing, split: np.ndarray, groups: np.ndarray | None) -> Parts:
         if self.folds is not None:
@@ -202,6 +217,7 @@ class FileData(Photos):
         if not len(val):
             self.note(f"val is a share of {self.val:g} of train, because none is given")
             train, val = divided(train, listing.labels, self.val, self.seed, groups)
+            self.tell_share("val", val, len(train) + len(val), self.val)
         if groups is not None:
             pairs = ((train, val), (train, test), (val, test))
             if torn := {name for a, b in pairs for name in np.intersect1d(groups[a], groups[b]).tolist()}:

@@ -20,8 +20,9 @@ class ImageFolder(FileData):
     """A folder of images, one subfolder a class.
 
     Where ``folder`` holds ``train``, ``val`` and ``test`` folders of such folders, these are the splits, with the
-    classes of ``train``; without ``val``, it is drawn from ``train``. Images in folders within a class's folder are
-    of that class; a folder without images is no class.
+    classes of ``train``; without ``val``, it is drawn from ``train``. A ``train`` that holds images itself, with
+    neither ``val`` nor ``test`` beside it, is a class. Images in folders within a class's folder are of that class,
+    also through links, each real folder once; a folder without images is no class.
     If ``num_classes`` is set, the folder may be missing until the data are loaded, so that costs can be planned.
     """
 
@@ -51,7 +52,7 @@ class ImageFolder(FileData):
     def read_listing(self) -> None:
         """Sets ``classes`` and ``listing``, where there are images."""
         folders = {entry.name for entry in _folders(self.folder)}
-        split = "train" in folders
+        split = "train" in folders and (len(folders & SPLITS.keys()) > 1 or not _holds_images(self.folder / "train"))
         parts = sorted(folders & SPLITS.keys(), key=lambda name: (SPLITS[name], name)) if split else [""]
         if split:
             self.seen.folders += sorted(name for name in folders.difference(parts) if not _of_a_system(name))
@@ -82,16 +83,21 @@ class ImageFolder(FileData):
             elif _of_a_system(entry.name):
                 self.seen.folders.append(os.path.join(part, entry.name))
             else:
-                images = list(self.images_of(entry.path))
+                images = list(self.images_of(entry.path, {_real(self.folder), _real(folder)}))
                 yield from ((entry.name, os.path.relpath(path, self.folder)) for path in images)
                 if not images:
                     self.seen.empty.append(os.path.join(part, entry.name))
 
-    def images_of(self, folder: str) -> Iterator[str]:
+    def images_of(self, folder: str, known: set[tuple[int, int]]) -> Iterator[str]:
+        """Paths of images below; not those of ``known`` folders, which it extends."""
         tree = []
         for place, folders, files in os.walk(folder, followlinks=True):
+            if (real := _real(place)) in known:
+                folders.clear()
+                continue
+            known.add(real)
             self.seen.hidden += sum(map(_of_a_system, folders))
-            folders[:] = [name for name in folders if not _of_a_system(name)]
+            folders[:] = sorted(name for name in folders if not _of_a_system(name))
             tree.append((place, files))
         for place, files in sorted(tree):
             for name in sorted(files):
@@ -143,6 +149,17 @@ class _Seen:
 
 def _of_a_system(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX" or name.lower() in SYSTEMS
+
+
+def _real(folder: str | Path) -> tuple[int, int]:
+    """The same for all names of a folder."""
+    about = os.stat(folder)
+    return about.st_dev, about.st_ino
+
+
+def _holds_images(folder: Path) -> bool:
+    names = (name for name in os.listdir(folder) if not _of_a_system(name))
+    return any(os.path.splitext(name)[1].lower() in extensions() for name in names)
 
 
 def _folders(folder: Path) -> list[os.DirEntry[str]]:
