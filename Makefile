@@ -39,7 +39,7 @@ run: install ## run the demo study on the embedded digits and show its leaderboa
 	@$(BIN)/attnlab train experiment=demo
 	@$(BIN)/attnlab report outputs/demo
 	@printf '%s\n' '' 'Next (after source .venv/bin/activate):' \
-		'  attnlab more outputs/demo                              train more seeds for undecided comparisons' \
+		'  attnlab more outputs/demo --budget 40                  train the seeds that an undecided comparison needs' \
 		'  attnlab sites backbone=resnet18 --input 3x224x224      where attention can go in your network' \
 		'  attnlab plan -m attention=none,se,cbam sites=branch,block "seed=range(5)" study=mine   plan your own study'
 

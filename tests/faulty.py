@@ -63,7 +63,8 @@ class Sweep:
         self.records_folder.mkdir(parents=True, exist_ok=True)
         config = cwd / "conf" / "backbone" / "faulty.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text("name: faulty\n_target_: tests.faulty.Faulty\nfault: none\n")
+        if not config.exists():  # another sweep may be reading it
+            config.write_text("name: faulty\n_target_: tests.faulty.Faulty\nfault: none\n")
         command = ["train", "-m", "--config-dir", "conf", "backbone=faulty", "data=digits", "data.batch_size=400"]
         command += ["trainer.max_epochs=1", "trainer.accelerator=cpu", f"study={study}", *settings]
         path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))

@@ -141,3 +141,16 @@ def test_timm_takes_names_with_the_tag_of_their_weights():
     with torch.device("meta"):
         net = timm_net("resnet18.a1_in1k", num_classes=3)
     assert type(net) is type(timm.create_model("resnet18"))
+
+
+def test_weights_without_a_head_and_a_whole_network(tmp_path, caplog):
+    state = torchvision.models.resnet18().state_dict()
+    torch.save({k: v for k, v in state.items() if not k.startswith("fc.")}, tmp_path / "body.pth")
+    with caplog.at_level("INFO", "attnlab"):
+        net = attnlab.create("resnet18", num_classes=5, pretrained=str(tmp_path / "body.pth"))
+    assert torch.equal(net.layer1[0].conv1.weight, state["layer1.0.conv1.weight"])
+    assert net.fc.out_features == 5
+    assert "pretrained weights loaded; new, at random: fc.weight, fc.bias" in caplog.text
+    torch.save(torchvision.models.resnet18(), tmp_path / "whole.pth")
+    with pytest.raises(InputError, match=r"holds more than weights; save net.state_dict\(\)$"):
+        attnlab.create("resnet18", num_classes=5, pretrained=str(tmp_path / "whole.pth"))

@@ -75,7 +75,7 @@ def test_the_command_ends_its_workers(photos, tmp_path):
     ("words", "message"),
     [
         (["data=digts"], "data=digts: no such config; nearest: digits"),
-        (["data=image_folder", "data.folder=none"], "data.folder=none: must be a folder"),
+        (["data=image_folder", "data.folder=none"], "data.folder=none: no such folder; it must be a folder"),
         (["data=fer2013", "data.file=none.csv"], "data.file=none.csv: must be FER-2013's CSV"),
         (["data=digits", "--sheet", "s.jpg"], "--sheet s.jpg: must end in .png"),
     ],

@@ -31,7 +31,7 @@ BAD = {
         ["train", "attention=se", "attention._target_=os.system"],
         "attention._target_=os.system: package 'os' is not allowed",
     ),
-    "absent data": (["train", "data=image_folder", "data.folder=none"], "data.folder=none: must be a folder"),
+    "absent data": (["train", "data=image_folder", "data.folder=none"], "data.folder=none: no such folder"),
     "absent study of a status": (["status", "nowhere"], "nowhere: no such folder; a study is a folder of points"),
     "a plan's unknown key": (["plan", "-m", "attention=cbam", "attention.rato=4"], "attention.rato: attention=cbam"),
     "no axis": (["train", "-m", "seed=0,1", "sweep.zip=[seed,sed]"], "sweep.zip"),
@@ -151,7 +151,7 @@ def test_a_plan_without_the_data_shows_costs_and_says_so(tmp_path):
     assert "57,095" in result.stdout
     assert result.stderr == (
         "attnlab: data are missing, so attnlab train would not start: "
-        "data.folder=absent: must be a folder with a subfolder of images for each class\n"
+        "data.folder=absent: no such folder; it must be a folder with a subfolder of images for each class\n"
     )
     assert attnlab("train", *argv, cwd=tmp_path).returncode == 2
     assert list(tmp_path.iterdir()) == []

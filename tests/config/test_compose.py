@@ -114,3 +114,8 @@ def test_plugins_may_name_their_folders():
         OmegaConf.set_struct(hydra, False)
         hydra.launcher = {**launcher, "folder": "${hydra.sweep.dir}/.submitit/%j", "name": "${hydra.job.name}"}
         check_hydra(hydra)
+
+
+def test_a_setting_that_was_the_datas_names_its_place():
+    with composing() as compose_one, pytest.raises(InputError, match=r"data\.pad: .* set augment\.pad$"):
+        compose_one(["data=digits", "data.pad=2"])

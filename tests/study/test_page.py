@@ -113,7 +113,7 @@ def test_a_study_that_shows_nothing_says_so(visit, tmp_path):
     file = tmp_path / "report.html"
     file.write_text(to_html(told), encoding="utf-8")
     tab = visit(file=file)
-    assert tab.inner_text("#verdict").startswith("No attention is shown to be better. The highest is ")
+    assert tab.inner_text("#verdict").startswith("No attention is shown to be better. The best attention is ")
     assert tab.inner_text("#numbers").startswith("None of 16 variants is better than the baseline")
     assert "16 are of one pair only" in tab.inner_text("#numbers")
     heads = tab.locator("#board > thead th").all_inner_texts()

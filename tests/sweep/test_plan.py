@@ -282,7 +282,10 @@ ABSENT = ["data=image_folder", "data.folder=absent", "data.num_classes=7"]
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(ABSENT, "data.folder=absent: must be"), (["data=cifar10", "data.download=false"], "data=cifar10: put")],
+    [
+        (ABSENT, "data.folder=absent: no such folder; it must be"),
+        (["data=cifar10", "data.download=false"], "data=cifar10: put"),
+    ],
 )
 def test_without_data_costs_are_known_and_what_is_missing_is_told(data, message):
     argv = ["-m", "attention=none,se", *data]
@@ -299,5 +302,5 @@ def test_without_data_costs_are_known_and_what_is_missing_is_told(data, message)
 def test_other_errors_are_told_without_data_too():
     with pytest.raises(InputError, match=r"sites.stages=\[9\]: no branch site matches"):
         plan.make(["attention=se", "sites.stages=[9]", *ABSENT], without_data=True)
-    with pytest.raises(InputError, match=r"data.folder=absent: must be"):  # how many classes?
+    with pytest.raises(InputError, match=r"data.folder=absent: no such folder; it must be"):  # how many classes?
         plan.make(["data=image_folder", "data.folder=absent"], without_data=True)

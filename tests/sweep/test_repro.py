@@ -2,9 +2,12 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from attnlab.sweep import repro
 from tests.conftest import attnlab
 
 SMALL = ["backbone=lenet5", "sites=unit", "data=digits", "trainer.max_epochs=2", "data.batch_size=100"]
@@ -58,3 +61,11 @@ def test_bad_input(cwd):
         done = attnlab("repro", *words, cwd=cwd)
         assert done.returncode == 2
         assert done.stderr.startswith(f"attnlab: {message}")
+
+
+def test_another_number_of_test_images_is_told():
+    def point(images):
+        answers = np.zeros((2, images), np.uint8)
+        return SimpleNamespace(result={"test": {"accuracy": 0.5}}, answers=lambda: answers, curve=dict)
+
+    assert list(repro._differences(point(30), point(31))) == ["test images: 30, now 31: the data have changed"]

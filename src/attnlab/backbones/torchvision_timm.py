@@ -1,9 +1,11 @@
 """Networks of torchvision and timm, fitted to the data: number of classes, input channels, small images, weights.
 
-Weights of the libraries expect images normalised as ImageNet's; attnlab normalises by the moments of its own data.
+Weights of the libraries expect images normalised as theirs were: see ``normalise`` of the data.
 """
 
 import difflib
+import logging
+import pickle
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from attnlab.backbones.registry import register
 from attnlab.errors import InputError
 
+log = logging.getLogger("attnlab")
 Stem = Literal["imagenet", "cifar"]
 Pretrained = bool | str
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
@@ -195,6 +198,8 @@ def _read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
+            raise InputError(f"backbone.pretrained={path}: holds more than weights; save net.state_dict()") from None
         raise InputError(f"backbone.pretrained={path}: not a file of weights: {str(error).splitlines()[0]}") from None
     state = state.get("state_dict", state.get("model", state))
     return {key.removeprefix("module."): value for key, value in state.items()}
@@ -210,17 +215,21 @@ def _load(net: nn.Module, state: Mapping[str, Tensor]) -> None:
             state[key] = adapt_input_conv(own[key].shape[1], state[key])
     for key in [key for key in state if key.startswith(AUXILIARY) and key not in own]:
         del state[key]
+    head = list(own)[-1].rpartition(".")[0]
     classes = own[list(own)[-1]].shape[0]
+    new = [key for key in own if key.startswith(f"{head}.") and key not in state]
+    state |= {key: own[key] for key in new}
     for key in [key for key in state if key in own and state[key].shape != own[key].shape]:
         if own[key].shape[0] == classes and state[key].shape[1:] == own[key].shape[1:]:
             state[key] = own[key]
+            new.append(key)
     wrong = [k for k in state if k in own and state[k].shape != own[k].shape]
-    wrong += sorted(own.keys() ^ state.keys())
-    if wrong:
-        raise InputError(
-            f"backbone.pretrained: the weights do not fit {type(net).__name__}: {', '.join(wrong[:3])}, ..."
-        )
+    kinds = {"of another shape": wrong, "missing": sorted(own.keys() - state), "too many": sorted(state.keys() - own)}
+    if any(kinds.values()):
+        found = "; ".join(f"{len(keys)} {kind}, such as {keys[0]}" for kind, keys in kinds.items() if keys)
+        raise InputError(f"backbone.pretrained: the weights do not fit {type(net).__name__}: {found}")
     if not next(net.parameters()).is_meta:
+        log.info("pretrained weights loaded%s", f"; new, at random: {', '.join(new)}" if new else "")
         net.load_state_dict(state)
 
 

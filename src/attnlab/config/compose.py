@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.config.hydra_insides import create_config_search_path, create_main_hydra, get_args_parser
 from attnlab.errors import InputError, choices, first_line
+from attnlab.ledger import ONCE_DATA
 
 PACKAGED = Path(__file__).parents[1] / "conf"
 CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
@@ -294,6 +295,8 @@ def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) 
                 if _lacks_plus(".".join(parents), key, node):
                     value = next((v for k, _, v in (o.partition("=") for o in overrides) if k == unknown[1]), "...")
                     return f"{unknown[1]}: a setting that no file lists needs a +; write +{unknown[1]}={value}"
+                if parents == ["data"] and key in ONCE_DATA:
+                    return f"{unknown[1]}: the augmentation is a group of its own; set augment.{key}"
                 known = [str(k) for k in node if not str(k).startswith("_") and k != "name"]
                 whose = f"{parents[0]}={node['name']} has " if parents and "name" in node else ""
                 return f"{unknown[1]}: {whose}no such setting; {choices(key, known)}"

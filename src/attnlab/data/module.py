@@ -169,7 +169,10 @@ class ImageData:
     def require_a_batch(self, images: int) -> None:
         """Raise InputError if so many training images make no batch."""
         if images < self.batch_size:
-            raise InputError(f"batch_size={self.batch_size}: there are only {images} training images")
+            raise InputError(
+                f"data.batch_size={self.batch_size}: there are only {images} training images; set "
+                f"data.batch_size={max(1, min(16, images // 4))}, say"
+            )
 
     @functools.cached_property
     def moments(self) -> tuple[Tensor, Tensor]:

@@ -168,7 +168,7 @@ def notes(told: Told) -> list[str]:
         f"p: {test}, with Holm's correction for all comparisons of the table; better and worse are p ≤ 0.05.",
         "undecided (n): n more seeds decide it with 80 % power, if the difference is what it looks like now, "
         "corrected for small-sample bias (Hedges), at the stricter level of a second look; "
-        f"{told['more']} trains them. Without n: fewer than {FIRST} pairs are too few to tell.",
+        f"{told['more']} trains the cheapest of them. Without n: fewer than {FIRST} pairs are too few to tell.",
     ]
     if "replicates" in told:
         text.insert(
@@ -191,7 +191,8 @@ def notes(told: Told) -> list[str]:
     if fewest == 1:
         text.append(f"One {noun} has no interval; another {noun} might reverse what it shows.")
     elif fewest < 5:
-        text.append(f"With {fewest} {noun}s the intervals are wide: more seeds narrow them.")
+        narrower = "seeds" if by == "seed" else "folds, or more images,"
+        text.append(f"With {fewest} {noun}s the intervals are wide: more {narrower} narrow them.")
     return text
 
 

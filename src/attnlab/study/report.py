@@ -191,8 +191,7 @@ def headline(told: Told) -> str:
     elif len(worse) == len(rows):
         return f"Every attention is worse than its baseline; the least, {best['label']}, by {gained}."
     else:
-        best_is = "lowest" if metric.lower else "highest"
-        text = f"No attention is shown to be better. The {best_is} is {best['label']}: {gained} (undecided)"
+        text = f"No attention is shown to be better. The best attention is {best['label']}: {gained} (undecided)"
     if (equal := best["equal_cost"]) and equal["mean"] is not None:
         than = _interval(equal, metric, "+")
         text += f"; against a wider network of equal cost: {than} ({equal['verdict']})"

@@ -333,14 +333,16 @@ def test_real_photographs(shared_data, tmp_path):
 @pytest.mark.parametrize("make", [lambda root: None, lambda root: (root / "only").mkdir()])
 def test_no_folder_of_classes(tmp_path, make):
     make(tmp_path)
-    with pytest.raises(InputError, match=r"data.folder=.*: must be a folder with a subfolder of images for each class"):
+    with pytest.raises(InputError, match=r"data.folder=.*must be a folder with a subfolder of images for each class"):
         ImageFolder(folder=str(tmp_path))
 
 
 def test_stated_classes_need_no_folder_until_the_data_are_loaded(tmp_path):
     data = ImageFolder(folder=str(tmp_path / "absent"), size=24, num_classes=7)
     assert (data.num_classes, data.shape) == (7, (3, 24, 24))
-    with pytest.raises(MissingData, match=r"data.folder=.*absent: must be a folder with a subfolder of images"):
+    with pytest.raises(
+        MissingData, match=r"data.folder=.*absent: no such folder; it must be a folder with a subfolder of images"
+    ):
         _ = data.splits
     make_folder(tmp_path)
     assert ImageFolder(folder=str(tmp_path), num_classes=3).num_classes == 3

@@ -41,7 +41,15 @@ class ImageFolder(FileData):
         self.num_classes = num_classes or found
 
     def missing(self) -> MissingData:
-        return MissingData(f"data.folder={self.folder}: must be a folder with a subfolder of images for each class")
+        if not self.folder.exists():
+            seen = ": no such folder; it"
+        elif self.folder.is_dir() and _holds_images(self.folder):
+            seen = " holds images and no folder for each class: its parent, perhaps? It"
+        else:
+            seen = ": it"
+        return MissingData(
+            f"data.folder={self.folder}{seen} must be a folder with a subfolder of images for each class"
+        )
 
     def load(self) -> Splits:
         splits = super().load()
