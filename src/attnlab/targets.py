@@ -18,6 +18,17 @@ def allowed_packages() -> tuple[str, ...]:
     return (*PACKAGES, *filter(None, os.environ.get("ATTNLAB_ALLOW", "").split(",")))
 
 
+def require_allowed(key: str, target: str) -> tuple[str, ...]:
+    """The allowed packages; InputError if ``target``, which the setting ``key`` names, is of none of them."""
+    allowed, package = allowed_packages(), target.partition(".")[0]
+    if package not in allowed:
+        raise InputError(
+            f"{key}={target}: package {package!r} is not allowed; allowed: {', '.join(allowed)} "
+            f"(to trust your own: ATTNLAB_ALLOW={package})"
+        )
+    return allowed
+
+
 def find(path: str) -> Any:
     """The object at a dotted path, or None. Raises InputError for a module whose import fails."""
     parts = path.split(".")

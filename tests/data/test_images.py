@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attnlab.data import Augment, Batches, Images
+from attnlab.data import Augment, Batches, Digits, Images
 from attnlab.data.images import generator, order_of
 
 
@@ -113,3 +113,9 @@ def test_ranks_share_a_balanced_batch(data):
     whole = labels(batches(data, shuffle=True, sampler="balanced"))
     parts = [labels(batches(data, shuffle=True, sampler="balanced", shard=(rank, 2))) for rank in range(2)]
     assert [a + b for a, b in zip(*parts, strict=True)] == whole
+
+
+def test_pixels_come_back_from_a_batch_to_the_bit():
+    digits = Digits(batch_size=4)
+    x, _ = next(iter(digits.batches(digits.splits.val)))
+    assert torch.equal(digits.unnormalised(x), digits.splits.val.images[: len(x)])

@@ -203,8 +203,7 @@ def of_different_classes(labels: np.ndarray, count: int) -> np.ndarray:
 
 def _pixels(data: ImageData, images: Tensor) -> np.ndarray:
     """Normalised (N, C, H, W) as what matplotlib draws: uint8 (N, H, W) or (N, H, W, 3)."""
-    mean, std = (each.view(1, -1, 1, 1) for each in data.moments)
-    shown = ((images * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    shown = data.unnormalised(images).permute(0, 2, 3, 1).numpy()
     return shown[..., :3] if shown.shape[-1] >= 3 else shown[..., 0]
 
 

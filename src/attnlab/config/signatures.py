@@ -23,7 +23,7 @@ from attnlab.config.settings import (
 )
 from attnlab.errors import InputError
 from attnlab.ledger import LATER, present_name
-from attnlab.targets import PACKAGES, allowed_packages, find, home, parameters
+from attnlab.targets import PACKAGES, find, home, parameters, require_allowed
 
 
 def locate(target: str, group: str) -> Any:
@@ -36,13 +36,7 @@ def locate(target: str, group: str) -> Any:
     """
     if group == "attention" and "." not in target:
         return register.named(target)
-    allowed = allowed_packages()
-    package = target.partition(".")[0]
-    if package not in allowed:
-        raise InputError(
-            f"{group}._target_={target}: package {package!r} is not allowed; allowed: "
-            f"{', '.join(allowed)} (to trust your own: ATTNLAB_ALLOW={package})"
-        )
+    allowed = require_allowed(f"{group}._target_", target)
     found = find(target)
     at_home = home(found, target)
     kind = GROUPS[group]

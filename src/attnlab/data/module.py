@@ -166,6 +166,11 @@ class ImageData:
             return x, split.labels
         return self.augment.mix(x, split.labels, self.num_classes, random, len(x), slice(None))
 
+    def unnormalised(self, x: Tensor) -> Tensor:
+        """Pixels uint8 of a batch (N, C, H, W), on the CPU."""
+        mean, std = (each.view(1, -1, 1, 1) for each in self.moments)
+        return ((x.cpu() * std + mean) * 255).round().clamp(0, 255).byte()
+
     def require_a_batch(self, images: int) -> None:
         """Raise InputError if so many training images make no batch."""
         if images < self.batch_size:

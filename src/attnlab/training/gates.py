@@ -132,8 +132,7 @@ def draw_pictures(trainer: Any, classifier: Any, folder: Path, count: int) -> li
     images = next(iter(trainer.datamodule.val_dataloader()))
     data = trainer.datamodule.data
     few = data.splits.val.take(torch.arange(min(count, len(data.splits.val)), device=data.splits.val.labels.device))
-    mean, std = (each.view(1, -1, 1, 1) for each in data.moments)
-    pixels = ((data.shown(few)[0].cpu() * std + mean) * 255).round().clamp(0, 255).byte()
+    pixels = data.unnormalised(data.shown(few)[0])
     x, labels = (part[:count] for part in images)
     with as_in_validation(trainer, classifier) as forward:
         predicted = forward(x).argmax(1).tolist()

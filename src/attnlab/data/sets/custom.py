@@ -15,7 +15,7 @@ from attnlab.data.images import Lazy, Splits
 from attnlab.data.sets.files import Channels, Photos, fraction
 from attnlab.data.splits import NAMES, require_every_class, split
 from attnlab.errors import InputError, first_line
-from attnlab.targets import PACKAGES, allowed_packages, find, home, parameters
+from attnlab.targets import PACKAGES, find, home, parameters, require_allowed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -219,13 +219,7 @@ def _drawing_from(seed: int) -> Iterator[None]:
 
 def located(target: str) -> Callable[..., Any]:
     """What ``target`` names, if a config may call it: a Dataset or LightningDataModule, or the user's own."""
-    allowed = allowed_packages()
-    package = target.partition(".")[0]
-    if package not in allowed:
-        raise InputError(
-            f"data.target={target}: package {package!r} is not allowed; allowed: {', '.join(allowed)} "
-            f"(to trust your own: ATTNLAB_ALLOW={package})"
-        )
+    allowed = require_allowed("data.target", target)
     found = find(target)
     mine = home(found, target).partition(".")[0] in set(allowed) - set(PACKAGES)
     fits = inspect.isclass(found) and (

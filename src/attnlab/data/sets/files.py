@@ -15,7 +15,7 @@ from attnlab.data.images import Lazy, Splits
 from attnlab.data.module import ImageData, positive
 from attnlab.data.scan import Index, index_of
 from attnlab.data.splits import Parts, divided, draw, require_every_class, without_duplicates
-from attnlab.errors import InputError
+from attnlab.errors import InputError, MissingData
 
 NAMED = 3  # files in a message
 Channels = Literal[1, 3]
@@ -166,8 +166,9 @@ class FileData(Photos):
                 continue
         return 1 if opened else 3
 
-    def missing(self) -> InputError:
-        raise NotImplementedError
+    def missing(self) -> MissingData:
+        """What to say where the files are absent."""
+        return MissingData(f"{self.where}: must hold images")
 
     def load(self) -> Splits:
         if not self.listing:
