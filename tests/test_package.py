@@ -24,8 +24,9 @@ FLOORS = [
     {"attention", "backbones"},
     {"insertion"},
     {"data"},
+    {"explain"},
     {"config"},
-    {"training"},
+    {"training", "trained"},
     {"sweep"},
     {"cli"},
 ]

@@ -15,7 +15,8 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from attnlab.backbones import create
     from attnlab.errors import InputError
-    from attnlab.insertion import attach, attached, check, cost, detach, find_sites, split_parameters
+    from attnlab.insertion import attach, attached, check, cost, detach, find_sites, record, split_parameters
+    from attnlab.trained import load
 
 _homes = {
     "InputError": "attnlab.errors",
@@ -26,6 +27,8 @@ _homes = {
     "create": "attnlab.backbones",
     "detach": "attnlab.insertion",
     "find_sites": "attnlab.insertion",
+    "load": "attnlab.trained",
+    "record": "attnlab.insertion",
     "split_parameters": "attnlab.insertion",
 }
 __all__ = [
@@ -37,6 +40,8 @@ __all__ = [
     "create",
     "detach",
     "find_sites",
+    "load",
+    "record",
     "split_parameters",
 ]
 

@@ -12,7 +12,14 @@ from attnlab.backbones.places import Place, Side, names_places, places_of
 from attnlab.backbones.registry import create, register
 from attnlab.backbones.resnets import resnet
 from attnlab.backbones.structure import structural_places
-from attnlab.backbones.torchvision_timm import AUXILIARY, inception_net, shufflenet_v2, timm_net, torchvision_net
+from attnlab.backbones.torchvision_timm import (
+    AUXILIARY,
+    inception_net,
+    shufflenet_v2,
+    timm_net,
+    torchvision_net,
+    without_weights,
+)
 
 __all__ = [
     "AUXILIARY",
@@ -33,4 +40,5 @@ __all__ = [
     "structural_places",
     "timm_net",
     "torchvision_net",
+    "without_weights",
 ]

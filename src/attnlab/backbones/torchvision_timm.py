@@ -3,10 +3,11 @@
 Weights of the libraries expect images normalised as theirs were: see ``normalise`` of the data.
 """
 
+import contextlib
 import difflib
 import logging
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,17 @@ Pretrained = bool | str
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 AUX_WEIGHT = {"googlenet": 0.3, "inception_v3": 0.4}  # arXiv 1409.4842, section 5; TensorFlow's Inception
 INCEPTION_V3_AUX = {"imagenet": 299, "cifar": 149}  # what its auxiliary head needs, in training only
+_empty: list[bool] = []  # inside without_weights
+
+
+@contextlib.contextmanager
+def without_weights() -> Iterator[None]:
+    """Inside, networks are built as ``pretrained`` says, but no weights are read or downloaded: others will follow."""
+    _empty.append(True)
+    try:
+        yield
+    finally:
+        _empty.pop()
 
 
 def torchvision_net(
@@ -96,7 +108,7 @@ def timm_net(
     if not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
     _no_weights_for(stem, pretrained)
-    download = pretrained is True and torch.get_default_device().type != "meta"
+    download = pretrained is True and torch.get_default_device().type != "meta" and not _empty
     net = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, pretrained=download)
     return fit(net, None, stem, pretrained)
 
@@ -117,6 +129,8 @@ def fit(
     first = next((path for path, module in net.named_modules() if isinstance(module, nn.Conv2d)), "")
     if in_channels is not None and net.get_submodule(first).in_channels != in_channels:
         _replace_conv(net, first, in_channels=in_channels)
+    if _empty:
+        pretrained = False
     state = _read(Path(pretrained)) if isinstance(pretrained, str) else download() if pretrained else None
     if state is not None:
         _load(net, state)

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -26,7 +26,16 @@ def build_data(config: Config) -> ImageData:
     return data
 
 
-def build_network(config: Config, data: ImageData) -> tuple[nn.Module, list[Site]]:
+class Task(Protocol):
+    """What a network must know of the data: an ImageData, say."""
+
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+
+def build_network(config: Config, data: Task) -> tuple[nn.Module, list[Site]]:
     """The backbone with its attention, and the sites changed.
 
     The backbone's first weights depend only on the seed, not on the attention: points with one seed are pairs.

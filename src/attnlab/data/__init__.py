@@ -6,6 +6,7 @@ May import the ground and the ledger.
 from attnlab.data.augment import Augment
 from attnlab.data.images import Batches, Images, Lazy, Splits
 from attnlab.data.module import ImageData
+from attnlab.data.preprocess import Preprocess
 from attnlab.data.sets.custom import Custom
 from attnlab.data.sets.digits import ClutteredDigits, Digits
 from attnlab.data.sets.fer import Fer2013
@@ -27,6 +28,7 @@ __all__ = [
     "ImageTable",
     "Images",
     "Lazy",
+    "Preprocess",
     "Splits",
     "TorchvisionData",
     "TorchvisionPhotos",

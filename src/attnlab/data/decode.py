@@ -113,6 +113,12 @@ def upright(path: str, channels: int | None = None, background: Background = "wh
         return _upright(opened, channels, background)
 
 
+def upright_image(image: "Image.Image", channels: int | None = None, background: Background = "white") -> "Image.Image":
+    """``upright`` of an image that is open already; a file's EXIF counts here, too."""
+    _quiet()
+    return _upright(image, channels, background)
+
+
 def upright_and_why(path: str) -> tuple["Image.Image", int]:
     """``upright``, and which of ``CONVERSIONS`` that took: bit i for the one of that index."""
     from PIL import Image
@@ -184,12 +190,19 @@ def _eight_bits(image: "Image.Image") -> "Image.Image":
     return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
 
 
-def fitted(image: "Image.Image", size: int, how: Fit = "crop", background: Background = "white") -> Tensor:
+def fitted(
+    image: "Image.Image", size: int, how: Fit = "crop", background: Background = "white", share: float = 1.0
+) -> Tensor:
     """An image of mode L or RGB as uint8 (C, size, size).
 
     ``crop``: the shorter side becomes ``size``, then the centre is cut out, as torchvision's Resize and CenterCrop do
     to the bit; ``pad``: the longer side becomes ``size``, the rest is ``background``; ``stretch``: both sides do.
+    With a ``share`` below 1, the middle of an image that is larger by so much.
     """
+    if share < 1:
+        margin = (round(size / share) - size) // 2
+        larger = fitted(image, round(size / share), how, background)
+        return larger[:, margin : margin + size, margin : margin + size].contiguous()
     from PIL import Image
 
     bilinear = Image.Resampling.BILINEAR

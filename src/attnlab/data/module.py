@@ -92,11 +92,7 @@ class ImageData:
 
     def fit(self, image: "Image.Image") -> Tensor:
         """A PIL image of mode L or RGB as in evaluation: uint8 of ``shape``."""
-        size = self.shape[-1]
-        larger = round(size / self.augment.eval_share)
-        margin = (larger - size) // 2
-        pixels = fitted(image, larger, self.fit_how, self.background)
-        return pixels[:, margin : margin + size, margin : margin + size].contiguous()
+        return fitted(image, self.shape[-1], self.fit_how, self.background, self.augment.eval_share)
 
     def check(self) -> None:
         """Raise InputError for what training would run into; where nothing else tells it, load the data."""

@@ -16,6 +16,7 @@ from attnlab.insertion.checking import check
 from attnlab.insertion.costs import Cost, cost, count, count_by_site
 from attnlab.insertion.heads import head_of
 from attnlab.insertion.latency import Latency, time_forward, time_together
+from attnlab.insertion.recording import Seen, gates_of, record
 from attnlab.insertion.sites import Site, find_sites, select_sites
 from attnlab.insertion.tracing import in_mode, trace
 
@@ -23,6 +24,7 @@ __all__ = [
     "Attended",
     "Cost",
     "Latency",
+    "Seen",
     "Site",
     "attach",
     "attached",
@@ -32,9 +34,11 @@ __all__ = [
     "count_by_site",
     "detach",
     "find_sites",
+    "gates_of",
     "head_of",
     "in_mode",
     "places_with_attention",
+    "record",
     "select_sites",
     "split_parameters",
     "time_forward",

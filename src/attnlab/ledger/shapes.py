@@ -66,6 +66,7 @@ SHAPES: dict[str, Shape] = {
         "best_epoch?": WHOLE,
         "times?": {"*": FINITE},
         "classes?": [TEXT],
+        "preprocess?": {"shape": [WHOLE], "mean": [NUMBER], "std": [NUMBER]},
     },
     "progress.json": {"epoch": WHOLE, "epochs": WHOLE, "step": WHOLE, "steps": WHOLE, "val_accuracy?": NUMBER},
     "job.json": {"slurm": TEXT},

@@ -90,6 +90,7 @@ def _fit(
     from lightning.pytorch.plugins.environments import LightningEnvironment
 
     from attnlab.config.build import build_data, build_network
+    from attnlab.data import Preprocess
     from attnlab.insertion import check, count, time_forward, trace
     from attnlab.training.checkpoints import Checkpoints, InPlace, latest
     from attnlab.training.classifier import Classifier, Feed
@@ -182,6 +183,7 @@ def _fit(
         "cost": costs,
         "sites": [site.name for site in sites],
         "classes": list(data.classes),
+        "preprocess": Preprocess.of(data).facts,
         "device": str(trainer.strategy.root_device),
         "devices": ranks,
         "times": {"train_s": seconds, "total_s": checkpoints.seconds},

@@ -1,0 +1,109 @@
+"""What attached attention does while the network runs: its gates, and the features before and after."""
+
+import contextlib
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from attnlab.errors import InputError
+from attnlab.insertion.attended import Attended, places_with_attention
+
+
+@dataclass
+class Seen:
+    """At one site, in the last forward pass; detached from gradients.
+
+    ``feature`` f and ``attended``, its merge with A(f): (N, C, H, W). ``gates``: by the attention's own names
+    (``gate``; ``channel`` and ``spatial`` of CBAM), each broadcasts against f; empty if the attention has none.
+    """
+
+    feature: Tensor
+    attended: Tensor
+    gates: dict[str, Tensor] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def record(net: nn.Module) -> Iterator[dict[str, Seen]]:
+    """Inside, each forward pass of ``net`` writes down, by site, what the attached attention gets, gates and gives.
+
+    >>> with attnlab.record(net) as seen:
+    ...     net(images)
+    >>> seen["layer1.0.bn2"].gates["spatial"]  # (N, 1, H, W)
+
+    Sites are named as ``attach`` returns them; where a name would not do (attention at a module's input and at its
+    output, an ensemble of networks) the path of the place has its name. If a site runs several times, the last time
+    counts.
+    Outputs, gradients, batch statistics and random states are as without: gates are computed once more beside the
+    forward pass. A compiled network runs uncompiled inside, which a warning says.
+    Raises InputError for a network without attached attention.
+    """
+    places = places_with_attention(net)
+    if not places:
+        raise InputError(
+            f"{type(net).__name__} has no attached attention to record"
+            + ("; record before you script or export it" if isinstance(net, torch.jit.ScriptModule) else "")
+        )
+    several = Counter(place.site for place in places.values())
+    seen: dict[str, Seen] = {}
+    with contextlib.ExitStack() as stack:
+        if _is_compiled(net):
+            warnings.warn("record: the compiled network runs uncompiled while it is recorded", stacklevel=3)
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for path, place in places.items():
+            name = place.site if several[place.site] == 1 else path
+            stack.callback(place.attended_by.register_forward_hook(_see(place, name, seen)).remove)
+        yield seen
+
+
+def _see(place: Attended, name: str, seen: dict[str, Seen]) -> Callable[..., None]:
+    @torch.no_grad()
+    def see(attention: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        f, attended = args[0].detach(), output.detach()
+        if place.mix is not None:
+            attended = place.mix(torch.cat([f, attended], 1))
+        elif place.adds:
+            attended = f + attended
+        seen[name] = Seen(f, attended, gates_of(attention, f))
+
+    return see
+
+
+@torch.no_grad()
+def gates_of(attention: nn.Module, f: Tensor) -> dict[str, Tensor]:
+    """The gates that the attention applies to the feature ``f`` (N, C, H, W), by name; {} if it has none.
+
+    Its batch statistics and the random states stay as they are.
+    """
+    if not hasattr(attention, "gates"):  # the user's own
+        return {}
+    with untouched(attention):
+        try:
+            return dict(attention.gates(f))  # type: ignore[operator]
+        except TypeError:  # it has none: see attention.base
+            return {}
+
+
+@contextlib.contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """Inside, the module works on copies of its buffers; those, and the random states, are as before afterwards.
+
+    The buffers themselves are put aside, not copied back: a graph that waits for its backward pass refers to them.
+    """
+    kept = [(child, name, buffer) for child in module.modules() for name, buffer in child._buffers.items()]
+    devices = {b.device for _, _, b in kept if b is not None} | {p.device for p in module.parameters()}
+    with torch.random.fork_rng([d for d in devices if d.type == "cuda"]):
+        for child, name, buffer in kept:
+            child._buffers[name] = None if buffer is None else buffer.clone()
+        try:
+            yield
+        finally:
+            for child, name, buffer in kept:
+                child._buffers[name] = buffer
+
+
+def _is_compiled(net: nn.Module) -> bool:
+    return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in net.modules())
