@@ -15,6 +15,7 @@ from torchmetrics.classification import (
 
 from attnlab.data import Batches, ImageData
 from attnlab.insertion import check
+from attnlab.training.onednn_bug import avoid_onednn_bug
 from attnlab.training.optimisation import Optimisation
 
 
@@ -29,6 +30,7 @@ class Classifier(lightning.LightningModule):
         super().__init__()
         self.eval_flip = eval_flip
         self.net = optimisation.net.to(memory_format=torch.channels_last)
+        avoid_onednn_bug(self.net)
         self.optimisation = optimisation
         self.train_loss = MeanMetric()
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")

@@ -340,6 +340,8 @@ def test_no_folder_of_classes(tmp_path, make):
 def test_stated_classes_need_no_folder_until_the_data_are_loaded(tmp_path):
     data = ImageFolder(folder=str(tmp_path / "absent"), size=24, num_classes=7)
     assert (data.num_classes, data.shape) == (7, (3, 24, 24))
+    with pytest.raises(InputError, match=r"data.folder=: must name a folder"):
+        ImageFolder(folder="")
     with pytest.raises(
         MissingData, match=r"data.folder=.*absent: no such folder; it must be a folder with a subfolder of images"
     ):

@@ -28,6 +28,8 @@ class ImageFolder(FileData):
 
     def __init__(self, *, folder: str, num_classes: int | None = None, **common: Any) -> None:
         super().__init__(**common)
+        if not folder:  # an empty variable of a shell, which would be the current folder
+            raise InputError("data.folder=: must name a folder with a subfolder of images for each class")
         self.folder, self.where = Path(folder), f"data.folder={folder}"
         if num_classes is not None and num_classes < 2:
             raise InputError(f"data.num_classes={num_classes}: must be at least 2")
