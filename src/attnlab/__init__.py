@@ -15,7 +15,17 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from attnlab.backbones import create
     from attnlab.errors import InputError
-    from attnlab.insertion import attach, attached, check, cost, detach, find_sites, record, split_parameters
+    from attnlab.insertion import (
+        attach,
+        attached,
+        check,
+        cost,
+        detach,
+        find_sites,
+        load_published,
+        record,
+        split_parameters,
+    )
     from attnlab.trained import load
 
 _homes = {
@@ -28,6 +38,7 @@ _homes = {
     "detach": "attnlab.insertion",
     "find_sites": "attnlab.insertion",
     "load": "attnlab.trained",
+    "load_published": "attnlab.insertion",
     "record": "attnlab.insertion",
     "split_parameters": "attnlab.insertion",
 }
@@ -41,6 +52,7 @@ __all__ = [
     "detach",
     "find_sites",
     "load",
+    "load_published",
     "record",
     "split_parameters",
 ]

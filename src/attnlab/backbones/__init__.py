@@ -20,6 +20,7 @@ from attnlab.backbones.torchvision_timm import (
     torchvision_net,
     without_weights,
 )
+from attnlab.backbones.weight_files import plain_weights, weights_in
 
 __all__ = [
     "AUXILIARY",
@@ -34,11 +35,13 @@ __all__ = [
     "inception_net",
     "names_places",
     "places_of",
+    "plain_weights",
     "register",
     "resnet",
     "shufflenet_v2",
     "structural_places",
     "timm_net",
     "torchvision_net",
+    "weights_in",
     "without_weights",
 ]

@@ -6,16 +6,15 @@ Weights of the libraries expect images normalised as theirs were: see ``normalis
 import contextlib
 import difflib
 import logging
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from attnlab.backbones.registry import register
+from attnlab.backbones.weight_files import weights_in
 from attnlab.errors import InputError
 
 log = logging.getLogger("attnlab")
@@ -131,7 +130,7 @@ def fit(
         _replace_conv(net, first, in_channels=in_channels)
     if _empty:
         pretrained = False
-    state = _read(Path(pretrained)) if isinstance(pretrained, str) else download() if pretrained else None
+    state = weights_in(pretrained) if isinstance(pretrained, str) else download() if pretrained else None
     if state is not None:
         _load(net, state)
     if stem == "cifar":
@@ -200,23 +199,6 @@ def _replace_conv(net: nn.Module, path: str, **changes: Any) -> None:
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
     parent, _, name = path.rpartition(".")
     setattr(net.get_submodule(parent), name, new)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f"backbone.pretrained={path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
-            raise InputError(f"backbone.pretrained={path}: holds more than weights; save net.state_dict()") from None
-        raise InputError(f"backbone.pretrained={path}: not a file of weights: {str(error).splitlines()[0]}") from None
-    state = state.get("state_dict", state.get("model", state))
-    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def _load(net: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -16,6 +16,7 @@ from attnlab.insertion.checking import check
 from attnlab.insertion.costs import Cost, cost, count, count_by_site
 from attnlab.insertion.heads import head_of
 from attnlab.insertion.latency import Latency, time_forward, time_together
+from attnlab.insertion.published import Loaded, load_published
 from attnlab.insertion.recording import Seen, gates_of, record
 from attnlab.insertion.sites import Site, find_sites, select_sites
 from attnlab.insertion.tracing import in_mode, trace
@@ -24,6 +25,7 @@ __all__ = [
     "Attended",
     "Cost",
     "Latency",
+    "Loaded",
     "Seen",
     "Site",
     "attach",
@@ -37,6 +39,7 @@ __all__ = [
     "gates_of",
     "head_of",
     "in_mode",
+    "load_published",
     "places_with_attention",
     "record",
     "select_sites",
