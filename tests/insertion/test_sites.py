@@ -186,3 +186,11 @@ def test_networks_of_something_else_are_named(net, message):
     for size in (None, (1, 64, 64)):
         with pytest.raises(InputError, match=message):
             attnlab.attach(net, "se", input_size=size)
+
+
+def test_timm_networks_of_other_images_than_their_weights_need_no_size():
+    import timm
+
+    net = timm.create_model("resnet18", in_chans=1, num_classes=3)
+    assert len(find_sites(net)) == len(find_sites(net, (1, 224, 224)))
+    assert find_sites(timm.create_model("tresnet_m", num_classes=3))  # whose first convolution gets 4×4 patches

@@ -166,9 +166,11 @@ def default_size(net: nn.Module) -> Shape:
     Raises InputError if that is a convolution of sequences or volumes.
     """
     told = getattr(net, "pretrained_cfg", None)
-    if isinstance(told, dict) and told.get("input_size"):
-        return (told["input_size"][0], 224, 224)
     first = next((m for m in net.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
+    if isinstance(told, dict) and told.get("input_size"):
+        channels = told["input_size"][0]
+        other = isinstance(first, nn.Conv2d) and first.in_channels % channels  # else it may get patches of the image
+        return (first.in_channels if first and other else channels, 224, 224)
     if isinstance(first, (nn.Conv1d, nn.Conv3d)):
         kind = "sequences (N, C, L)" if isinstance(first, nn.Conv1d) else "volumes (N, C, D, H, W)"
         raise InputError(
