@@ -116,6 +116,8 @@ def test_text_is_read_and_written_as_utf_8_whatever_the_locale():
                 ["report", "nowhere"],
                 ["status", "nowhere"],
                 ["repot", "outputs"],
+                ["predict", "nowhere", "nowhere.png"],
+                ["evaluate", "nowhere"],
             )
         ),
     ],

@@ -15,6 +15,7 @@ from attnlab.study.metrics import ACCURACY
 from attnlab.study.report import headline
 
 ATTENTIONS = ["se", "cbam", "eca", "gc", "coordinate"]
+NASTY = "<img src=x onerror=alert(1)> & \"quoted\" 'so' </script><!-- \u2028"
 COSTS = ["parameters", "macs", "latency_ms"]
 
 
@@ -70,6 +71,28 @@ def make_study(variants: int = 17, seeds: int = 5, epochs: int = 12, name: str =
         ],
     }
     return {**told, "headline": headline(told)}
+
+
+def with_also(told: dict[str, Any]) -> dict[str, Any]:
+    """The study with what was also measured: on other data, three scores of explanations, and ensembles."""
+    rng = np.random.default_rng(1)
+    own = ACCURACY._asdict()
+    score = {**own, "scale": 1, "digits": 3, "unit": "", "difference": "", "gain": ""}
+    columns = [{"key": "on data.clutter=16", **own, "words": "accuracy on data.clutter=16"}]
+    columns += [{"key": key, **score, "words": key} for key in ("gates/energy", "gradcam/deletion", NASTY)]
+
+    def cell(row: dict[str, Any], key: str) -> dict[str, Any]:
+        found = {"mean": float(rng.uniform(0.4, 0.7)), "half_width": 0.02, "n": 4 if key == NASTY else 5}
+        if row["is_baseline"]:
+            return found
+        return {**found, "difference": {"mean": -0.012, "half_width": 0.02, "n": 5}, "p": 0.1, "p_holm": 0.4}
+
+    def row_of(row: dict[str, Any]) -> dict[str, Any]:
+        keys = [column["key"] for column in columns if not (row["is_baseline"] and column["key"] == "gates/energy")]
+        ensemble = {"": {"seeds": 5, "val": 0.9, "test": row["accuracy"]["mean"] + 0.05}}
+        return {**row, "also": {key: cell(row, key) for key in keys}, "ensembles": ensemble}
+
+    return {**told, "also": columns, "ensembles": [""], "variants": [row_of(row) for row in told["variants"]]}
 
 
 def _factors(wanted: int) -> dict[str, list[str]]:

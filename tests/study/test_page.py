@@ -14,11 +14,10 @@ import pytest
 
 from attnlab.study.metrics import METRICS
 from attnlab.study.page import to_html
-from tests.study.page_data import make_study
+from tests.study.page_data import NASTY, make_study, with_also
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-NASTY = "<img src=x onerror=alert(1)> & \"quoted\" 'so' </script><!-- \u2028"
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +264,45 @@ def test_drill_down(visit):
     tab.locator("tr.baseline").click()
     assert tab.locator(".pictures img").count() == 5
     assert tab.locator(".pictures img").first.evaluate("image => image.naturalWidth") == 32
+
+
+def test_what_was_also_measured(visit, tmp_path):
+    told = with_also(make_study())
+    file = tmp_path / "report.html"
+    file.write_text(to_html(told), encoding="utf-8")
+    tab = visit(file=file)
+
+    def heads() -> list[str]:
+        return [" ".join(text.split()).strip("▴▾ ") for text in tab.locator("#board > thead th").all_inner_texts()]
+
+    assert heads()[7:10] == ["ensemble %", "on data.clutter=16 %", "parameters"]  # the first two
+    best = told["variants"][0]
+    found = best["also"]["on data.clutter=16"]
+    cell = tab.locator("tr.row").first.locator('td[data-name="on data.clutter=16 %"]')
+    assert cell.inner_text().split("\n") == [f"{100 * found['mean']:.1f} ± 2.0", "−1.2 ± 2.0, p .400"]
+    tab.get_by_text("also measured: 2 of 5 columns").click()
+    tab.get_by_label("gates/energy").check()
+    sort_by(tab, "gates/energy")
+    expected = sorted(told["variants"], key=lambda row: -(row["also"].get("gates/energy") or {"mean": -1})["mean"])
+    assert labels(tab) == [row["label"] for row in expected]  # the bare network, which has none, is last
+    tab.get_by_label("on data.clutter=16").uncheck()
+    assert heads()[7:10] == ["ensemble %", "gates/energy", "parameters"]
+    again = visit("#" + tab.url.split("#")[1], file=file)
+    assert labels(again) == labels(tab)
+    assert again.locator("#board > thead th").count() == len(heads())
+    tab.get_by_label("gates/energy").uncheck()  # by which it was sorted
+    assert labels(tab) == [row["label"] for row in told["variants"]]
+    tab.get_by_label("ensemble").uncheck()
+    none = visit("#" + tab.url.split("#")[1], file=file)
+    assert none.get_by_text("also measured: 0 of 5 columns").count() == 1
+    tab.locator("tr.row").first.click()
+    panel = tab.locator(".panel-body section").nth(1).inner_text()
+    assert panel.startswith("Also measured")
+    assert NASTY.replace("\u2028", "").strip() in " ".join(panel.split())
+    assert f"validation 90.0, test {100 * best['ensembles']['']['test']:.1f} %" in panel
+    phone = visit(file=file, viewport={"width": 390, "height": 800})
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    assert phone.locator('td[data-name="ensemble %"]').first.is_visible()
 
 
 def test_copying(visit):

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from torch import nn
 
 from attnlab.data import Augment, Digits
 from attnlab.errors import InputError
-from attnlab.training.classifier import BalancedAccuracy, Classifier, Feed, metrics
+from attnlab.training.classifier import Classifier, Feed
 from attnlab.training.optimisation import Optimisation
 from attnlab.training.schedules import cosine, one_cycle, steps
 
@@ -20,38 +19,6 @@ from attnlab.training.schedules import cosine, one_cycle, steps
 def classifier(net=None, **k):
     net = net or nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     return Classifier(Optimisation(net, optimizer=functools.partial(torch.optim.SGD, lr=0.1), **k), 10)
-
-
-def test_metrics_against_scikit_learn():
-    logits, y = torch.randn(200, 10), torch.randint(0, 10, (200,))
-    collection = metrics(10, "val/")
-    for part in (slice(0, 128), slice(128, 200)):  # unequal batches
-        for name, metric in collection.items():
-            if name.endswith("loss"):
-                metric.update(F.cross_entropy(logits[part], y[part]), weight=len(y[part]))
-            else:
-                metric.update(logits[part], y[part])
-    found = {key: float(value) for key, value in collection.compute().items()}
-    predicted, probabilities = logits.argmax(1), logits.softmax(1).max(1).values.numpy()
-    right = (predicted == y).numpy()
-    bins = np.clip(np.ceil(probabilities * 15).astype(int) - 1, 0, 14)
-    error = sum(
-        abs(right[bins == b].mean() - probabilities[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist())
-    )
-    assert found["val/accuracy"] == pytest.approx(accuracy_score(y, predicted))
-    assert found["val/f1"] == pytest.approx(f1_score(y, predicted, average="macro"))
-    assert found["val/balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y, predicted))
-    assert found["val/calibration_error"] == pytest.approx(error, abs=1e-5)
-    assert found["val/loss"] == pytest.approx(float(F.cross_entropy(logits, y)))
-
-
-@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
-def test_balanced_accuracy_leaves_out_absent_classes():
-    """Also those that are predicted."""
-    y, predicted = torch.tensor([0, 0, 0, 1, 3]), torch.tensor([0, 0, 2, 1, 1])
-    metric = BalancedAccuracy(5)
-    metric.update(F.one_hot(predicted, 5).float(), y)
-    assert float(metric.compute()) == pytest.approx(balanced_accuracy_score(y, predicted))
 
 
 def rates(schedule, steps, **k):

@@ -73,6 +73,22 @@ SHAPES: dict[str, Shape] = {
     "wandb.json": {"id?": TEXT, "versions?": WHOLE, "workspace?": PAIR, "report?": TEXT},
 }
 PLAN: Shape = {"time": FINITE, "command": TEXT, "points": [TEXT], "baseline?": MAPPING}
+EVALUATION: Shape = {
+    "metrics": {"accuracy": SHARE, "*": NUMBER},
+    "images": WHOLE,
+    "of": MAPPING,
+    "files?": {"names": TEXT, "times": TEXT, "contents": TEXT},
+    "tested": TEXT,
+}
+ENSEMBLE: Shape = {
+    "test": {"accuracy": SHARE, "*": NUMBER},
+    "val?": {"*": NUMBER},
+    "name?": TEXT,
+    "seeds": WHOLE,
+    "of": MAPPING,
+    "files?": {"names": TEXT, "times": TEXT, "contents": TEXT},
+    "points": {"*": TEXT},
+}
 OWNER: Shape = {"host": TEXT, "machine": TEXT, "process": WHOLE, "started?": WHOLE, "job?": TEXT, "restart": WHOLE}
 
 

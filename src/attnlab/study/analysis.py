@@ -21,6 +21,7 @@ from attnlab.study.collect import (
     read_study,
 )
 from attnlab.study.comparisons import Compared, family
+from attnlab.study.measured import Measured, all_measured
 from attnlab.study.metrics import Metric
 from attnlab.study.replicates import Replicate, in_order, written
 from attnlab.study.statistics import Comparison, Estimate, estimate
@@ -44,7 +45,8 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
     """
     wanted = dict(baseline or study.baseline)
     bases = baselines(study, wanted)
-    rows = _variants(study, bases)
+    also = all_measured(study, bases)
+    rows = _variants(study, bases, also)
     runs = [
         (v.levels, which, value)
         for v in study.variants
@@ -73,14 +75,15 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
         "wandb": any("wandb_id" in point.about for v in study.variants for point in v.points.values()),
         "looks": len(study.rounds),
         "more": shlex.join(["attnlab", "more", str(study.folder), *prose.options(baseline, study.metric)]),
+        **also.told,
     }
     told["at_equal_cost"] = prose.at_equal_cost(told)
-    told["warnings"] = prose.warnings(told, study, bases, wanted)
+    told["warnings"] = [*prose.warnings(told, study, bases, wanted), *also.warnings]
     told["notes"], told["methods"] = prose.notes(told), prose.methods(told, study)
     return told
 
 
-def _variants(study: Study, bases: list[Variant | None]) -> list[Told]:
+def _variants(study: Study, bases: list[Variant | None], also: Measured) -> list[Told]:
     """A row a variant; the comparisons with the baseline are one family, those at equal cost another."""
     against = family(study, bases)
     equal = costs.same_cost(study.variants, bases)
@@ -123,6 +126,8 @@ def _variants(study: Study, bases: list[Variant | None]) -> list[Told]:
                 "equal_cost": _at_equal_cost(matched[1], at_equal_cost[i]) if matched else None,
                 "front": on_front[i],
                 "data": data[i],
+                **({"also": also.cells[i]} if also.columns else {}),
+                **({"ensembles": also.ensembles[i]} if any(also.ensembles) else {}),
                 "config": ledger.without_seed(ledger.in_full(variant.settings)),
                 "points": [
                     _point(study, variant.points[which], bootstrap.mcnemar_p(answers[which], base_answers.get(which)))

@@ -14,6 +14,7 @@ const DASHES = ["", "7 3", "2 2"];
 const CURVES = ["train/loss", "val/loss", "train/accuracy", "val/accuracy"]; // in this order, others after them
 const SHARES = ["accuracy", "f1", "calibration_error"]; // their curves are in percent
 const ROWS_AT_ONCE = 150;
+const ALSO_AT_FIRST = 2; // columns of what was also measured that are shown without being asked for
 
 const known = (value) => value !== null && value !== undefined;
 
@@ -48,17 +49,17 @@ const count = (value) => value.toLocaleString("en-US");
 const several = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
-function estimate(found, sign = false) {
+function estimate(found, sign = false, how = metric) {
   if (!found) return "";
-  const mean = sign ? plus(metric.scale * found.mean, metric.digits) : written(found.mean);
-  return known(found.half_width) ? `${mean} ± ${written(found.half_width)}` : mean;
+  const mean = sign ? plus(how.scale * found.mean, how.digits) : written(found.mean, how);
+  return known(found.half_width) ? `${mean} ± ${written(found.half_width, how)}` : mean;
 }
 function probability(p) {
   if (!known(p)) return "";
   if (p < 0.001) return "<.001";
   return p >= 0.9995 ? "1.000" : p.toFixed(3).slice(1);
 }
-const written = (value) => (known(value) ? (metric.scale * value).toFixed(metric.digits) : "");
+const written = (value, how = metric) => (known(value) ? minus((how.scale * value).toFixed(how.digits)) : "");
 function si(value) {
   if (value < 1000) return String(Number(value.toPrecision(4)));
   const power = Math.min(3, Math.floor(Math.log10(value) / 3));
@@ -250,12 +251,39 @@ const EVERY_COLUMN = {
   verdict: column("verdict", UP, (v) => rank[v.verdict], verdictMark, { left: true }),
   effect: number("effect d", DOWN, (v) => v.effect_size, plus, { name: "d" }),
   test: number("test ±", UP, (v) => v.accuracy_test, written),
+  ...Object.fromEntries([...ensembleColumns(), ...alsoColumns()]),
   parameters: number("parameters", UP, (v) => v.parameters, count),
   macs: number("MACs", UP, (v) => v.macs, si),
   ms: number("ms", UP, (v) => v.latency_ms, (ms) => ms.toFixed(2)),
   gain: number("per 1 %", DOWN, (v) => v.gain?.[state.cost], gainText, { below: costBelow }),
   front: number("front", UP, (v) => (onFront(v) ? 0 : 1), frontText, { below: costBelow }),
 };
+function alsoColumns() {
+  return (told.also ?? []).map((how) => {
+    const head = [how.key, how.unit].filter(Boolean).join(" ");
+    const cell = (v) => v.also[how.key] && alsoCell(v.also[how.key], v.accuracy.n, how);
+    const first = how.key.startsWith("on ") ? BEST_FIRST : DOWN;
+    return [`also ${how.key}`, column(head, first, (v) => v.also[how.key]?.mean, cell, { name: head, also: how.key })];
+  });
+}
+function alsoCell(found, n, how) {
+  const few = found.n < n && el("small", ` (${found.n})`);
+  const p = known(found.p_holm) ? `, p ${probability(found.p_holm)}` : "";
+  const below = found.difference && el("small.below", estimate(found.difference, true, how) + p);
+  return [estimate(found, false, how), few, below].filter(Boolean);
+}
+function ensembleColumns() {
+  return (told.ensembles ?? []).map((name) => {
+    const also = name ? `ensemble on ${name}` : "ensemble";
+    const head = [also, metric.unit].filter(Boolean).join(" ");
+    const cell = (v) => v.ensembles[name] && ensembleCell(v.ensembles[name]);
+    return [`also ${also}`, column(head, BEST_FIRST, (v) => v.ensembles[name]?.test, cell, { name: head, also })];
+  });
+}
+function ensembleCell(found) {
+  const val = known(found.val) && el("small.below", `validation ${written(found.val)}`);
+  return [written(found.test), el("small", ` (of ${found.seeds})`), val].filter(Boolean);
+}
 function onFront(variant) {
   return variant.front.includes(state.cost);
 }
@@ -288,8 +316,10 @@ function differenceCell(variant) {
 // ---- the leaderboard: its state, which is the address, so that a link shows the same ----
 
 const FIRST = { sort: "accuracy", dir: BEST_FIRST, q: "", verdict: "", front: false, cost: "macs" };
-const state = { ...FIRST, factors: {}, open: new Set() };
+const state = { ...FIRST, factors: {}, open: new Set(), also: new Set() };
 const COLUMNS = Object.fromEntries(Object.entries(EVERY_COLUMN).filter(hasContent));
+const ALSO = Object.values(COLUMNS).flatMap(({ also }) => also ?? []);
+const visible = () => Object.entries(COLUMNS).filter(([, { also }]) => !also || state.also.has(also));
 
 function hasContent([key, { value }]) {
   if (key === "accuracy") return true;
@@ -308,6 +338,11 @@ function readState() {
   for (const factor of Object.keys(told.factors))
     if (given.get(`f.${factor}`)) state.factors[factor] = given.get(`f.${factor}`);
   state.open = new Set((given.get("open") ?? "").split(",").filter(Boolean));
+  state.also = new Set(given.has("also") ? given.getAll("also").filter((also) => ALSO.includes(also)) : firstOfAlso());
+  if (COLUMNS[state.sort].also) state.also.add(COLUMNS[state.sort].also);
+}
+function firstOfAlso() {
+  return ALSO.slice(0, ALSO_AT_FIRST);
 }
 function writeState() {
   const words = new URLSearchParams();
@@ -320,6 +355,8 @@ function writeState() {
   if (state.cost !== FIRST.cost) words.set("cost", state.cost);
   for (const [factor, level] of Object.entries(state.factors)) if (level) words.set(`f.${factor}`, level);
   if (state.open.size) words.set("open", [...state.open].join(","));
+  if (String([...state.also].sort()) !== String(firstOfAlso().sort()))
+    for (const also of state.also.size ? state.also : [""]) words.append("also", also);
   history.replaceState(null, "", words.size ? `#${words}` : location.pathname + location.search);
 }
 
@@ -362,6 +399,7 @@ function showTools() {
     choiceOf("verdict", "verdict", verdicts),
     choiceOf("cost", "cost that counts", Object.entries(COSTS)),
     el("label.check", front, "only the Pareto front"),
+    alsoTool(),
   );
   byId("tools").addEventListener("submit", (event) => event.preventDefault());
   byId("reset").addEventListener("click", () => {
@@ -370,8 +408,24 @@ function showTools() {
     search.focus();
   });
 }
+function alsoTool() {
+  if (!ALSO.length) return "";
+  const boxes = ALSO.map((also) => {
+    const change = () => {
+      state.also[box.checked ? "add" : "delete"](also);
+      if (COLUMNS[state.sort].also === also && !box.checked) Object.assign(state, { sort: FIRST.sort, dir: FIRST.dir });
+      changed();
+    };
+    const box = el("input", { type: "checkbox", change });
+    controls.push(() => (box.checked = state.also.has(also)));
+    return el("label.check", box, also);
+  });
+  const summary = el("summary");
+  controls.push(() => (summary.textContent = `also measured: ${state.also.size} of ${several(ALSO.length, "column")}`));
+  return el("details.also", summary, el("div", boxes));
+}
 function showHeads() {
-  const heads = Object.entries(COLUMNS).map(([key, column]) => {
+  const heads = visible().map(([key, column]) => {
     const sorted = state.sort === key;
     const arrow = el("span.arrow", { "aria-hidden": "true" }, sorted ? (state.dir === "ascending" ? "▴" : "▾") : "");
     const name = column.left ? [column.head, arrow] : [arrow, column.head];
@@ -428,7 +482,7 @@ function showRows() {
   const body = document.querySelector("#board > tbody");
   body.replaceChildren();
   if (!shown.length)
-    body.append(el("tr", el("td.empty", { colspan: Object.keys(COLUMNS).length }, "No variant passes these filters.")));
+    body.append(el("tr", el("td.empty", { colspan: visible().length }, "No variant passes these filters.")));
   makeRows(ROWS_AT_ONCE);
   byId("count").textContent =
     shown.length === variants.length
@@ -448,7 +502,7 @@ function makeRows(until) {
   byId("more").hidden = made >= shown.length;
 }
 function rowOf(variant) {
-  const cells = Object.values(COLUMNS).map((column) =>
+  const cells = visible().map(([, column]) =>
     el("td", { class: column.kind ?? (column.left && "left"), "data-name": column.name }, column.cell(variant)),
   );
   const classes = ["row", variant.is_baseline && "baseline", state.open.has(variant.id) && "open"]
@@ -500,6 +554,7 @@ function panelOf(variant, row) {
     "div.panel-body",
     { role: "group", "aria-label": variant.label, keydown },
     section(variant.is_baseline ? "Numbers" : "Against the baseline", numbersOf(variant)),
+    section("Also measured", alsoOf(variant)),
     section(told.replicates ? "Folds and seeds" : "Seeds", seedTable(points)),
     section("Learning curves", curves(points)),
     section("Attention", pictures(points)),
@@ -507,7 +562,7 @@ function panelOf(variant, row) {
     section("Logs", logs(points)),
     section("Configuration", configuration(details.config)),
   );
-  return el("tr.panel", { id: `panel-${variant.index}` }, el("td", { colspan: Object.keys(COLUMNS).length }, body));
+  return el("tr.panel", { id: `panel-${variant.index}` }, el("td", { colspan: visible().length }, body));
 }
 function section(title, content) {
   return content ? el("section", el("h3", title), content) : null;
@@ -546,6 +601,22 @@ function numbersOf(variant) {
     line(name, parts.filter(Boolean).join(", "));
   }
   return el("dl.numbers", lines);
+}
+function alsoOf(variant) {
+  const lines = (told.also ?? []).filter(({ key }) => variant.also[key]).map((how) => {
+    const { difference, n, p, p_holm, ...found } = variant.also[how.key];
+    const unit = how.unit && ` ${how.unit}`;
+    const parts = [`${estimate(found, false, how)}${unit}, ${several(n, REPLICATE)}`];
+    if (difference) parts.push(`difference ${estimate(difference, true, how)}, ${several(difference.n, "pair")}`);
+    if (known(p)) parts.push(`p ${probability(p)}, corrected ${probability(p_holm)}`);
+    return [el("dt", how.key), el("dd", parts.join("; "))];
+  });
+  for (const [name, { seeds, val, test }] of Object.entries(variant.ensembles ?? {})) {
+    const parts = [known(val) && `validation ${written(val)}`, `test ${written(test)}`].filter(Boolean);
+    const where = name ? ` on ${name}` : "";
+    lines.push([el("dt", `ensemble of ${seeds}${where}`), el("dd", `${parts.join(", ")} ${metric.unit}`)]);
+  }
+  return lines.length ? el("dl.numbers", lines) : null;
 }
 const named = (point) => `seed ${point.seed}${known(point.fold) ? ` fold ${point.fold}` : ""}`;
 function seedTable(points) {

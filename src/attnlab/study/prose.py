@@ -1,5 +1,6 @@
 """A study's results in words: warnings, notes to its tables, and the methods paragraph of a paper."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from attnlab.ledger.fingerprints import files_of
 from attnlab.study import bootstrap, costs, factors, replicates
 from attnlab.study.collect import Point, Study, Variant, fits, full_names, lack, several_versions
+from attnlab.study.measured import in_words
 from attnlab.study.metrics import ACCURACY, METRICS, Metric, metric_of
 from attnlab.study.statistics import FIRST
 
@@ -35,9 +37,12 @@ def damaged(study: Study) -> list[str]:
     points = [point for variant in study.variants for point in variant.points.values()]
     left_out = [f"{point.folder}/{point.error}" for point in study.unfinished if point.state == "damaged"]
     without = [f"{point.folder}/{damage}" for point in points for damage in sorted(point.damage)]
+    later = [damage for damage in without if re.search(r"/(evaluations/|explain\.json)", damage)]
+    without = [damage for damage in without if damage not in later]
     kinds = [
         (left_out, "not in the tables; the command that made the study trains such points again"),
         (without, "the rest of the point is used; delete its folder to train it again"),
+        (later, "left out of what was also measured; the command that wrote it (attnlab evaluate, explain) does again"),
         (study.damaged_plans, "its planned points are unknown; delete it"),
     ]
     return [
@@ -183,6 +188,7 @@ def notes(told: Told) -> list[str]:
         )
     if any(row["accuracy_test"] is not None for row in rows):
         text.append("test ±: 95 % bootstrap over test images with fixed seeds: how much another test set might change.")
+    text += in_words(told, over, by)
     text.append(
         "MACs and ms are of one image's forward pass; ms: median on the training machine, of the least disturbed seed."
     )
@@ -269,6 +275,7 @@ def methods(told: Told, study: Study) -> str:
             f"Main effects and two-way interactions of the factors were estimated within each {by} by least squares "
             f"with sum contrasts, and tested over {over} by repeated-measures F tests with Holm's correction."
         )
+    text += in_words(told, over, by)
     made_with = f" (attnlab {told['version']}{', ' + software if software else ''})"
     where = f"; training and latency: {devices}" if devices else ""
     text.append(f"Parameters and multiply-accumulates were counted for one forward pass{made_with}{where}.")

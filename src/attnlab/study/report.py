@@ -18,6 +18,7 @@ from rich.table import Table
 
 from attnlab.errors import InputError
 from attnlab.ledger import write_text
+from attnlab.study.also import also_measured, flat, markdown_lines, p_value
 from attnlab.study.analysis import Told, analyse, detailed, recalls
 from attnlab.study.collect import read_study, si
 from attnlab.study.figures import draw_all
@@ -27,6 +28,8 @@ from attnlab.study.prose import damaged
 from attnlab.study.statistics import FIRST
 
 COLUMNS = ["test ±", "difference", "p", "verdict", "parameters", "MACs", "ms"]  # after the replicates
+ABREAST = 4  # columns of what was also measured, in a table of the terminal
+VARIANTS = 6  # abreast in a table of classes
 FORMATS = ("md", "csv", "json", "latex", "html")
 
 
@@ -57,7 +60,7 @@ def write_report(
     told["warnings"] += [text for text in damaged(study) if text not in told["warnings"]]  # of what was read by now
     make = {
         "md": lambda: markdown(told, [f"figures{suffix}/{figure['name']}.png" for figure in figures]),
-        "csv": lambda: _csv([_flat(row, metric, "replicates" in told) for row in told["variants"]]),
+        "csv": lambda: _csv([_flat(row, told) for row in told["variants"]]),
         "json": lambda: json.dumps(_finite(_named(told)), indent=1, ensure_ascii=False, allow_nan=False),
         "latex": lambda: latex(told),
         "html": lambda: to_html({**details, "figures": figures}),
@@ -89,7 +92,7 @@ def _console() -> Console:
 
 def in_terminal(told: Told) -> list[Any]:
     """Print the leaderboard, a table for each factor, and the notes to read them."""
-    return [_leaderboard(told), *_effect_tables(told), *remarks(told)]
+    return [_leaderboard(told), *_also_tables(told), *_effect_tables(told), *remarks(told)]
 
 
 def _leaderboard(told: Told) -> Table:
@@ -113,6 +116,23 @@ def _table(title: str, columns: list[str]) -> Table:
     return table
 
 
+def _also_tables(told: Told) -> list[Table]:
+    """What was also measured, some columns in a table."""
+    heads, rows = also_measured(told)
+    tables = []
+    for i in range(0, len(heads), ABREAST):
+        title = "also measured; below each mean, its difference to the baseline" if i == 0 else "also measured"
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+        table.add_column("variant", min_width=16)
+        for head in heads[i : i + ABREAST]:
+            table.add_column(escape(head), justify="right", overflow="fold")
+        for row, cells in zip(told["variants"], rows, strict=True):
+            texts = (cell.joined("\n") for cell in cells[i : i + ABREAST])
+            table.add_row(*map(escape, (row["label"], *texts)), style="bold" if row["is_baseline"] else None)
+        tables.append(table)
+    return tables
+
+
 def _effect_tables(told: Told) -> list[Table]:
     """The effect of each factor, averaged over the rest, and the interactions."""
     tables, metric = [], metric_of(told)
@@ -123,7 +143,7 @@ def _effect_tables(told: Told) -> list[Table]:
             for i, level in enumerate(term["levels"]):
                 name = f"{term['factor']}={level['level']}{'' if i else among}"
                 effect = metric.text(level["effect"], level["effect_half_width"], "+")
-                table.add_row(escape(name), metric.text(level["mean"]), effect, "" if i else _p_value(term["p_holm"]))
+                table.add_row(escape(name), metric.text(level["mean"]), effect, "" if i else p_value(term["p_holm"]))
             table.add_section()
         tables.append(table)
     if told["interactions"]:
@@ -132,12 +152,9 @@ def _effect_tables(told: Told) -> list[Table]:
             cell = max(term["cells"], key=lambda cell: abs(cell["effect"]))
             where = ", ".join(cell["levels"])
             effect = metric.text(cell["effect"], cell["half_width"], "+")
-            table.add_row(" × ".join(term["factors"]), effect, where, _p_value(term["p_holm"]))
+            table.add_row(" × ".join(term["factors"]), effect, where, p_value(term["p_holm"]))
         tables.append(table)
     return tables
-
-
-ABREAST = 6  # variants in a table of the terminal
 
 
 def print_per_class(folder: str | Path, form: str | None = None, metric: str = "accuracy") -> None:
@@ -159,8 +176,8 @@ def print_per_class(folder: str | Path, form: str | None = None, metric: str = "
         print(*map(_markdown_row, lines), sep="\n")
         return
     console = _console()
-    for i in range(0, len(rows), ABREAST):
-        part = dict(list(rows.items())[i : i + ABREAST])
+    for i in range(0, len(rows), VARIANTS):
+        part = dict(list(rows.items())[i : i + VARIANTS])
         table = Table(title=escape(f"{study.folder}: recall, %"), title_justify="left", box=SIMPLE_HEAD)
         table.add_column("class")
         for label in part:
@@ -216,7 +233,7 @@ def remarks(told: Told) -> list[str]:
         if (equal := row["equal_cost"]) and equal["mean"] is not None:
             difference = metric.text(equal["mean"], equal["half_width"], "+")
             cost = "parameters" if equal["cost"] == "parameters" else "MACs"
-            p = f", p {_p_value(equal['p_holm'])}" if equal["p"] is not None else ""
+            p = f", p {p_value(equal['p_holm'])}" if equal["p"] is not None else ""
             lines.append(
                 f"at equal cost: {row['label']} is {difference} against {equal['label']} "
                 f"({equal['count']:,} {cost}; n={equal['n']}{p}): {equal['verdict']}"
@@ -239,6 +256,7 @@ def markdown(told: Told, figures: list[str]) -> str:
         "|---" + "|---:" * (len(columns) - 1) + "|",
     ]
     lines += [_markdown_row(_cells(row, metric)) for row in told["variants"]]
+    lines += markdown_lines(told)
     lines += ["", *(f"- {line}" for line in remarks(told)), "", told["methods"], ""]
     return "\n".join(lines + [f"![{Path(figure).stem}]({figure})" for figure in figures])
 
@@ -260,7 +278,7 @@ def _cells(row: Told, metric: Metric) -> list[str]:
         _replicates(row),
         metric.text(row["accuracy_test"]),
         _interval(difference, metric, "+") + pairs,
-        _p_value(row["p_holm"]),
+        p_value(row["p_holm"]),
         _verdict(row),
         f"{row['parameters']:,}",
         si(row["macs"]),
@@ -275,11 +293,6 @@ def _replicates(row: Told) -> str:
         return str(n)
     seeds = len({point["seed"] for point in row["points"]})
     return f"{'' if n == folds * seeds else f'{n} of '}{folds} × {seeds}"
-
-
-def _p_value(p: float | None) -> str:
-    """``.012``, ``<.001``"""
-    return "" if p is None else "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
 def _verdict(row: Told) -> str:
@@ -317,7 +330,20 @@ def latex(told: Told) -> str:
             f"{row['latency_ms']:.2f}",
         ]
         lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *_also_in_latex(told)])
+
+
+def _also_in_latex(told: Told) -> list[str]:
+    """A table of what was also measured; nothing if there is nothing."""
+    heads, rows = also_measured(told)
+    if not heads:
+        return []
+    lines = ["", r"% also measured: mean, difference to the baseline", rf"\begin{{tabular}}{{l{'r' * len(heads)}}}"]
+    lines += [r"\toprule", " & ".join(map(_escaped, ("Variant", *heads))) + r" \\", r"\midrule"]
+    for row, cells in zip(told["variants"], rows, strict=True):
+        texts = (_escaped(cell.joined("; ")).replace("±", r"$\pm$").replace("; -", "; $-$") for cell in cells)
+        lines.append(" & ".join([_escaped(row["label"]), *texts]) + r" \\")
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
 def _escaped(text: str) -> str:
@@ -360,7 +386,8 @@ def _named(told: Told) -> Told:
     return {**told, "metric": metric, "variants": rows}
 
 
-def _flat(row: Told, metric: str, folds: bool) -> dict[str, Any]:
+def _flat(row: Told, told: Told) -> dict[str, Any]:
+    metric, folds = told["metric"]["name"], "replicates" in told
     accuracy, difference, equal = row["accuracy"], row["difference"] or {}, row["equal_cost"] or {}
     return {
         "variant": row["label"],
@@ -385,4 +412,5 @@ def _flat(row: Told, metric: str, folds: bool) -> dict[str, Any]:
         "equal_cost_baseline": equal.get("label"),
         "equal_cost_difference": equal.get("mean"),
         "equal_cost_verdict": equal.get("verdict"),
+        **flat(row, told),
     }

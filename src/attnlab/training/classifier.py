@@ -4,16 +4,12 @@ from typing import Any
 
 import lightning
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassCalibrationError,
-    MulticlassF1Score,
-    MulticlassStatScores,
-)
+from torchmetrics.classification import MulticlassAccuracy
 
 from attnlab.data import Batches, ImageData
+from attnlab.data.measures import metrics, update
 from attnlab.insertion import check
 from attnlab.training.onednn_bug import avoid_onednn_bug
 from attnlab.training.optimisation import Optimisation
@@ -99,11 +95,7 @@ class Classifier(lightning.LightningModule):
         logits = self(x).float()
         if self.eval_flip:
             logits = (logits + self(x.flip(3)).float()) / 2
-        for name, metric in collection.items():
-            if name.endswith("loss"):
-                metric.update(nn.functional.cross_entropy(logits, y), weight=len(y))
-            else:
-                metric.update(logits, y)
+        update(collection, logits, y)
         return logits
 
     def _report(self, collection: MetricCollection) -> None:
@@ -150,29 +142,3 @@ class Feed(lightning.LightningDataModule):
 
     def test_dataloader(self) -> Batches:
         return self.data.batches(self.data.splits.test, shard=self._shard())
-
-
-class BalancedAccuracy(MulticlassStatScores):
-    """The mean recall of the classes that occur (torchmetrics' own counts a class that is only predicted as 0)."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes, average="none")
-
-    def compute(self) -> Tensor:
-        right, _, _, _, occurs = super().compute().unbind(-1)  # (num_classes,) each
-        return (right / occurs).nanmean()
-
-
-def metrics(num_classes: int, prefix: str) -> MetricCollection:
-    """Loss, top-1 accuracy, macro F1, balanced accuracy and expected calibration error (15 bins)."""
-    return MetricCollection(
-        {
-            "loss": MeanMetric(),
-            "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-            "f1": MulticlassF1Score(num_classes, average="macro"),
-            "balanced_accuracy": BalancedAccuracy(num_classes),
-            "calibration_error": MulticlassCalibrationError(num_classes, n_bins=15),
-        },
-        prefix=prefix,
-        compute_groups=False,
-    )

@@ -9,7 +9,7 @@ import platform
 import random
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,7 @@ def _fit(
 
     from attnlab.config.build import build_data, build_network
     from attnlab.data import Preprocess
+    from attnlab.data.measures import per_class
     from attnlab.insertion import check, count, time_forward, trace
     from attnlab.training.checkpoints import Checkpoints, InPlace, latest
     from attnlab.training.classifier import Classifier, Feed
@@ -213,34 +214,6 @@ def _show_end(
         names = ("best.ckpt", "last.ckpt") if wanted.get("checkpoints") else ()
         kept = [folder / "checkpoints" / name for name in names]
         logger.log_end(summary, answers, classes, gates, pictures, kept, trainer.global_step)
-
-
-def per_class(answers: Any, classes: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
-    """Precision, recall, F1 and number of test images (support) of each class.
-
-    ``answers`` (2, N): labels and predicted classes. None where nothing tells: the recall of a class without images,
-    the precision of a class that is never predicted, the F1 of one that is neither.
-    """
-    import numpy
-
-    labels, predicted = answers
-
-    def count(which: Any) -> list[int]:
-        return numpy.bincount(which, minlength=len(classes)).tolist()
-
-    def share(part: int, whole: int) -> float | None:
-        return part / whole if whole else None
-
-    counts = zip(classes, count(labels[labels == predicted]), count(predicted), count(labels), strict=True)
-    return {
-        name: {
-            "precision": share(right, called),
-            "recall": share(right, support),
-            "f1": share(2 * right, called + support),
-            "support": support,
-        }
-        for name, right, called, support in counts
-    }
 
 
 def _without_prefix(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:

@@ -33,7 +33,7 @@ class ImageFolder(FileData):
         self.folder, self.where = Path(folder), f"data.folder={folder}"
         if num_classes is not None and num_classes < 2:
             raise InputError(f"data.num_classes={num_classes}: must be at least 2")
-        self.seen = _Seen()
+        self.seen = Seen()
         self.read_listing()
         found = len(self.classes) if self.listing else 0
         if found < 2 and num_classes is None:
@@ -65,7 +65,7 @@ class ImageFolder(FileData):
         split = "train" in folders and (len(folders & SPLITS.keys()) > 1 or not _holds_images(self.folder / "train"))
         parts = sorted(folders & SPLITS.keys(), key=lambda name: (SPLITS[name], name)) if split else [""]
         if split:
-            self.seen.folders += sorted(name for name in folders.difference(parts) if not _of_a_system(name))
+            self.seen.folders += sorted(name for name in folders.difference(parts) if not of_a_system(name))
         found = {part: list(self.files_below(part)) for part in parts}
         classes = sorted({name for name, _ in found["train" if split else ""]})
         if not classes:
@@ -90,32 +90,33 @@ class ImageFolder(FileData):
         for entry in sorted(os.scandir(folder) if folder.is_dir() else (), key=lambda entry: entry.name):
             if not entry.is_dir():
                 self.seen.file(entry.name, beside=True)
-            elif _of_a_system(entry.name):
+            elif of_a_system(entry.name):
                 self.seen.folders.append(os.path.join(part, entry.name))
             else:
-                images = list(self.images_of(entry.path, {_real(self.folder), _real(folder)}))
+                images = list(images_of(entry.path, {real(self.folder), real(folder)}, self.seen))
                 yield from ((entry.name, os.path.relpath(path, self.folder)) for path in images)
                 if not images:
                     self.seen.empty.append(os.path.join(part, entry.name))
 
-    def images_of(self, folder: str, known: set[tuple[int, int]]) -> Iterator[str]:
-        """Paths of images below; not those of ``known`` folders, which it extends."""
-        tree = []
-        for place, folders, files in os.walk(folder, followlinks=True):
-            if (real := _real(place)) in known:
-                folders.clear()
-                continue
-            known.add(real)
-            self.seen.hidden += sum(map(_of_a_system, folders))
-            folders[:] = sorted(name for name in folders if not _of_a_system(name))
-            tree.append((place, files))
-        for place, files in sorted(tree):
-            for name in sorted(files):
-                if self.seen.file(name, nested=place != folder):
-                    yield os.path.join(place, name)
+
+def images_of(folder: str | Path, known: set[tuple[int, int]], seen: "Seen") -> Iterator[str]:
+    """Paths of images below; not those of ``known`` folders, which it extends."""
+    tree = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (this := real(place)) in known:
+            folders.clear()
+            continue
+        known.add(this)
+        seen.hidden += sum(map(of_a_system, folders))
+        folders[:] = sorted(name for name in folders if not of_a_system(name))
+        tree.append((place, files))
+    for place, files in sorted(tree):
+        for name in sorted(files):
+            if seen.file(name, nested=place != str(folder)):
+                yield os.path.join(place, name)
 
 
-class _Seen:
+class Seen:
     """What a folder holds besides images of its classes, told once."""
 
     def __init__(self) -> None:
@@ -126,7 +127,7 @@ class _Seen:
 
     def file(self, name: str, nested: bool = False, beside: bool = False) -> bool:
         """Whether this file is an image of a class; anything else is counted."""
-        if _of_a_system(name):
+        if of_a_system(name):
             self.hidden += 1
             return False
         if (kind := os.path.splitext(name)[1].lower()) not in extensions():
@@ -157,18 +158,18 @@ class _Seen:
         return ". ".join(told)
 
 
-def _of_a_system(name: str) -> bool:
+def of_a_system(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX" or name.lower() in SYSTEMS
 
 
-def _real(folder: str | Path) -> tuple[int, int]:
+def real(folder: str | Path) -> tuple[int, int]:
     """The same for all names of a folder."""
     about = os.stat(folder)
     return about.st_dev, about.st_ino
 
 
 def _holds_images(folder: Path) -> bool:
-    names = (name for name in os.listdir(folder) if not _of_a_system(name))
+    names = (name for name in os.listdir(folder) if not of_a_system(name))
     return any(os.path.splitext(name)[1].lower() in extensions() for name in names)
 
 

@@ -50,19 +50,7 @@ class ImageTable(FileData):
         return MissingData(f"{self.where}: must be a CSV file with the columns {self.path_column}, {self.label_column}")
 
     def read_table(self) -> None:
-        try:
-            with open(self.table, encoding="utf-8-sig", newline="") as file:
-                rows = csv.reader(file, delimiter="\t" if self.table.suffix.lower() == ".tsv" else ",")
-                header = [name.strip() for name in next(rows, [])]
-                lines, cells = [], []
-                for row in rows:
-                    if any(cell.strip() for cell in row):
-                        lines.append(rows.line_num)
-                        cells.append([cell.strip() for cell in row])
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{self.where}: must be a CSV in UTF-8: {first_line(error)}") from None
-        if wrong := [str(line) for line, row in zip(lines, cells, strict=True) if len(row) != len(header)]:
-            raise InputError(f"{self.where}: must have {len(header)} cells in each line; not so: line {listed(wrong)}")
+        header, lines, cells = cells_of(self.table, self.where)
         columns = {name: [row[i] for row in cells] for i, name in enumerate(header)}
         for key in ("path_column", "label_column", "split_column"):
             name = getattr(self, key)
@@ -95,3 +83,24 @@ class ImageTable(FileData):
             split,
             np.array(columns[self.group]) if self.group in columns and self.group is not None else None,
         )
+
+
+def cells_of(table: Path, where: str) -> tuple[list[str], list[int], list[list[str]]]:
+    """The header of a CSV (or a TSV), and of each further row that is not empty its line and its cells.
+
+    Raises InputError, which begins with ``where``, for what is no such table.
+    """
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
+            header = [name.strip() for name in next(rows, [])]
+            lines, cells = [], []
+            for row in rows:
+                if any(cell.strip() for cell in row):
+                    lines.append(rows.line_num)
+                    cells.append([cell.strip() for cell in row])
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{where}: must be a CSV in UTF-8: {first_line(error)}") from None
+    if wrong := [str(line) for line, row in zip(lines, cells, strict=True) if len(row) != len(header)]:
+        raise InputError(f"{where}: must have {len(header)} cells in each line; not so: line {listed(wrong)}")
+    return header, lines, cells

@@ -1,0 +1,188 @@
+"""What else was measured of a study's points: on other data, by explanations; and what seeds are worth together.
+
+Means, intervals and paired differences are those of the test metric. Their comparisons are one family of tests of
+their own (Holm), without verdicts: whoever looks at many columns finds something.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isfinite, log10
+from typing import Any
+
+from attnlab import ledger
+from attnlab.ledger import evaluations
+from attnlab.ledger.shapes import MAPPING
+from attnlab.study.collect import Point, Study, Variant, looks
+from attnlab.study.metrics import Metric
+from attnlab.study.replicates import Replicate
+from attnlab.study.statistics import compare, corrected, differences, estimate
+
+Told = dict[str, Any]
+Values = dict[Replicate, float]
+
+
+@dataclass
+class Measured:
+    """``columns``: each metric's key and how it is written; by variant, in the study's order: what was found."""
+
+    columns: dict[str, Metric]
+    cells: list[dict[str, Told]]
+    ensembles: list[dict[str, Told]]  # by the name of the data, "" for their own
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def told(self) -> Told:
+        """For ``analysis``; empty if nothing was measured."""
+        found: Told = {}
+        if self.columns:
+            found["also"] = [{"key": key, **metric._asdict()} for key, metric in self.columns.items()]
+        if names := list(dict.fromkeys(name for row in self.ensembles for name in row)):
+            found["ensembles"] = sorted(names)
+        return found
+
+
+def all_measured(study: Study, bases: Sequence[Variant | None]) -> Measured:
+    """All that the points' folders hold besides their own test metrics."""
+    warnings = list[str]()
+    old = list[str]()
+    by_variant = [_values(variant, study.metric, old) for variant in study.variants]
+    keys = sorted({key for found in by_variant for key in found}, key=lambda key: (not key.startswith("on "), key))
+    columns = {key: _metric(key, study.metric, [found[key] for found in by_variant if key in found]) for key in keys}
+    if old:
+        more = f" and {len(old) - 3} more" if len(old) > 3 else ""
+        warnings.append(
+            f"left out, as their points were trained again since: {', '.join(old[:3])}{more}; "
+            "attnlab evaluate makes them again"
+        )
+    total = sum(len(variant.points) for variant in study.variants)
+    for key in keys:
+        have = sum(len(found.get(key, ())) for found in by_variant)
+        if key.startswith("on ") and have < total:
+            warnings.append(f"{key}: {total - have} of {total} points are not evaluated; attnlab evaluate continues")
+    return Measured(columns, _cells(study, bases, by_variant, keys), _ensembles(study, warnings), warnings)
+
+
+def _values(variant: Variant, metric: Metric, old: list[str]) -> dict[str, Values]:
+    """Key -> values by replicate."""
+    found: dict[str, Values] = {}
+    for which, point in variant.points.items():
+        for key, value in {**_on_other_data(point, metric, old), **_scores(point)}.items():
+            found.setdefault(key, {})[which] = value
+    return found
+
+
+def _on_other_data(point: Point, metric: Metric, old: list[str]) -> dict[str, float]:
+    found = {}
+    for name, record in evaluations.of_point(point.folder).items():
+        if record.damage:
+            point.damage.add(f"{evaluations.FOLDER}/{record.damage}")
+        elif record["tested"] != evaluations.mark(point.result):
+            old.append(f"{point.folder}/{evaluations.FOLDER}/{name}.json")
+        elif record.get("overrides") and isfinite(value := record["metrics"].get(metric.name, float("nan"))):
+            found[f"on {name}"] = float(value)
+    return found
+
+
+def _scores(point: Point) -> dict[str, float]:
+    """What explanations were worth: of training's result.json, or of explain.json, which came later."""
+    later = ledger.read_json(point.folder / "explain.json", {"scores?": MAPPING})
+    if later.damage:
+        point.damage.add(later.damage)
+    first = point.result.get("explain")
+    scores = {**_mapping(first, "scores"), **_mapping(later, "scores")}
+    return {
+        key: float(value)
+        for key, value in scores.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    }
+
+
+def _mapping(holder: Any, key: str) -> Mapping[str, Any]:
+    found = holder.get(key) if isinstance(holder, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _metric(key: str, metric: Metric, values: Sequence[Values]) -> Metric:
+    """How a column is written."""
+    if key.startswith("on "):
+        return metric._replace(words=f"{metric.words} {key}")
+    largest = max(abs(value) for each in values for value in each.values())
+    digits = 3 if largest < 10 else max(0, 3 - int(log10(largest)))
+    return Metric(key, key, scale=1, digits=digits, unit="", difference=key, gain=key)
+
+
+def _cells(
+    study: Study, bases: Sequence[Variant | None], by_variant: Sequence[Mapping[str, Values]], keys: Sequence[str]
+) -> list[dict[str, Told]]:
+    place = {id(variant): i for i, variant in enumerate(study.variants)}
+    cells: list[dict[str, Told]] = [{} for _ in study.variants]
+    family, where = [], []
+    for i, (variant, base) in enumerate(zip(study.variants, bases, strict=True)):
+        for key in keys:
+            if not (mine := by_variant[i].get(key)):
+                continue
+            mean = estimate(list(mine.values()), overlap=variant.overlap)
+            cells[i][key] = {"mean": mean.mean, "half_width": mean.half_width, "n": mean.n}
+            if base is not None and (pairs := differences(mine, by_variant[place[id(base)]].get(key, {}))):
+                family.append(replace(compare(pairs, variant.overlap), looks=looks(study, variant, base)))
+                where.append(cells[i][key])
+    for cell, found in zip(where, corrected(family), strict=True):
+        half_width = None if found.high is None else found.high - found.mean
+        cell["difference"] = {"mean": found.mean, "half_width": half_width, "n": found.pairs}
+        cell |= {"p": found.p, "p_holm": found.p_holm}
+    return cells
+
+
+def _ensembles(study: Study, warnings: list[str]) -> list[dict[str, Told]]:
+    """Of each variant, by the name of the data ("" for its own): seeds, val, test. What is old is told."""
+    found: list[dict[str, Told]] = [{} for _ in study.variants]
+    place = {ledger.digest(variant.settings)[:8]: i for i, variant in enumerate(study.variants)}
+    again = f"attnlab evaluate {study.folder} --seeds all"
+    for name, record in evaluations.of_study(study.folder).items():
+        where = f"{study.folder}/{evaluations.FOLDER}/{name}.json"
+        identity, _, data = name.partition(" on ")
+        if record.damage:
+            warnings.append(
+                f"damaged: {study.folder}/{evaluations.FOLDER}/{record.damage}: left out; {again} makes it again"
+            )
+            continue
+        if identity not in place:
+            warnings.append(f"{where}: is of no variant of this study; delete it")
+            continue
+        variant = study.variants[place[identity]]
+        now = {point.folder.name: evaluations.mark(point.result) for point in variant.points.values()}
+        then = record["points"]
+        if not then.items() <= now.items():
+            warnings.append(f"{where}: left out, as a point of it was trained again since, or is gone; {again}")
+            continue
+        if study.metric.name not in record["test"]:
+            continue
+        seeds = Counter(point.fold for point in variant.points.values())
+        if newer := sum(seeds[point.fold] > 1 for point in variant.points.values()) - len(then):
+            warnings.append(
+                f"the ensemble of {variant.label}{f' on {data}' if data else ''} is without {newer} "
+                f"newer point{'s' * (newer > 1)}; {again} makes it again"
+            )
+        values = {split: _mapping(record, split).get(study.metric.name) for split in ("val", "test")}
+        found[place[identity]][data] = {"seeds": record["seeds"], **values}
+    return found
+
+
+def in_words(told: Mapping[str, Any], over: str, by: str) -> list[str]:
+    """What a reader must know of these columns, for notes and methods; empty if there are none."""
+    text = []
+    if told.get("also"):
+        tests = sum("p" in cell for row in told["variants"] for cell in row["also"].values())
+        tested = (
+            f" Differences to {told['baseline']}, paired by {by}, have two-sided paired t-tests with Holm's correction "
+            f"for the {tests} comparison{'s' * (tests > 1)} in these columns, a family of their own; no verdicts are "
+            "drawn from them."
+        )
+        text.append(
+            f"Also measured ({', '.join(column['key'] for column in told['also'])}): means and 95 % t-intervals over "
+            f"{over}.{tested if tests else ''}"
+        )
+    if told.get("ensembles"):
+        text.append("Ensembles: the mean of the probabilities of a variant's seeds; one number each, so no interval.")
+    return text
