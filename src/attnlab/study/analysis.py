@@ -261,8 +261,8 @@ def detailed(told: Told, study: Study) -> Told:
 
 
 def pictures(point: Point) -> list[str]:
-    """The attention pictures that a point has kept, as data addresses."""
-    files = sorted((point.folder / "pictures").glob("*.png"))
+    """The attention pictures that a point has kept at its end, as data addresses; those of its epochs are many."""
+    files = [file for file in sorted((point.folder / "pictures").glob("*.png")) if not file.stem.startswith("epoch-")]
     read = [ledger.read_picture(file) for file in files]
     point.damage.update(f"pictures/{damage}" for _, damage in read if damage)
     return [f"data:image/png;base64,{base64.b64encode(content).decode()}" for content, _ in read if content]

@@ -63,7 +63,7 @@ def draw_all(told: Told, study: Study, tell: Callable[[str], None], place: Path 
          f"to the highest {each}."),
     ]  # fmt: skip
     drawn = []
-    with _styled():
+    with styled():
         for name, title, draw, how in figures:
             tell(name)
             figure = draw(told, study)
@@ -79,7 +79,7 @@ def draw_all(told: Told, study: Study, tell: Callable[[str], None], place: Path 
 
 
 @contextmanager
-def _styled() -> Iterator[None]:
+def styled() -> Iterator[None]:
     import matplotlib
 
     inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")

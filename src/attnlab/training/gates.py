@@ -1,9 +1,7 @@
-"""Statistics of the gates on validation images, and pictures of where the attention looks."""
+"""Statistics of the gates on validation images."""
 
 import contextlib
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -12,11 +10,9 @@ from torch import Tensor, nn
 
 from attnlab.errors import surviving
 from attnlab.insertion import in_mode, places_with_attention
-from attnlab.ledger import write_bytes
 
 IMAGES = 64  # the first of the validation images
 NEAR = 0.1
-PANELS = 5  # sites in a picture
 
 
 class Gate(NamedTuple):
@@ -51,25 +47,6 @@ def gate_numbers(net: nn.Module, run: Callable[[], Any]) -> list[Gate]:
         run()
     numbers = torch.stack(list(found.values())).tolist() if found else []
     return [Gate(*key, *values) for key, values in zip(found, numbers, strict=True)]
-
-
-def attention_maps(net: nn.Module, run: Callable[[], Any]) -> dict[str, Tensor]:
-    """Site -> (N, height, width): the gate's mean over channels, or the mean of |A(x)| if no gate has positions.
-
-    Leaves out sites of one position, and attention that changes the number of images.
-    """
-    found: dict[str, Tensor] = {}
-
-    def see(site: str, attention: nn.Module, x: Tensor) -> None:
-        seen = attention.gate(x).float().mean(1) if getattr(attention, "is_gate", False) else None  # type: ignore[operator]
-        if seen is None or seen.shape[1:].numel() == 1:
-            seen = attention.forward(x).float().abs().mean(1)  # not by a call, which would be watched again
-        if seen.shape[1:].numel() > 1:
-            found[site] = seen.cpu()
-
-    with _watching(net, see):
-        run()
-    return found
 
 
 @contextlib.contextmanager
@@ -125,44 +102,3 @@ class GateCurves(Callback):
             means = {f"gates/{gate.name}": gate.mean for gate in numbers_of(trainer, module)}
             for logger in trainer.loggers:
                 logger.log_metrics(means, trainer.global_step)
-
-
-def draw_pictures(trainer: Any, classifier: Any, folder: Path, count: int) -> list[Path]:
-    """``pictures/00.png``, ...: each of the first validation images, with its attention maps."""
-    images = next(iter(trainer.datamodule.val_dataloader()))
-    data = trainer.datamodule.data
-    few = data.splits.val.take(torch.arange(min(count, len(data.splits.val)), device=data.splits.val.labels.device))
-    pixels = data.unnormalised(data.shown(few)[0])
-    x, labels = (part[:count] for part in images)
-    with as_in_validation(trainer, classifier) as forward:
-        predicted = forward(x).argmax(1).tolist()
-        maps = attention_maps(classifier.net, lambda: forward(x))
-    paths, classes = [], trainer.datamodule.data.classes
-    for i, label in enumerate(labels.tolist()):
-        path = folder / "pictures" / f"{i:02d}.png"
-        title = f"class {classes[label]}, predicted {classes[predicted[i]]}"
-        write_bytes(path, picture(pixels[i], {site: seen[i] for site, seen in maps.items()}, title))
-        paths.append(path)
-    return paths
-
-
-def picture(image: Tensor, maps: Mapping[str, Tensor], title: str) -> bytes:
-    """A PNG: the image (C, H, W) uint8, and beside it the image under each map (height, width); at most five maps."""
-    from matplotlib.figure import Figure
-
-    channels, height, width = image.shape
-    shown = image.permute(1, 2, 0).numpy() if channels == 3 else image.float().mean(0).numpy()
-    panels: Sequence[str] = list(maps)
-    if len(panels) > PANELS:  # evenly, the last one included
-        panels = [panels[round((i + 1) * len(panels) / PANELS) - 1] for i in range(PANELS)]
-    figure = Figure(figsize=(1.5 * (1 + len(panels)), 1.5 * height / width + 0.3), dpi=100, layout="constrained")
-    for axes, site in zip(figure.subplots(1, 1 + len(panels), squeeze=False)[0], (None, *panels), strict=True):
-        axes.imshow(shown, cmap="gray")
-        if site is not None:
-            axes.imshow(maps[site].numpy(), extent=(-0.5, width - 0.5, height - 0.5, -0.5), alpha=0.6, cmap="inferno")
-        words = title if site is None else site if len(site) < 25 else f"…{site[-23:]}"
-        axes.set_title(words, fontsize=6, parse_math=False)  # a class may be called anything
-        axes.set_axis_off()
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()

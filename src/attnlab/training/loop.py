@@ -99,6 +99,7 @@ def _fit(
     from attnlab.training.gates import GateCurves
     from attnlab.training.loggers import open_loggers
     from attnlab.training.optimisation import build_optimisation
+    from attnlab.training.pictures import EpochPictures
     from attnlab.training.progress import PointProgress, ProgressFile
 
     first, ranks = rank() == 0, ledger.ranks(config)
@@ -130,6 +131,8 @@ def _fit(
     callbacks: list[Callback] = [checkpoints, ProgressFile(folder)]
     if config["logger"].get("gates"):
         callbacks.append(GateCurves())
+    if every := (config.get("explain") or {}).get("every_n_epochs"):
+        callbacks.append(EpochPictures(folder, every))
     if settings.pop("enable_progress_bar", True) and bar and first:
         callbacks.append(progress)
     with contextlib.closing(data), progress.bar_stopped(), open_loggers(config, folder, first) as loggers:
@@ -196,8 +199,9 @@ def _show_end(
 ) -> None:
     """The headline numbers, pictures, and what W&B gets once; nothing of it decides a result."""
     from attnlab.errors import surviving
-    from attnlab.training.gates import Gate, draw_pictures, numbers_of
+    from attnlab.training.gates import Gate, numbers_of
     from attnlab.training.loggers import Wandb
+    from attnlab.training.pictures import draw_pictures
 
     wanted, classes = config["logger"], trainer.datamodule.data.classes
     pictures, gates = list[Path](), list[Gate]()

@@ -1,0 +1,64 @@
+"""show where a trained network looks: gates, class activation maps"""
+
+import argparse
+from pathlib import Path
+
+from attnlab.errors import InputError
+
+GROUP, PLACE, WORDS = "look", 3, "POINT [IMAGE|FOLDER ...]"
+
+
+def run(argv: list[str]) -> int:
+    """Write page.html, a grid and a figure of the channel gates into the point's explain/."""
+    parser = argparse.ArgumentParser(
+        prog="attnlab explain",
+        description="Shows where a finished point looks: the gates at each site over the image and over channels, and "
+        "Grad-CAM, Grad-CAM++, HiResCAM, Score-CAM and integrated gradients of the class that it predicts. Writes a "
+        "page, a grid of images and a figure of the channel gates. Needs pip install 'attnlab[explain]'.",
+        epilog="example: attnlab explain outputs/demo/mini_xception-cbam-branch-s0-0b89e057 --sanity",
+    )
+    parser.add_argument("point", metavar="POINT", help="a finished point's folder")
+    parser.add_argument(
+        "images",
+        metavar="IMAGE|FOLDER",
+        nargs="*",
+        help="images, or folders of them (default: from the point's own test images, half of them wrongly classified, "
+        "and of all classes)",
+    )
+    parser.add_argument(
+        "--against", metavar="POINT2", help="show another point's maps beside it, of the same images and classes"
+    )
+    parser.add_argument("--class", dest="of", metavar="NAME", help="the class that maps are of (default: as predicted)")
+    parser.add_argument(
+        "--methods",
+        metavar="LIST",
+        help="of gradcam, gradcam++, hirescam, scorecam, integrated_gradients (default: all; without scorecam, which "
+        "runs the network once for each channel, where that would take minutes)",
+    )
+    parser.add_argument("--images", dest="count", type=int, default=16, metavar="N", help="at most (default: 16)")
+    parser.add_argument("--split", choices=["val", "test"], default="test", help="of the point's own (default: test)")
+    parser.add_argument(
+        "--sanity", action="store_true", help="also check that maps change when the weights are randomised (1810.03292)"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where to (default: explain/ in the point's folder)")
+    args = parser.parse_intermixed_args(argv)
+    if args.count < 1:
+        raise InputError(f"--images {args.count}: must be at least 1")
+    for folder in filter(None, (args.point, args.against)):
+        if not Path(folder).is_dir():
+            raise InputError(f"{folder}: no such folder; must be a finished point's, such as outputs/demo/...")
+
+    from attnlab.cli.explaining import explain_point
+
+    explain_point(
+        args.point,
+        args.images,
+        against=args.against,
+        of=args.of,
+        methods=args.methods.split(",") if args.methods else None,
+        count=args.count,
+        split=args.split,
+        sanity=args.sanity,
+        output=args.output,
+    )
+    return 0
