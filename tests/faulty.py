@@ -147,5 +147,7 @@ class Sweep:
         found = []
         for path in self.records_folder.iterdir():
             lines = [line.split(" ") for line in path.read_text().splitlines()]
+            if not lines or len(lines[-1]) < 2:  # it is being written
+                continue
             found.append((path.name.partition("-")[0], lines[0][0], float(lines[0][1]), float(lines[-1][1])))
         return found

@@ -249,7 +249,11 @@ def test_gates_can_be_drawn(case):
             module.gates(x)
         return
     gates = module.gates(x)
-    for gate in gates.values():
+    for name, gate in gates.items():
+        low, high = module.limits(name)
+        assert math.isfinite(high - low) == (name != "context")
+        assert low <= float(gate.detach().min())
+        assert float(gate.detach().max()) <= high
         shape = (2, 4, 6, 5) if case == "sge" else x.shape  # of four groups
         assert gate.dim() == 4
         assert all(a in (1, b) for a, b in zip(gate.shape, shape, strict=True))

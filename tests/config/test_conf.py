@@ -48,7 +48,24 @@ def compose():
 
 def test_all_groups_are_there():
     groups = {path.parent.name for path in FILES}
-    assert groups == {*settings.GROUPS, "sites", "trainer", "logger", "experiment"}
+    assert groups == {*settings.GROUPS, "sites", "trainer", "logger", "explain", "experiment"}
+
+
+def test_explains_files_hold_all_settings_and_their_defaults(compose):
+    nodes = {path.stem: schema.plain(compose(f"explain={path.stem}"))["explain"] for path in CONF.glob("explain/*")}
+    switches = {"gates": {"gates"}, "none": set(), "score": {"gates", "ablation", "scores"}}
+    for name, node in nodes.items():
+        assert node == {**settings.NOT_EXPLAINED, "name": name, **dict.fromkeys(switches[name], True)}
+    assert nodes["none"].keys() == settings.EXPLAIN.keys()
+    assert schema.plain(compose())["explain"] == nodes["gates"]
+
+
+def test_a_config_without_the_group_explains_nothing(compose):
+    config = schema.plain(compose("attention=cbam"))
+    del config["explain"]
+    assert schema.check(config)["explain"] == settings.NOT_EXPLAINED
+    config["explain"] = {"ablation": True}
+    assert schema.check(config)["explain"] == {**settings.NOT_EXPLAINED, "ablation": True}
 
 
 @pytest.mark.parametrize(("name", "needs"), [("local", "attnlab"), ("slurm", "submitit"), ("ray", "ray")])

@@ -137,6 +137,9 @@ def test_defaults_that_a_file_leaves_out_are_filled_in(compose):
         ("seed", "three", r"seed=three: must be a valid integer"),
         ("study", "a/b", r"study=a/b: "),
         ("logger.name", "excel", r"logger.name=excel: unknown; valid: csv, tensorboard, wandb"),
+        ("explain.images", 0, r"explain.images=0: must be at least 1"),
+        ("explain.methods", ["gradcan"], r"explain.methods=\[\"gradcan\"\]: must be 'gradcam', 'gradcam\+\+', "),
+        ("explain.gate", True, r"explain.gate: no such setting; nearest: gates"),
         ("sed", 3, r"sed: no such setting; nearest: seed"),
     ],
 )

@@ -66,6 +66,7 @@ def test_what_can_change_the_result_changes_the_identity(path, value):
         ("output_dir", "/elsewhere"),
         ("tags", ["a"]),
         ("logger.name", "wandb"),
+        ("explain", {"name": "score", "scores": True}),
         ("data.root", "/other"),
         ("data.eval_batch_size", 7),
         ("trainer.accelerator", "gpu"),

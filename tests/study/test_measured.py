@@ -58,10 +58,12 @@ def points(tmp_path):
         for seed, value in enumerate(values):
             path = found[attention, seed] / "result.json"
             result = json.loads(path.read_text())
-            scores = {"gradcam/energy": 0 if seed % 2 else value, "nonsense": None}
-            ledger.write_json(path, {**result, "explain": {"scores": scores}})
-            later = {"gradcam/energy": value} if seed % 2 else {}
-            ledger.write_json(found[attention, seed] / "explain.json", {"scores": later})
+            scores = {"gradcam/energy": 0 if seed % 2 else value, "gates/energy": float("nan")}
+            chance = {"energy": 0.1 if seed % 2 else 0.2}
+            ledger.write_json(path, {**result, "explain": {"scores": scores, "chance": chance}})
+            if seed % 2:
+                later = {"scores": {"gradcam/energy": value}}
+                ledger.write_json(found[attention, seed] / "explain.json", later)
     ensemble(tmp_path / "s", "se", [found["se", seed] for seed in range(4)], val=0.9, test=0.91)
     return found
 
@@ -83,6 +85,7 @@ def test_the_statistics_are_those_of_the_accuracy(points):
         expected = {"mean": differences.mean(), "half_width": reach * differences.std(ddof=1), "n": 4}
         assert cell["difference"] == pytest.approx(expected)
         assert (cell["p"], cell["p_holm"]) == pytest.approx((p, corrected))
+    assert told["also"][1]["words"] == "gradcam/energy, chance 0.150"
     assert "difference" not in rows["none"]["on noise"]
     assert "gradcam/energy" not in rows["se"]
     assert "Holm's correction for the 3 comparisons in these columns, a family of their own" in told["methods"]

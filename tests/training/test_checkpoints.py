@@ -38,6 +38,7 @@ ARGV = [
     "data=digits",
     "augment.pad=2",
     "augment.flip=true",
+    *("attention=se", "sites=unit", "attention.init=authors"),
 ]
 EPOCHS, STEPS = 5, 39
 
@@ -98,6 +99,11 @@ def uninterrupted(_world):
 
 def assert_equal(folder, other):
     assert (folder / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
+    gates = [f / "gates.csv" for f in (folder, other) if ledger.read_config(f)["sites"]]  # of attention alone
+    assert not gates or gates[0].read_text() == gates[1].read_text()
+    assert not gates or set(ledger.read_rows(gates[0])[0]["epoch"]) == set(
+        ledger.read_rows(folder / "metrics.csv")[0]["epoch"]
+    )
     results = [ledger.read_json(f / "result.json") for f in (folder, other)]
     for key in ("test", "val", "best_epoch"):
         assert results[0][key] == results[1][key]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from attnlab import ledger
 from attnlab.attention import CBAM
 from attnlab.errors import InputError
 from attnlab.training.distributed import SyncBatchNorm, synchronise
@@ -139,6 +140,9 @@ def test_two_processes_in_a_sweep_equal_one(pair):
         torch.testing.assert_close(weights[0][key], value, rtol=1e-6, atol=1e-7)
     rows = [(folder / "metrics.csv").read_text().splitlines() for folder in pair]
     assert len(rows[0]) == len(rows[1]) == 2
+    gates = [ledger.read_rows(folder / "gates.csv")[0] for folder in pair]
+    assert gates[0]["site"] == gates[1]["site"] != []
+    assert gates[0]["mean"] == pytest.approx(gates[1]["mean"], abs=1e-6)
     assert (pair[0] / "log.txt").read_text().count("Traceback") == 0
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import attnlab
+from attnlab.explain.health import gate_numbers
 from attnlab.insertion import attached
-from attnlab.training.gates import gate_numbers
 from tests.own_net import OwnAttention
 
 

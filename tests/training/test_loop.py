@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from attnlab.explain.health import Gate
 from tests.conftest import COMMAND, attnlab
 from tests.wandb_file import records
 
@@ -171,13 +172,14 @@ def test_wandb_files_hold_confusion_gates_pictures_and_checkpoints(sweep):
             assert not curves
             continue
         sites = json.loads((folder / "result.json").read_text())["sites"]
-        assert curves == {f"gates/{site}/{gate}" for site in sites for gate in ("channel", "spatial")}
+        gates = {f"gates/{site}/{gate}" for site in sites for gate in ("channel", "spatial")}
+        assert curves == gates | {f"{gate}/{key}" for gate in gates for key in ("spread", "saturated", "dead")}
         assert sum(f"gates/{sites[0]}/channel" in row for row in rows) == 2
         (file,) = media.glob("table/gate_numbers_*.json")
         table = json.loads(file.read_text())
-        assert table["columns"] == ["site", "gate", "mean", "std", "near_0", "near_1"]
+        assert table["columns"] == [*Gate._fields]
         assert [row[:2] for row in table["data"]] == [[site, gate] for site in sites for gate in ("channel", "spatial")]
-        assert all(0 < mean < 1 and 0 <= zero <= 1 and 0 <= one <= 1 for _, _, mean, _, zero, one in table["data"])
+        assert all(0 < mean < 1 and 0 <= zero <= 1 and 0 <= one <= 1 for _, _, mean, _, zero, one, *_ in table["data"])
 
 
 def test_the_same_command_again_does_nothing_again(sweep):

@@ -61,6 +61,9 @@ class BAM(InOrder):
         """The one factor of the parallel order; in other orders channel and spatial"""
         return {"gate": self.together(x)} if self.order == "parallel" else super().gates(x)
 
+    def limits(self, name: str = "gate") -> tuple[float, float]:
+        return self.factor.limits()
+
     def together(self, x: Tensor) -> Tensor:
         channel, spatial = self.channel.logits(x), self.spatial.logits(x)
         return self.factor(combine(channel, spatial, self.combine))
@@ -75,6 +78,10 @@ class _Factor(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.gate(z) if self.gate.identity else 1 + self.gate(z)
+
+    def limits(self) -> tuple[float, float]:
+        low, high = self.gate.limits()
+        return (low, high) if self.gate.identity else (1 + low, 1 + high)
 
 
 class _Channel(Attention):

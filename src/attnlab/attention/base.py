@@ -20,6 +20,7 @@ register = Registry("attention", open_to_others=True)
 GateName = Literal["sigmoid", "hardsigmoid", "hardsigmoid_keras2", "tanh", "relu"]
 Init = Literal["authors", "he_normal", "identity"]
 Start = Literal["authors", "identity"]  # of modules that Keras' he_normal is not for
+UNBOUNDED = (-math.inf, math.inf)
 
 
 class Attention(nn.Module):
@@ -39,6 +40,11 @@ class Attention(nn.Module):
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """The maps to plot: the gate, or each of several by its name."""
         return {"gate": self.gate(x)}
+
+    def limits(self, name: str = "gate") -> tuple[float, float]:
+        """Between which values the gate of this name in ``gates`` can lie; -inf, inf where nobody knows."""
+        found = {module.limits() for module in self.modules() if isinstance(module, Gate)}
+        return found.pop() if len(found) == 1 else UNBOUNDED
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(x)
@@ -73,6 +79,14 @@ class Gate(nn.Module):
         else:
             gate = torch.sigmoid(z)
         return 2 * gate if self.identity else gate
+
+    def limits(self) -> tuple[float, float]:
+        """Between which values it lies."""
+        if self.name == "relu":
+            return 0.0, math.inf
+        if self.name == "tanh" and not self.identity:
+            return -1.0, 1.0
+        return 0.0, 2.0 if self.identity else 1.0
 
     def extra_repr(self) -> str:
         return self.name + (", identity" if self.identity else "")

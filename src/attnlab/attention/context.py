@@ -7,7 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnlab.attention.base import Attention, Gate, GateName, Start, hidden_width, in_float32, register, require
+from attnlab.attention.base import (
+    UNBOUNDED,
+    Attention,
+    Gate,
+    GateName,
+    Start,
+    hidden_width,
+    in_float32,
+    register,
+    require,
+)
 from attnlab.errors import InputError
 
 Fusion = Literal["add", "mul"]
@@ -63,6 +73,9 @@ class GC(Attention):
         """context (N, 1, H, W), the share of each position (they sum to 1); channel (N, C, 1, 1) where it multiplies"""
         shares = torch.full_like(x[:, :1], 1 / (x.shape[2] * x.shape[3])) if self.mask is None else self._shares(x)
         return {"context": shares, **({"channel": self.gate(x)} if self.is_gate else {})}
+
+    def limits(self, name: str = "gate") -> tuple[float, float]:
+        return UNBOUNDED if name == "context" else super().limits(name)  # shares of many positions are all near 0
 
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, 1, 1)"""

@@ -42,6 +42,9 @@ class GCT(Attention):
             scale = (s.abs().mean(1, keepdim=True) + eps).reciprocal()
         return (1 + torch.tanh(self.gamma * s * scale + self.beta)).to(x.dtype)[:, :, None, None]
 
+    def limits(self, name: str = "gate") -> tuple[float, float]:
+        return 0.0, 2.0
+
     @classmethod
     def without_effect(cls, settings: Mapping[str, Any]) -> set[str]:
         return {"init"}

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from attnlab.attention.base import Attention, Init, register, require
+from attnlab.attention.base import UNBOUNDED, Attention, Init, register, require
 from attnlab.attention.order import Combine, combine
 from attnlab.errors import InputError, choices
 from attnlab.targets import parameters
@@ -49,6 +49,9 @@ class InSequence(Attention):
             else:
                 x = part(x)
         return gates
+
+    def limits(self, name: str = "gate") -> tuple[float, float]:
+        return _limits_of_part(self.parts, name)
 
     def gate(self, x: Tensor) -> Tensor:
         """The product of the parts' gates, where all are gates"""
@@ -102,6 +105,9 @@ class InParallel(Attention):
         """The gate of each part, by number and name"""
         return {f"{i}_{type(p).__name__}": p.gate(x) for i, p in enumerate(self.parts)}  # type: ignore[operator]
 
+    def limits(self, name: str = "gate") -> tuple[float, float]:
+        return _limits_of_part(self.parts, name)
+
     def gate(self, x: Tensor) -> Tensor:
         """The gates of all parts combined"""
         combined = x
@@ -109,6 +115,12 @@ class InParallel(Attention):
             gate = part.gate(x)  # type: ignore[operator]
             combined = gate if i == 0 else combine(combined, gate, self.combine)
         return combined if self.scale == 1 else self.scale * combined
+
+
+def _limits_of_part(parts: nn.ModuleList, name: str) -> tuple[float, float]:
+    """Of a gate that ``gates`` calls ``0_ECA``: those of part 0."""
+    part = parts[int(name.partition("_")[0])]
+    return part.limits() if isinstance(part, Attention) else UNBOUNDED
 
 
 def name_of(part: Part) -> str:

@@ -62,6 +62,9 @@ class InOrder(Attention):
         parts = {"channel": self.channel, "spatial": self.spatial}
         return {name: part.gate(x) for name, part in parts.items() if part is not None}
 
+    def limits(self, name: str = "gate") -> tuple[float, float]:
+        return getattr(self, name).limits() if name in ("channel", "spatial") else super().limits(name)
+
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the whole factor: (N, C, H, W), (N, C, 1, 1) or (N, 1, H, W)"""
         if self.channel is None:

@@ -33,6 +33,9 @@ class SelectiveKernel(Attention):
         small, large = self._selected([branch(x) for branch in self.branches]).unbind(1)
         return {"3×3": small, "5×5": large}
 
+    def limits(self, name: str = "gate") -> tuple[float, float]:
+        return 0.0, 1.0
+
     def forward(self, x: Tensor) -> Tensor:
         features = [branch(x) for branch in self.branches]
         small, large = self._selected(features).unbind(1)

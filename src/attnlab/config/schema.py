@@ -15,9 +15,11 @@ from omegaconf import DictConfig
 from attnlab.config.cache import is_ours, recall, remember
 from attnlab.config.settings import (
     CHECKPOINT,
+    EXPLAIN,
     GROUPS,
     LOSS,
     MONITOR,
+    NOT_EXPLAINED,
     SITES,
     SWEEP,
     TOP,
@@ -47,7 +49,7 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
         raw["data"] = {"normalise": "train", **mapping_of(raw, "data")}
     raw = with_recipe(raw)
     for key in raw:
-        require_known("", key, (*TOP, *GROUPS, "loss", "sites", "trainer", "checkpoint", "logger", "sweep"))
+        require_known("", key, (*TOP, *GROUPS, "loss", "sites", "trainer", "checkpoint", "logger", "explain", "sweep"))
     checked = {key: checked_value(key, raw.get(key), hint) for key, hint in TOP.items()}
     for group in GROUPS:
         node = json.dumps(mapping_of(raw, group))
@@ -75,6 +77,8 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
     if bare:
         checked["optimizer"]["attention_lr_scale"] = 1.0
     checked["checkpoint"] = check_keys("checkpoint", raw.get("checkpoint") or {"every_n_steps": None}, CHECKPOINT)
+    explained = mapping_of(raw, "explain") if raw.get("explain") is not None else {}  # older configs have none
+    checked["explain"] = {**NOT_EXPLAINED, **check_keys("explain", explained, EXPLAIN)}
     check_keys("sweep", raw.get("sweep") or {}, SWEEP)
     checked["logger"] = check_logger(mapping_of(raw, "logger"))
     return checked

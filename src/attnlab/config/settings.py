@@ -91,6 +91,28 @@ LOGGERS: dict[str, dict[str, Any]] = {
         "checkpoints": bool,
     },
 }
+# What is measured and drawn of where a network looks; none of it changes a result.
+CAM = Literal["gradcam", "gradcam++", "hirescam", "scorecam", "integrated_gradients"]  # as explain has them
+EXPLAIN: dict[str, Any] = {
+    "name": str,
+    "gates": bool,
+    "ablation": bool,
+    "scores": bool,
+    "methods": list[CAM],
+    "images": Annotated[int, Field(ge=1)],
+    "boxes": str | None,
+    "every_n_epochs": Annotated[int, Field(ge=1)] | None,
+}
+NOT_EXPLAINED: Settings = {
+    "name": "none",
+    "gates": False,
+    "ablation": False,
+    "scores": False,
+    "methods": ["gradcam"],
+    "images": 256,
+    "boxes": None,
+    "every_n_epochs": None,
+}
 SITES: dict[str, Any] = {  # as attach has them
     "name": NAME,
     "role": str,
@@ -134,7 +156,7 @@ def precheck(raw: Settings) -> None:
     """Raise InputError, one line, for a wrong value of a setting that this module knows."""
     for key, hint in TOP.items():
         checked_value(key, raw.get(key), hint)
-    for group, hints in (("loss", LOSS), ("checkpoint", CHECKPOINT), ("sweep", SWEEP)):
+    for group, hints in (("loss", LOSS), ("checkpoint", CHECKPOINT), ("explain", EXPLAIN), ("sweep", SWEEP)):
         if isinstance(node := raw.get(group), Mapping):
             check_keys(group, dict(node), hints)
     check_logger(mapping_of(raw, "logger"))

@@ -133,6 +133,10 @@ class ImageData:
                 return every.index_select(0, split.indices)
         return decode(split, self._make(), self.shape)
 
+    def in_memory(self, split: Images | Lazy) -> Images:
+        """A small split, its images decoded as in evaluation."""
+        return split if isinstance(split, Images) else Images(decode(split, self._make(), self.shape), split.labels)
+
     def _key(self, split: Lazy) -> str:
         """Names all that the pixels of the split's files depend on."""
         about = (self.shape, self.fit_how, self.background, self.augment.eval_share, split.read.key)  # type: ignore[attr-defined]

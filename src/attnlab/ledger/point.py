@@ -26,8 +26,8 @@ Config = Mapping[str, Any]
 DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's, where PyYAML has it, is several times as fast
 # What training writes into a point's folder, but for its lock: what is damaged of it is set aside before.
 WRITTEN = (
-    *("config.yaml", "point.json", "status.json", "log.txt", "metrics.csv", "test.npy", "result.json"),
-    *("progress.json", "job.json", "checkpoints", "pictures", "tensorboard", "wandb"),
+    *("config.yaml", "point.json", "status.json", "log.txt", "metrics.csv", "gates.csv", "test.npy", "result.json"),
+    *("explain.json", "progress.json", "job.json", "checkpoints", "pictures", "tensorboard", "wandb"),
 )
 
 # So that config.yaml is a primary config of its own.
@@ -130,7 +130,7 @@ class Records:
     folder: Path
     about: Record  # point.json
     status: Record  # status.json
-    result: Record  # result.json; empty unless it is done
+    result: Record  # result.json, with what explain.json has; empty unless it is done
     state: str  # new | pending | running | done | failed | preempted | killed | damaged
     damage: str  # which of these is damaged, and how: ``result.json is empty``
 
@@ -142,6 +142,8 @@ def read_point(folder: Path) -> Records:
     result = read_json(folder / "result.json") if state == "done" else Record()
     if status and not made and not made.damage:
         made = Record.damaged("point.json is missing")
+    if result and (later := read_json(folder / "explain.json")):  # attnlab explain --score wrote it
+        result["explain"] = _with(result.get("explain") or {}, later)
     wrong = "; ".join(record.damage for record in (made, status, result) if record.damage)
     if wrong or state == "running":
         held = lock.holder(folder) is not None
@@ -149,6 +151,16 @@ def read_point(folder: Path) -> Records:
     elif state == "done" and not result:
         state = "new"
     return Records(folder, made, status, result, state, wrong)
+
+
+def _with(first: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, with mappings in them as one; the later wins."""
+    both = {key: {**first[key], **value} for key, value in later.items() if _are_mappings(first.get(key), value)}
+    return {**first, **later, **both}
+
+
+def _are_mappings(*values: Any) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def is_done(point: Path) -> bool:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 log = logging.getLogger("attnlab")
+TEXTS = ("site", "gate")
 # libyaml's, where PyYAML has it, is several times as fast.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -63,23 +64,26 @@ def _record(path: Path, shape: Shape | None, parse: Callable[[str], Any]) -> Rec
     return Record.damaged(f"{path.name}: {why}") if why else Record(value)
 
 
-def read_rows(path: Path) -> tuple[dict[str, list[float]], str]:
-    """The columns of metrics.csv, {} if it is not there or damaged; and the damage."""
+def read_rows(path: Path) -> tuple[dict[str, list[Any]], str]:
+    """The columns of metrics.csv or gates.csv, {} if it is not there or damaged; and the damage.
+
+    They are numbers, but for those in TEXTS.
+    """
     columns, damage = _read(path, _columns)
     return (columns if isinstance(columns, dict) else {}), damage
 
 
-def _columns(content: bytes) -> dict[str, list[float]]:
+def _columns(content: bytes) -> dict[str, list[Any]]:
     text = content.decode()
     rows = csv.DictReader(io.StringIO(text))
     if text.strip() and (not text.endswith("\n") or "epoch" not in (rows.fieldnames or ())):
         raise ValueError("it is truncated, or another file")
-    columns: dict[str, list[float]] = defaultdict(list)
+    columns: dict[str, list[Any]] = defaultdict(list)
     for row in rows:
         if None in row or None in row.values():
             raise ValueError("its rows differ in length")
         for key, value in row.items():
-            columns[key].append(float(value or "nan"))
+            columns[key].append(value if key in TEXTS else float(value or "nan"))
     return dict(columns)
 
 

@@ -41,10 +41,12 @@ IDENTITY: dict[str, Any] = {
     "sites": MAPPING_OR_NULL,
     "seed": WHOLE,
 }
+EXPLAINED: dict[str, Any] = {"scores?": MAPPING, "ablation?": MAPPING}  # what is in them decides no result
 SHAPES: dict[str, Shape] = {
     "config.yaml": {
         **IDENTITY,
         "checkpoint?": MAPPING,
+        "explain?": MAPPING,
         "logger": {"name": TEXT},
         "tags?": [TEXT],
     },
@@ -66,8 +68,10 @@ SHAPES: dict[str, Shape] = {
         "best_epoch?": WHOLE,
         "times?": {"*": FINITE},
         "classes?": [TEXT],
+        "explain?": EXPLAINED,
         "preprocess?": {"shape": [WHOLE], "mean": [NUMBER], "std": [NUMBER]},
     },
+    "explain.json": EXPLAINED,
     "progress.json": {"epoch": WHOLE, "epochs": WHOLE, "step": WHOLE, "steps": WHOLE, "val_accuracy?": NUMBER},
     "job.json": {"slurm": TEXT},
     "wandb.json": {"id?": TEXT, "versions?": WHOLE, "workspace?": PAIR, "report?": TEXT},

@@ -45,6 +45,12 @@ class Point:
         self.damage.update(filter(None, [damage]))
         return answers
 
+    def gates(self) -> dict[str, list[Any]]:
+        """gates.csv by column; {} for a file that is not there, or damaged."""
+        columns, damage = ledger.read_rows(self.folder / "gates.csv")
+        self.damage.update(filter(None, [damage, ledger.damage(self.folder / "explain.json")]))
+        return columns
+
     def curve(self) -> dict[str, list[float]]:
         """metrics.csv by column; {} for a file that is not there, or damaged."""
         columns, damage = ledger.read_rows(self.folder / "metrics.csv")

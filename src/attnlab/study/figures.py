@@ -25,7 +25,7 @@ INK, PAPER = "#1f2021", "#fdfdfe"  # what trade places in dark mode
 GREY = "#7f8285"  # legible on white and on black
 # Okabe and Ito's colours, which people with any colour vision tell apart, without the yellow that white swallows.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-LINES = ["-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1))]
+LINES: list[Any] = ["-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1))]
 VERDICTS = {"better": (COLOURS[0], "^"), "worse": (COLOURS[1], "v")}  # by shape too
 NAMED = 6  # of a Pareto front, the best
 MOST = 40  # rows of a figure; a table shows the rest
@@ -40,6 +40,8 @@ def draw_all(told: Told, study: Study, tell: Callable[[str], None], place: Path 
 
     Returns for each its name, title, how to read it, and an SVG in the page's colours.
     """
+    from attnlab.study.attending import draw_ablation, draw_gates
+
     metric = metric_of(told)
     each, all_of = by(told), over(told)
     words, as_good = metric.words, "accurate" if metric == ACCURACY else "good"
@@ -61,6 +63,14 @@ def draw_all(told: Told, study: Study, tell: Callable[[str], None], place: Path 
         ("curves", "Learning curves", _curves,
          f"Validation {words} after each epoch: the mean over {all_of}, and a band from the lowest "
          f"to the highest {each}."),
+        ("gates", "What the gates do", draw_gates,
+         f"A line is a gate, its mean over validation images and {all_of} after each epoch; the band is its spread "
+         "from image to image. Dead: the share of channels and positions that hardly vary from image to image. "
+         "Saturated: the share of values at an end of the gate's range."),
+        ("ablation", "Which sites earn their cost", draw_ablation,
+         "What validation accuracy loses if a site's attention multiplies by its mean gate whatever the image (●), "
+         f"or is removed (○): means over {all_of} and 95 % intervals. Interaction: the loss of all at once less the "
+         "sum of the sites' own."),
     ]  # fmt: skip
     drawn = []
     with styled():
@@ -125,7 +135,7 @@ def _save(figure: "Figure", folder: Path | None, name: str) -> str:
     return svg
 
 
-def _axes(rows: int, columns: int, width: float, height: float, **settings: Any) -> tuple["Figure", Any]:
+def axes_of(rows: int, columns: int, width: float, height: float, **settings: Any) -> tuple["Figure", Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -134,7 +144,7 @@ def _axes(rows: int, columns: int, width: float, height: float, **settings: Any)
 
 def _pareto(told: Told, study: Study) -> "Figure":
     units = {"parameters": ("parameters, thousands", 1e3), "macs": ("MACs of one image, millions", 1e6)}
-    figure, (panels,) = _axes(1, 3, 11, 4.6, sharey=True)
+    figure, (panels,) = axes_of(1, 3, 11, 4.6, sharey=True)
     rows, metric = told["variants"], metric_of(told)
     shown = metric.scale
     for axes, cost in zip(panels, COSTS, strict=True):
@@ -170,7 +180,7 @@ def _pareto(told: Told, study: Study) -> "Figure":
         axes.ticklabel_format(axis="x", useOffset=False)
         axes.margins(x=0.12)
     panels[0].set_ylabel(f"test {metric.label}")
-    _fit(panels[0].set_ylim, [shown * v for row in rows for v in row["values"].values()], metric)
+    fit(panels[0].set_ylim, [shown * v for row in rows for v in row["values"].values()], metric)
     return figure
 
 
@@ -180,7 +190,7 @@ def _effects(told: Told, study: Study) -> "Figure | None":
         return None
     metric = metric_of(told)
     shown = metric.scale
-    figure, ((axes,),) = _axes(1, 1, 7.5, 1.1 + 0.3 * len(rows))
+    figure, ((axes,),) = axes_of(1, 1, 7.5, 1.1 + 0.3 * len(rows))
     for y, row in enumerate(reversed(rows)):
         colour, marker = VERDICTS.get(row["verdict"], (GREY, "o"))
         seeds = [shown * d for d in row["differences"].values()]
@@ -195,7 +205,7 @@ def _effects(told: Told, study: Study) -> "Figure | None":
         axes.plot(mean, y, marker, color=colour, markerfacecolor=filled, markersize=6)
     axes.axvline(0, color=INK, linewidth=1)
     _name_rows(axes, rows)
-    _fit(axes.set_xlim, [0.0, *(shown * d for row in rows for d in row["differences"].values())], metric)
+    fit(axes.set_xlim, [0.0, *(shown * d for row in rows for d in row["differences"].values())], metric)
     axes.set_xlabel(f"difference to {told['baseline']}, {metric.difference}{_cut(told, rows)}")
     return figure
 
@@ -203,7 +213,7 @@ def _effects(told: Told, study: Study) -> "Figure | None":
 def _seeds(told: Told, study: Study) -> "Figure":
     rows, metric = told["variants"][:MOST], metric_of(told)
     shown = metric.scale
-    figure, ((axes,),) = _axes(1, 1, 7.5, 1.1 + 0.3 * len(rows))
+    figure, ((axes,),) = axes_of(1, 1, 7.5, 1.1 + 0.3 * len(rows))
     for y, row in enumerate(reversed(rows)):
         colour = INK if row["is_baseline"] else COLOURS[0]
         values = [shown * v for v in row["values"].values()]
@@ -213,7 +223,7 @@ def _seeds(told: Told, study: Study) -> "Figure":
         axes.plot(mean, y, "o", color=colour, markerfacecolor=PAPER, markersize=6)
         axes.plot(values, [y] * len(values), ".", color=colour, markersize=5, alpha=0.7)
     _name_rows(axes, rows)
-    _fit(axes.set_xlim, [shown * v for row in rows for v in row["values"].values()], metric)
+    fit(axes.set_xlim, [shown * v for row in rows for v in row["values"].values()], metric)
     axes.set_xlabel(f"test {metric.label}{_cut(told, rows)}")
     return figure
 
@@ -234,7 +244,7 @@ def _factors(told: Told, study: Study) -> "Figure | None":
         return None
     metric = metric_of(told)
     ratios = [1 + len(table["levels"]) for table in tables]
-    figure, (panels,) = _axes(1, len(tables), min(12, 2 + 0.55 * sum(ratios)), 3.4, sharey=True, width_ratios=ratios)
+    figure, (panels,) = axes_of(1, len(tables), min(12, 2 + 0.55 * sum(ratios)), 3.4, sharey=True, width_ratios=ratios)
     for axes, table in zip(panels, tables, strict=True):
         levels = table["levels"]
         means = [metric.scale * level["mean"] for level in levels]
@@ -268,7 +278,7 @@ def _heatmap(told: Told, study: Study) -> "Figure | None":
         values[attention] = [[fmean(cells[y, x]) if cells[y, x] else math.nan for x in across] for y in down]
     known = [v for grid in values.values() for line in grid for v in line if not math.isnan(v)]
     size = 0.75 * len(across) + 1
-    figure, (panels,) = _axes(1, len(several), 1.2 + size * len(several), 1.3 + 0.45 * len(down), sharey=True)
+    figure, (panels,) = axes_of(1, len(several), 1.2 + size * len(several), 1.3 + 0.45 * len(down), sharey=True)
     for axes, (attention, grid) in zip(panels, values.items(), strict=True):
         axes.imshow(grid, cmap="cividis", vmin=min(known), vmax=max(known), aspect="auto")
         for y, line in enumerate(grid):
@@ -300,7 +310,7 @@ def _curves(told: Told, study: Study) -> "Figure | None":
     base = [row for row in rows if row["is_baseline"]][:1]
     shown = [*base, *(row for row in rows if row not in base)][: len(COLOURS)]
     by_label = {variant.label: variant for variant in study.variants}
-    figure, ((axes,),) = _axes(1, 1, 7, 4)
+    figure, ((axes,),) = axes_of(1, 1, 7, 4)
     others = iter(zip(COLOURS, LINES, strict=True))
     drawn = False
     for row in shown:
@@ -324,7 +334,7 @@ def _curves(told: Told, study: Study) -> "Figure | None":
     return figure
 
 
-def _fit(set_limits: Callable[..., Any], values: Iterable[float], metric: Metric) -> None:
+def fit(set_limits: Callable[..., Any], values: Iterable[float], metric: Metric) -> None:
     """Axes fit the dots, so that the wide interval of two seeds runs over the edge instead of squeezing them."""
     found = list(values)
     room = max(0.005 * metric.scale, 0.25 * (max(found) - min(found)))

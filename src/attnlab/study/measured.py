@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, log10
+from statistics import fmean
 from typing import Any
 
 from attnlab import ledger
 from attnlab.ledger import evaluations
-from attnlab.ledger.shapes import MAPPING
 from attnlab.study.collect import Point, Study, Variant, looks
 from attnlab.study.metrics import Metric
 from attnlab.study.replicates import Replicate
@@ -48,7 +48,10 @@ def all_measured(study: Study, bases: Sequence[Variant | None]) -> Measured:
     old = list[str]()
     by_variant = [_values(variant, study.metric, old) for variant in study.variants]
     keys = sorted({key for found in by_variant for key in found}, key=lambda key: (not key.startswith("on "), key))
-    columns = {key: _metric(key, study.metric, [found[key] for found in by_variant if key in found]) for key in keys}
+    chance = _chance(study)
+    columns = {
+        key: _metric(key, study.metric, [found[key] for found in by_variant if key in found], chance) for key in keys
+    }
     if old:
         more = f" and {len(old) - 3} more" if len(old) > 3 else ""
         warnings.append(
@@ -86,16 +89,19 @@ def _on_other_data(point: Point, metric: Metric, old: list[str]) -> dict[str, fl
 
 def _scores(point: Point) -> dict[str, float]:
     """What explanations were worth: of training's result.json, or of explain.json, which came later."""
-    later = ledger.read_json(point.folder / "explain.json", {"scores?": MAPPING})
-    if later.damage:
-        point.damage.add(later.damage)
-    first = point.result.get("explain")
-    scores = {**_mapping(first, "scores"), **_mapping(later, "scores")}
-    return {
-        key: float(value)
-        for key, value in scores.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-    }
+    point.damage.update(filter(None, [ledger.damage(point.folder / "explain.json")]))
+    scores = _mapping(point.result.get("explain"), "scores")
+    return {key: float(value) for key, value in scores.items() if isfinite(value)}
+
+
+def _chance(study: Study) -> dict[str, float]:
+    """Kind of a score (``energy`` of ``gradcam/energy``) -> what a map without information scores, on average."""
+    found: dict[str, list[float]] = {}
+    for point in (point for variant in study.variants for point in variant.points.values()):
+        for kind, value in _mapping(point.result.get("explain"), "chance").items():
+            if isfinite(value):
+                found.setdefault(kind, []).append(value)
+    return {kind: fmean(values) for kind, values in found.items()}
 
 
 def _mapping(holder: Any, key: str) -> Mapping[str, Any]:
@@ -103,13 +109,15 @@ def _mapping(holder: Any, key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _metric(key: str, metric: Metric, values: Sequence[Values]) -> Metric:
+def _metric(key: str, metric: Metric, values: Sequence[Values], chance: Mapping[str, float]) -> Metric:
     """How a column is written."""
     if key.startswith("on "):
         return metric._replace(words=f"{metric.words} {key}")
     largest = max(abs(value) for each in values for value in each.values())
     digits = 3 if largest < 10 else max(0, 3 - int(log10(largest)))
-    return Metric(key, key, scale=1, digits=digits, unit="", difference=key, gain=key)
+    kind = key.rpartition("/")[2]
+    words = f"{key}, chance {chance[kind]:.{digits}f}" if kind in chance else key
+    return Metric(key, words, scale=1, digits=digits, unit="", difference=key, gain=key)
 
 
 def _cells(

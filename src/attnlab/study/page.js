@@ -263,7 +263,9 @@ function alsoColumns() {
     const head = [how.key, how.unit].filter(Boolean).join(" ");
     const cell = (v) => v.also[how.key] && alsoCell(v.also[how.key], v.accuracy.n, how);
     const first = how.key.startsWith("on ") ? BEST_FIRST : DOWN;
-    return [`also ${how.key}`, column(head, first, (v) => v.also[how.key]?.mean, cell, { name: head, also: how.key })];
+    const chance = how.key.startsWith("on ") ? "" : how.words.slice(how.key.length + 2); // "gates/energy, chance 0.12"
+    const more = { name: head, also: how.key, below: () => chance && el("small", chance) };
+    return [`also ${how.key}`, column(head, first, (v) => v.also[how.key]?.mean, cell, more)];
   });
 }
 function alsoCell(found, n, how) {

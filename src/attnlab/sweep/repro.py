@@ -48,6 +48,7 @@ def again(first: Path) -> Path:
     if second.is_dir():
         shutil.rmtree(second)
     config = {**ledger.read_config(first), "logger": {"name": "csv"}, "study": "repro", "output_dir": str(first.parent)}
+    config.pop("explain", None)
     config["trainer"] = {**config["trainer"], "num_nodes": 1}  # this machine
     ledger.prepare(second, config)
     threads = ledger.read_json(first / "point.json").get("threads")

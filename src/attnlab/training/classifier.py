@@ -1,5 +1,6 @@
 """The Lightning side of a point: its network with optimisation and metrics, and its data."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -92,11 +93,14 @@ class Classifier(lightning.LightningModule):
         x, y = batch
         if not len(y):  # this rank's part of a small last batch
             return x.new_empty(0, 1)
-        logits = self(x).float()
-        if self.eval_flip:
-            logits = (logits + self(x.flip(3)).float()) / 2
+        logits = self.averaged(x, self)
         update(collection, logits, y)
         return logits
+
+    def averaged(self, x: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits as they are judged: of the image and its mirror image on average, if the recipe says so."""
+        logits = forward(x).float()
+        return (logits + forward(x.flip(3)).float()) / 2 if self.eval_flip else logits
 
     def _report(self, collection: MetricCollection) -> None:
         self.log_dict(collection.compute(), logger=False, sync_dist=True)  # what loggers get: see checkpoints, train

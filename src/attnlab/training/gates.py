@@ -1,73 +1,26 @@
-"""Statistics of the gates on validation images."""
+"""What the gates do over the training."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from attnlab.data.places import evenly
 from attnlab.errors import surviving
+from attnlab.explain.health import DEAD, Gate, gate_numbers
 from attnlab.insertion import in_mode, places_with_attention
+from attnlab.ledger import write_rows
 
-IMAGES = 64  # the first of the validation images
-NEAR = 0.1
+log = logging.getLogger("attnlab")
 
-
-class Gate(NamedTuple):
-    """One gate of one site over images, channels and positions."""
-
-    site: str
-    gate: str  # what the attention calls it: gate, channel, spatial, ...
-    mean: float
-    std: float
-    near_0: float  # share of values within 0.1 of 0: shut
-    near_1: float  # share of values within 0.1 of 1: they change nothing
-
-    @property
-    def name(self) -> str:
-        return self.site if self.gate == "gate" else f"{self.site}/{self.gate}"
-
-
-def gate_numbers(net: nn.Module, run: Callable[[], Any]) -> list[Gate]:
-    """Statistics of the gates of all attached attention while ``run()`` runs ``net``; leaves out modules without.
-
-    If a place runs several times, the last run counts.
-    """
-    found: dict[tuple[str, str], Tensor] = {}
-
-    def see(site: str, attention: nn.Module, x: Tensor) -> None:
-        for name, gate in _gates(attention, x).items():
-            gate = gate.float()
-            near = [((gate - at).abs() < NEAR).float().mean() for at in (0, 1)]
-            found[site, name] = torch.stack([gate.mean(), gate.std(correction=0), *near])
-
-    with _watching(net, see):
-        run()
-    numbers = torch.stack(list(found.values())).tolist() if found else []
-    return [Gate(*key, *values) for key, values in zip(found, numbers, strict=True)]
-
-
-@contextlib.contextmanager
-def _watching(net: nn.Module, see: Callable[[str, nn.Module, Tensor], None]) -> Iterator[None]:
-    """Within the body ``see(site, attention, x)`` is told what each attached attention is given."""
-    with contextlib.ExitStack() as stack:
-        for place in places_with_attention(net).values():
-            hook = place.attended_by.register_forward_pre_hook(
-                lambda attention, args, site=place.site: see(site, attention, args[0])
-            )
-            stack.callback(hook.remove)
-        yield
-
-
-def _gates(attention: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    if not hasattr(attention, "gates"):  # the user's own
-        return {}
-    try:
-        return attention.gates(x)  # type: ignore[operator]
-    except TypeError:  # it has none: see attention.base
-        return {}
+IMAGES = 64  # of the validation images
 
 
 @contextlib.contextmanager
@@ -83,22 +36,74 @@ def as_in_validation(trainer: Any, classifier: nn.Module) -> Iterator[Callable[[
         yield lambda x: classifier(precision.convert_input(x))
 
 
-def numbers_of(trainer: Any, classifier: Any) -> list[Gate]:
-    """``gate_numbers`` of the first validation images (of this rank's part of the first batch)."""
-    images = next(iter(trainer.datamodule.val_dataloader()))[0][:IMAGES]
-    if not len(images):
-        return []
-    with as_in_validation(trainer, classifier) as forward:
-        return gate_numbers(classifier.net, lambda: forward(images))
+class GateHealth(Callback):
+    """After each epoch, what the gates do on 64 validation images: rows of gates.csv, curves for the loggers.
 
+    ``folder``: where gates.csv lies, None: nowhere; ``curves``: whether to log ``gates/<site>`` or
+    ``gates/<site>/<its name>``, each gate's mean, and with a folder ``.../spread``, ``saturated`` and ``dead``, too.
+    Warns once of each gate that is dead after half of the epochs or later.
+    """
 
-class GateCurves(Callback):
-    """Logs the mean of each gate after each epoch, as ``gates/<site>`` or ``gates/<site>/<its name>``."""
+    def __init__(self, folder: Path | None, curves: bool) -> None:
+        self.folder, self.curves = folder, curves
+        self.rows: list[dict[str, Any]] = []
+        self.images: Tensor | None = None
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        if trainer.is_global_zero:
+            self.write()
 
     def on_validation_epoch_end(self, trainer: Any, module: Any) -> None:
-        if not (trainer.is_global_zero and trainer.loggers):
+        wanted = self.folder is not None or (self.curves and trainer.loggers)
+        if not (trainer.is_global_zero and wanted and places_with_attention(module.net)):
             return
         with surviving("gates"):
-            means = {f"gates/{gate.name}": gate.mean for gate in numbers_of(trainer, module)}
-            for logger in trainer.loggers:
-                logger.log_metrics(means, trainer.global_step)
+            gates = self.numbers(trainer, module)
+            for logger in trainer.loggers if self.curves else ():
+                logger.log_metrics(_curves(gates, whole=self.folder is not None), trainer.global_step)
+            if self.folder is not None:
+                self.note(trainer.current_epoch, trainer.max_epochs, gates)
+        self.write()
+
+    def note(self, epoch: int, epochs: int, gates: Sequence[Gate]) -> None:
+        """Add the rows of an epoch; warn of gates that are dead in the second half of the epochs for the first time."""
+        self.rows += [_row(epoch, gate) for gate in gates]
+        late = [row for row in self.rows if 2 * row["epoch"] + 2 > epochs]
+        dead = Counter((row["site"], row["gate"]) for row in late if row["dead"] >= DEAD)
+        new = [gate.name for gate in gates if gate.is_dead and dead[gate.site, gate.gate] == 1]
+        if new and 2 * epoch + 2 > epochs:
+            log.warning("dead gates hardly vary over images, they only rescale: %s", ", ".join(new))
+
+    def numbers(self, trainer: Any, module: Any) -> list[Gate]:
+        """Of the network as it is now."""
+        if self.images is None:
+            data = trainer.datamodule.data
+            val = data.splits.val
+            few = data.in_memory(val.take(evenly(len(val), IMAGES).to(val.labels.device)))
+            self.images = torch.cat([x for x, _ in data.batches(few)])
+        images = self.images
+        with as_in_validation(trainer, module) as forward:
+            return gate_numbers(module.net, lambda: forward(images))
+
+    def write(self) -> None:
+        """gates.csv, if there are rows."""
+        if self.folder is not None and self.rows:
+            write_rows(self.folder / "gates.csv", self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = list(state["rows"])
+
+
+def _row(epoch: int, gate: Gate) -> dict[str, Any]:
+    told = {key: getattr(gate, key) for key in ("mean", "std", "spread", "saturated", "dead")}
+    return {"epoch": epoch, "site": gate.site, "gate": gate.gate, **told}
+
+
+def _curves(gates: Sequence[Gate], whole: bool) -> dict[str, float]:
+    means = {f"gates/{gate.name}": gate.mean for gate in gates}
+    more = ("spread", "saturated", "dead") if whole else ()
+    numbers = {f"gates/{gate.name}/{key}": getattr(gate, key) for gate in gates for key in more}
+    return means | {key: value for key, value in numbers.items() if not math.isnan(value)}

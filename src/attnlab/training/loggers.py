@@ -11,9 +11,9 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from attnlab.errors import surviving
+from attnlab.explain.health import Gate
 from attnlab.ledger import choice_names, mended, write_json
 from attnlab.tracking.runs import artifacts_in, switched_off
-from attnlab.training.gates import Gate
 from attnlab.training.stop import Preempted
 
 FULL_MATRIX = 100  # classes; of more, the confusion matrix holds only the cells that are not empty

@@ -90,13 +90,14 @@ def _fit(
     from lightning.pytorch.plugins.environments import LightningEnvironment
 
     from attnlab.config.build import build_data, build_network
+    from attnlab.config.settings import NOT_EXPLAINED
     from attnlab.data import Preprocess
     from attnlab.data.measures import per_class
     from attnlab.insertion import check, count, time_forward, trace
     from attnlab.training.checkpoints import Checkpoints, InPlace, latest
     from attnlab.training.classifier import Classifier, Feed
     from attnlab.training.distributed import from_all_ranks, synchronise
-    from attnlab.training.gates import GateCurves
+    from attnlab.training.gates import GateHealth
     from attnlab.training.loggers import open_loggers
     from attnlab.training.optimisation import build_optimisation
     from attnlab.training.pictures import EpochPictures
@@ -129,10 +130,12 @@ def _fit(
     settings = {key: value for key, value in config["trainer"].items() if key != "monitor"}
     progress = PointProgress(title)
     callbacks: list[Callback] = [checkpoints, ProgressFile(folder)]
-    if config["logger"].get("gates"):
-        callbacks.append(GateCurves())
-    if every := (config.get("explain") or {}).get("every_n_epochs"):
-        callbacks.append(EpochPictures(folder, every))
+    explained = {**NOT_EXPLAINED, **(config.get("explain") or {})}
+    health = GateHealth(folder if explained["gates"] else None, bool(config["logger"].get("gates")))
+    if health.folder is not None or health.curves:
+        callbacks.append(health)
+    if explained["every_n_epochs"]:
+        callbacks.append(EpochPictures(folder, explained["every_n_epochs"]))
     if settings.pop("enable_progress_bar", True) and bar and first:
         callbacks.append(progress)
     with contextlib.closing(data), progress.bar_stopped(), open_loggers(config, folder, first) as loggers:
@@ -164,6 +167,7 @@ def _fit(
                 share = 100 * data.waited / max(seconds - checkpoints.seconds_before, 1e-9)
                 log.info("images were decoded in each epoch; training waited for them %.0f %% of its time", share)
             checkpoints.keep_best_and_last()
+            health.write()
         weights = torch.load(checkpoints.path(best["step"]), map_location="cpu", weights_only=True)["state_dict"]
         classifier.load_state_dict(weights)
         trainer.test(classifier, feed, verbose=False)
@@ -173,11 +177,14 @@ def _fit(
             ledger.write_array(folder / "test.npy", answers.astype(numpy.min_scalar_type(answers.max())))
         timed = time_forward(net.to(trainer.strategy.root_device), data.shape) if first else None
         costs = dataclasses.replace(counted, latency=timed).numbers()
+        found: dict[str, Any] = {}
         if first:
             names = dict.fromkeys(("accuracy", monitor))
             chosen = {"best/epoch": best["epoch"], **{f"best/val_{name}": best[f"val/{name}"] for name in names}}
             summary = {**tested, **chosen, **{f"cost/{key}": value for key, value in costs.items()}}
-            _show_end(config, folder, trainer, classifier, summary, answers)
+            found = _explain(explained, trainer, classifier, data)
+            summary |= {f"explain/{key}": value for key, value in (found.get("scores") or {}).items()}
+            _show_end(config, folder, trainer, classifier, summary, answers, health)
     return checkpoints, {
         "test": _without_prefix(tested, "test/"),
         "val": _without_prefix(best, "val/"),
@@ -190,21 +197,21 @@ def _fit(
         "preprocess": Preprocess.of(data).facts,
         "device": str(trainer.strategy.root_device),
         "devices": ranks,
+        **({"explain": found} if found else {}),
         "times": {"train_s": seconds, "total_s": checkpoints.seconds},
     }
 
 
 def _show_end(
-    config: Config, folder: Path, trainer: Any, classifier: Any, summary: dict[str, Any], answers: Any
+    config: Config, folder: Path, trainer: Any, classifier: Any, summary: dict[str, Any], answers: Any, health: Any
 ) -> None:
     """The headline numbers, pictures, and what W&B gets once; nothing of it decides a result."""
     from attnlab.errors import surviving
-    from attnlab.training.gates import Gate, numbers_of
     from attnlab.training.loggers import Wandb
     from attnlab.training.pictures import draw_pictures
 
     wanted, classes = config["logger"], trainer.datamodule.data.classes
-    pictures, gates = list[Path](), list[Gate]()
+    pictures, gates = list[Path](), list[Any]()
     if wanted.get("pictures"):
         with surviving("pictures"):
             pictures = draw_pictures(trainer, classifier, folder, wanted["pictures"])
@@ -214,10 +221,24 @@ def _show_end(
             continue
         if wanted.get("gates"):
             with surviving("gates"):
-                gates = numbers_of(trainer, classifier)
+                gates = health.numbers(trainer, classifier)
         names = ("best.ckpt", "last.ckpt") if wanted.get("checkpoints") else ()
         kept = [folder / "checkpoints" / name for name in names]
         logger.log_end(summary, answers, classes, gates, pictures, kept, trainer.global_step)
+
+
+def _explain(explained: Config, trainer: Any, classifier: Any, data: Any) -> dict[str, Any]:
+    """``explain`` of result.json: what is asked for, of the network that was tested."""
+    if not (explained["ablation"] or explained["scores"]):
+        return {}
+    from attnlab.explain.attending import measure_attention
+    from attnlab.training.gates import as_in_validation
+
+    keys = ("ablation", "scores", "methods", "images", "boxes")
+    with as_in_validation(trainer, classifier) as forward:
+        return measure_attention(
+            classifier.net, lambda x: classifier.averaged(x, forward), data, **{key: explained[key] for key in keys}
+        )
 
 
 def _without_prefix(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:

@@ -12,8 +12,11 @@ from torch import nn
 
 from attnlab import ledger
 from attnlab.config.build import build_data, build_network, named
+from attnlab.config.settings import NOT_EXPLAINED
 from attnlab.data import ImageData
+from attnlab.data.places import Given, require_places
 from attnlab.errors import InputError, MissingData, first_line
+from attnlab.explain.cams import require_libraries
 from attnlab.insertion import Cost, count, trace
 from attnlab.insertion.tracing import in_mode
 from attnlab.training.distributed import synchronise
@@ -43,7 +46,7 @@ def rehearse(configs: Iterable[Config], here: bool = True, with_data: bool = Tru
 
     def once(make: Callable[..., Any], config: Config, *given: Any, of: tuple[str, ...]) -> Any:
         """What ``make(config, *given)`` returned or raised for a config with the same groups ``of``."""
-        key = json.dumps([make.__name__, *(config[group] for group in of)], sort_keys=True)
+        key = json.dumps([make.__name__, *(config.get(group) for group in of)], sort_keys=True)
         if key not in known:
             try:
                 known[key] = make(config, *given)
@@ -63,6 +66,7 @@ def rehearse(configs: Iterable[Config], here: bool = True, with_data: bool = Tru
                     once(_load, config, data, of=("data", "augment"))
             except MissingData as error:
                 missing = str(error)
+            once(_rehearse_explain, config, data, with_data and missing is None, of=("data", "augment", "explain"))
             net, cost = once(_rehearse_network, config, data, of=network)
             once(_rehearse_training, config, data, net, of=(*network, "optimizer", "scheduler", "loss"))
             once(_rehearse_trainer, config, data, net, here, of=(*network, "trainer"))
@@ -75,6 +79,21 @@ def rehearse(configs: Iterable[Config], here: bool = True, with_data: bool = Tru
 def _load(config: Config, data: ImageData) -> None:
     with named("data", config):
         data.check()
+
+
+def _rehearse_explain(config: Config, data: ImageData, with_data: bool) -> None:
+    """What scores need: places, and the libraries of class activation maps."""
+    wanted = {**NOT_EXPLAINED, **(config.get("explain") or {})}
+    if not wanted["scores"]:
+        return
+    if wanted["methods"]:
+        try:
+            require_libraries()
+        except InputError as error:
+            raise InputError(f"explain.methods=[{','.join(wanted['methods'])}]: {error}") from None
+    given = None if wanted["boxes"] is None else Given(wanted["boxes"])
+    if with_data:
+        require_places(data, given)
 
 
 def _rehearse_network(config: Config, data: ImageData) -> tuple[nn.Module, Cost]:

@@ -35,18 +35,37 @@ def run(argv: list[str]) -> int:
         help="of gradcam, gradcam++, hirescam, scorecam, integrated_gradients (default: all; without scorecam, which "
         "runs the network once for each channel, where that would take minutes)",
     )
-    parser.add_argument("--images", dest="count", type=int, default=16, metavar="N", help="at most (default: 16)")
+    parser.add_argument("--images", dest="count", type=int, metavar="N", help="at most (default: 16; scored: 256)")
     parser.add_argument("--split", choices=["val", "test"], default="test", help="of the point's own (default: test)")
     parser.add_argument(
         "--sanity", action="store_true", help="also check that maps change when the weights are randomised (1810.03292)"
     )
+    parser.add_argument(
+        "--score",
+        action="store_true",
+        help="measure instead what explain=score measures when a point ends; POINT may be a study: then of all its "
+        "points that lack it. Writes explain.json into the points' folders, for attnlab report",
+    )
+    parser.add_argument("--boxes", metavar="PATH", help="with --score: where the objects are (as explain.boxes)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to (default: explain/ in the point's folder)")
     args = parser.parse_intermixed_args(argv)
-    if args.count < 1:
+    if args.count is not None and args.count < 1:
         raise InputError(f"--images {args.count}: must be at least 1")
     for folder in filter(None, (args.point, args.against)):
         if not Path(folder).is_dir():
             raise InputError(f"{folder}: no such folder; must be a finished point's, such as outputs/demo/...")
+
+    methods = args.methods.split(",") if args.methods else None
+    if args.score:
+        of_maps = {"--against": args.against, "--class": args.of, "--sanity": args.sanity, "--output": args.output}
+        unused = [*args.images, *(word for word, given in of_maps.items() if given)]
+        if unused or args.split != "test":
+            raise InputError(f"{[*unused, '--split val'][0]}: has no effect with --score")
+        from attnlab.cli.scoring import score_points
+
+        return score_points(args.point, methods=methods, images=args.count, boxes=args.boxes)
+    if args.boxes is not None:
+        raise InputError(f"--boxes {args.boxes}: has an effect with --score alone")
 
     from attnlab.cli.explaining import explain_point
 
@@ -55,8 +74,8 @@ def run(argv: list[str]) -> int:
         args.images,
         against=args.against,
         of=args.of,
-        methods=args.methods.split(",") if args.methods else None,
-        count=args.count,
+        methods=methods,
+        count=16 if args.count is None else args.count,
         split=args.split,
         sanity=args.sanity,
         output=args.output,
