@@ -56,8 +56,9 @@ def commands(page: Path) -> list[list[str]]:
 
 def test_the_pages_are_all_here():
     names = {str(page.relative_to(REPOSITORY)) for page in PAGES}
-    rooms = {f"src/attnlab/{room}/README.md" for room in ("attention", "insertion", "sweep", "study", "tracking")}
-    assert rooms | {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "conf/README.md", "tests/README.md"} <= names
+    rooms = ("attention", "insertion", "explain", "trained", "sweep", "study", "tracking")
+    pages = {f"src/attnlab/{room}/README.md" for room in rooms}
+    assert pages | {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "conf/README.md", "tests/README.md"} <= names
 
 
 def test_the_first_page_is_short():

@@ -94,3 +94,12 @@ def test_batch_norms_have_keras_constants():
 def test_unknown_backbone_lists_the_nearest():
     with pytest.raises(attnlab.InputError, match="backbone=mini_xeption: unknown; nearest: mini_xception; valid: "):
         attnlab.create("mini_xeption", num_classes=2)
+
+
+def test_the_pool_is_exported_for_any_size():
+    pool, negative = SamePool(), lambda *size: -1 - torch.rand(2, 3, *size)
+    auto = torch.export.Dim.DYNAMIC
+    exported = torch.export.export(pool, (negative(8, 8),), dynamic_shapes=({2: auto, 3: auto},)).module()
+    for size in ((8, 8), (9, 8), (8, 9), (11, 13)):
+        x = negative(*size)
+        assert torch.equal(exported(x), pool(x)), size

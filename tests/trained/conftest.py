@@ -23,3 +23,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def point(study: Path) -> Path:
     return next(study.glob("*cbam*-s0-*"))
+
+
+@pytest.fixture(scope="session")
+def exported(point: Path) -> Path:
+    """The point in every format, by the command line; its output is beside, in printed.txt."""
+    run = attnlab("export", str(point), "--to", "onnx,torch", "--to", "safetensors", "--quantize", "int8", cwd=point)
+    assert run.returncode == 0, run.stderr
+    (point.parent / "printed.txt").write_text(run.stdout, encoding="utf-8")
+    return point / "export"

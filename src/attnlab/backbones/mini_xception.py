@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +20,11 @@ class SamePool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         padding = (x.shape[2] % 2, x.shape[3] % 2)  # ceil_mode adds the one after on even sizes
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript compiles both sides of an "and"
+            if torch.compiler.is_exporting():
+                # For any size, which a max-pool's own padding is not. A copy of the edge is finite and no new maximum.
+                x = F.pad(x, (padding[1], 1, padding[0], 1), mode="replicate")
+                return F.max_pool2d(x, kernel_size=3, stride=2)
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=padding, ceil_mode=True)
 
 

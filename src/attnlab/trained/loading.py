@@ -15,6 +15,7 @@ from attnlab.data import Preprocess
 from attnlab.errors import InputError, first_line
 from attnlab.study.collect import Point, Study, Variant, read_study
 from attnlab.trained.ensemble import Ensemble
+from attnlab.trained.hub import is_export, read_export
 from attnlab.trained.model import Trained
 
 Config = Mapping[str, Any]
@@ -31,7 +32,7 @@ def load(
 
     ``path``: a point's folder; or a study's, with ``best=True``: the best seed of the variant whose mean validation
     metric is best (never by test images). ``seeds="all"``: all finished seeds of that variant as one ensemble, whose
-    probabilities are the mean of theirs.
+    probabilities are the mean of theirs. Or the folder that ``attnlab export --to safetensors`` has written.
 
     >>> trained = attnlab.load("outputs/demo", best=True)
     >>> trained.predict("photo.jpg")
@@ -46,6 +47,13 @@ def load(
         raise InputError(f"seeds={seeds}: must be 'all' or None")
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a point's folder lies in its study's, such as outputs/demo")
+    if is_export(folder):
+        if best or seeds:
+            what = "best=True" if best else "seeds='all'"
+            raise InputError(f"{what}: {folder} is an exported network; give the folder of a study or of its point")
+        exported = read_export(folder)
+        exported.net.to(device)
+        return exported
     if (folder / "point.json").exists() or (folder / "status.json").exists():
         if best:
             raise InputError(f"best=True: {folder} is one point; give its study's folder, {folder.parent}")
