@@ -22,6 +22,8 @@ import torch
 
 from tests import warm
 
+gc.disable()  # while the tests are imported: nothing of that is garbage
+
 REPOSITORY = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = REPOSITORY.parent / "shared"
@@ -38,18 +40,20 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own stay where they are
     folder = tempfile.mkdtemp(prefix="attnlab-")
     os.environ["TMPDIR"], tempfile.tempdir = folder, None
+    os.environ["ATTNLAB_WARM"] = f"{folder}/warm"
     # At the very end: multiprocessing removes its own folder, in this one, at -100.
     multiprocessing.util.Finalize(None, shutil.rmtree, [folder, True], exitpriority=-200)
 
 
 LONG = ("test_local", "test_distributed", "test_checkpoints", "test_every", "test_loop", "test_transformations")
+LONG += ("test_script", "test_docs", "test_conf", "test_page", "test_plan", "test_package", "test_sync")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long starts first, so that no worker of pytest waits in the end for another."""
     items.sort(key=lambda item: item.path.stem not in LONG)
-    gc.collect()
     gc.freeze()  # a million objects that were imported, through which each collection would go
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:

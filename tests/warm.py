@@ -1,6 +1,6 @@
 """Commands of attnlab in processes that have imported everything already: forks of a server that has done nothing else.
 
-A fresh process imports PyTorch, Lightning, Hydra and more for some seconds; here each worker of pytest pays that once.
+A fresh process imports PyTorch, Lightning, Hydra and more for some seconds; here all workers of pytest pay that once.
 A command runs as ``python -m attnlab.cli`` does, in a session, a folder and an environment of its own. The fork server
 of a sweep is a fork, too. What is about the start itself wants a fresh process.
 """
@@ -15,10 +15,13 @@ import multiprocessing.util
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.util import spawnv_passfds
 from pathlib import Path
@@ -26,6 +29,8 @@ from typing import Any
 
 HEAVY = (
     *("lightning.pytorch", "matplotlib.pyplot", "scipy.stats", "wandb", "hydra", "rich.console"),
+    *("sklearn.datasets", "sklearn.model_selection"),  # for each point on the digits
+    "wandb.sdk.launch",  # for each of W&B's runs; behind an exec, pydantic looks for its sources for 4 s
     *("attnlab.cli.networks", "attnlab.study", "attnlab.sweep.launch.preload", "attnlab.sweep.table"),
 )
 
@@ -76,32 +81,75 @@ def start(argv: Sequence[str], cwd: Path, env: Mapping[str, str], stdout: int, s
 
 @functools.cache
 def server() -> socket.socket:
-    """It ends with this process."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    subprocess.Popen(
-        [sys.executable, __file__, str(theirs.fileno())],
-        pass_fds=[theirs.fileno()],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    theirs.close()
-    return ours
-
-
-def _serve(requests: socket.socket) -> dict[str, Any]:
-    """Returns a request, in a process that is for it."""
+    """The one in the folder $ATTNLAB_WARM, which the workers of pytest share; it ends with the last of them."""
+    folder = Path(os.environ.get("ATTNLAB_WARM") or tempfile.mkdtemp(prefix="attnlab-"))
+    ours, deadline = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET), time.monotonic() + 60
     while True:
-        message, fds, *_ = socket.recv_fds(requests, 1 << 20, 3)
-        if not message:
-            os._exit(0)
-        if os.fork() == 0:
-            break
-        for fd in fds:
-            os.close(fd)
-        while os.waitpid(-1, os.WNOHANG)[0]:  # who watched the commands before
+        try:
+            ours.connect(str(folder / "socket"))
+            return ours
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() > deadline:
+                raise
+            _start_server(folder)
+
+
+def _start_server(folder: Path) -> None:
+    """Unless another process has."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        try:
+            listening.bind(str(folder / "socket"))
+        except OSError:  # it will listen at once
+            time.sleep(0.01)
+            return
+        listening.listen()
+        with (folder / "errors").open("ab") as errors:  # whoever waits for the end of ours must not wait for its end
+            subprocess.Popen(
+                [sys.executable, __file__, str(listening.fileno())],
+                pass_fds=[listening.fileno()],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
+
+
+def _serve(listening: socket.socket) -> dict[str, Any]:
+    """Returns a request, in a process that is for it."""
+    clients = [listening.accept()[0]]
+    while clients:
+        ready = select.select([listening, *clients], [], [])[0]
+        if listening in ready:
+            clients.append(listening.accept()[0])
+        for client in clients.copy():
+            if client not in ready:
+                continue
+            message, fds, *_ = socket.recv_fds(client, 1 << 20, 3)
+            if not message:
+                clients.remove(client)
+                client.close()
+            elif os.fork() == 0:
+                for each in (listening, *clients):
+                    each.close()
+                return _in_a_process(json.loads(message), *fds)
+            for fd in fds:
+                os.close(fd)
+        while _reap():  # who watched the commands before
             pass
-    requests.close()
+    folder = Path(listening.getsockname()).parent
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)
+
+
+def _reap() -> bool:
+    with contextlib.suppress(ChildProcessError):
+        return os.waitpid(-1, os.WNOHANG)[0] > 0
+    return False
+
+
+def _in_a_process(request: dict[str, Any], *fds: int) -> dict[str, Any]:
+    """This one waits for it."""
     *outputs, status = fds
     if command := os.fork():
         for fd in outputs:
@@ -116,7 +164,7 @@ def _serve(requests: socket.socket) -> dict[str, Any]:
     for number, fd in enumerate(outputs, 1):
         os.dup2(fd, number)
         os.close(fd)
-    return json.loads(message)
+    return request
 
 
 def _spawn(path: bytes, arguments: Sequence[str], passed: Sequence[int]) -> int:
@@ -138,14 +186,15 @@ def _spawn(path: bytes, arguments: Sequence[str], passed: Sequence[int]) -> int:
 
 
 def _import_everything() -> None:
+    gc.disable()  # nothing of this is garbage
     for name in HEAVY:
         importlib.import_module(name)
     import torch
 
     torch.set_num_threads(1)
     assert len(os.listdir("/proc/self/task")) == 1  # or a fork would lack the others
-    gc.collect()
     gc.freeze()  # else each fork would look at all of it, and so copy it
+    gc.enable()
 
 
 def _run(request: dict[str, Any], own_path: list[str]) -> None:
@@ -175,7 +224,8 @@ def _leave() -> None:
 if __name__ == "__main__":
     exit_code = 1  # of an error
     atexit.register(_leave)  # first, so that it comes last
-    own_path = [path for path in sys.path[1:] if path not in _python_path()]
+    source = str(Path(__file__).parents[1] / "src")  # of the checkout, whether PYTHONPATH or the installation names it
+    own_path = [path for path in sys.path[1:] if path not in _python_path() or path == source]
     _import_everything()
     try:
         _run(_serve(socket.socket(fileno=int(sys.argv[1]))), own_path)

@@ -303,9 +303,11 @@ def test_export(x, role, order):
         *(pytest.param(*each, marks=pytest.mark.slow) for each in (("pre", "concat"), ("shortcut", "add"))),
     ],
 )
-def test_compile_fullgraph(x, role, merge):
+def test_compile_fullgraph(role, merge):
     """One graph forward and backward; the code generator behind it is torch's own."""
-    net = small("cbam", at=role, merge=merge)
+    net, x = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 0, 0]), torch.randn(2, 3, 32, 32)
+    net.layer3, net.layer4, net.fc = nn.Identity(), nn.Identity(), nn.Linear(128, 3)
+    attnlab.attach(net.eval(), "cbam", at=role, merge=merge, input_size=(3, 32, 32), init="he_normal")
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), net(x))
     compiled(x).sum().backward()

@@ -31,9 +31,10 @@ from torchvision.models.feature_extraction import create_feature_extractor
 import attnlab
 from tests.conftest import crossed
 
+BLOCK = torchvision.models.resnet.BasicBlock
 SHORT = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]  # expansion, channels, blocks, stride: the first third
 NETS = {
-    "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), (3, 64, 64)),
+    "resnet10": (lambda: torchvision.models.ResNet(BLOCK, [1, 1, 1, 1], num_classes=10), (3, 64, 64)),
     "mobilenet_v2": (lambda: torchvision.models.MobileNetV2(10, inverted_residual_setting=SHORT), (3, 64, 64)),
     "mini_xception": (lambda: attnlab.create("mini_xception", num_classes=10), (3, 48, 48)),
 }
@@ -181,7 +182,7 @@ def weights_by_torchao(net):
 
 
 def with_checkpointing(net):
-    blocks = (torchvision.models.resnet.BasicBlock, torchvision.models.mobilenetv2.InvertedResidual, nn.BatchNorm2d)
+    blocks = (BLOCK, torchvision.models.mobilenetv2.InvertedResidual, nn.BatchNorm2d)
     apply_activation_checkpointing(net, check_fn=lambda module: isinstance(module, blocks))
     return net
 
@@ -331,7 +332,7 @@ TRANSFORMATIONS = {
     "DataParallel": (lambda net, x: nn.DataParallel(net), *SAME),
     "channels_last": (lambda net, x: net.to(memory_format=torch.channels_last), *CLOSE),
 }
-REFUSED = {("PT2E int8 (torchao)", "resnet18"): "Input partition has more than one output node"}  # bare ones too
+REFUSED = {("PT2E int8 (torchao)", "resnet10"): "Input partition has more than one output node"}  # bare ones too
 
 
 def transformed(transformation, net, x):
@@ -368,14 +369,14 @@ def test_attention_stays(transformation, name, attention):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "name", ["mini_xception", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "mobilenet_v2"))]
+    "name", ["resnet10", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mini_xception", "mobilenet_v2"))]
 )
 def test_compiled_bare_and_then_with_attention(name):
     """What was compiled for the bare network does not serve for the other, whatever came first and however."""
     torch.compiler.reset()
     bare, net, x = networks(name, "cbam")
     for each in (bare, net, bare):
-        torch.testing.assert_close(torch.compile(each, backend="aot_eager")(x), each(x))
+        torch.testing.assert_close(torch.compile(each, backend="eager")(x), each(x))  # as guarded as any other
 
     size = NETS[name][1]
     for compile_it in (functools.partial(torch.compile, backend="eager"), compiled_in_place):
@@ -400,7 +401,7 @@ def test_torchvisions_fuse_model_refuses_in_words():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet10", "mobilenet_v2"])
 def test_features_at_a_site_are_those_with_attention(name):
     bare, net, x = networks(name, "cbam")
     path, place = next(iter(attnlab.insertion.places_with_attention(net).items()))
@@ -410,7 +411,7 @@ def test_features_at_a_site_are_those_with_attention(name):
 
 
 def test_checkpointing_gives_the_same_gradients():
-    _, net, x = networks("resnet18", "cbam")
+    _, net, x = networks("resnet10", "cbam")
     gradients = []
     for each in (net, with_checkpointing(copy.deepcopy(net))):
         each.train()(x).square().sum().backward()

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.conftest import attnlab
 
-SMALL = ["data=digits", "trainer.max_epochs=1", "data.batch_size=100", "backbone.bn_momentum=0.5"]
+SMALL = ["backbone=lenet5", "sites=unit", "data=digits", "trainer.max_epochs=1", "data.batch_size=100"]
 
 
 @pytest.fixture(scope="module")

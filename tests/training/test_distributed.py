@@ -118,7 +118,7 @@ def pair(tmp_path_factory):
             "trainer.max_epochs=1",
             "trainer.precision=64-true",
         ),
-        *("backbone.bn_momentum=0.2", "attention=cbam", "data.eval_batch_size=59"),  # a last batch of 5
+        *("backbone.bn_momentum=0.2", "backbone.width=0.5", "attention=cbam", "data.eval_batch_size=59"),  # a last of 5
     ]
     ddp = attnlab("train", "-m", "study=ddp", "trainer=ddp", *common, cwd=cwd)
     assert ddp.returncode == 0, ddp.stderr

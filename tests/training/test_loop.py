@@ -247,7 +247,7 @@ def test_a_failed_point_is_reported_and_the_others_go_on(tmp_path):
 
 
 def test_interrupted_says_how_to_go_on(tmp_path):
-    command = ["train", "data=digits", "trainer.max_epochs=10000", "study=i"]
+    command = ["train", "backbone=lenet5", "data=digits", "trainer.max_epochs=10000", "study=i"]
     process = subprocess.Popen(
         [*COMMAND, *command],
         cwd=tmp_path,

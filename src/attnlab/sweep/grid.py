@@ -27,15 +27,18 @@ def look_over(argv: Sequence[str]) -> None:
             compose_one(overrides)
 
 
-def jobs(overrides: Sequence[str], multirun: bool, compose_one: Compose) -> list[list[str]]:
+def jobs(
+    overrides: Sequence[str], multirun: bool, compose_one: Compose, config: DictConfig | None = None
+) -> list[list[str]]:
     """Each job's overrides, as Hydra's basic sweeper splits them, without those that sweep.zip or sweep.exclude drops.
 
-    Raises InputError for several values without -m, and for axes of sweep.zip or sweep.exclude that do not fit.
+    ``config``: what ``steering`` gives, where it is known. Raises InputError for several values without -m, and for
+    axes of sweep.zip or sweep.exclude that do not fit.
     """
     loader = GlobalHydra.instance().config_loader()
     parsed = parse_overrides(overrides, loader)
     fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
-    config = steering(overrides, compose_one)
+    config = steering(overrides, compose_one) if config is None else config
     hydra = config.hydra
     if not multirun and hydra.mode != RunMode.MULTIRUN:
         several = [o for o in parsed if o.is_sweep_override()]

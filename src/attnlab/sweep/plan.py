@@ -90,8 +90,8 @@ def make(
     args = parse(argv)
     with composing(args.config_path, args.config_dir, args.config_name) as compose_one:
         tell("reading the configs")
-        combinations = jobs(args.overrides, args.multirun, compose_one)
         config = steering(args.overrides, compose_one)
+        combinations = jobs(args.overrides, args.multirun, compose_one, config)
         hydra: Any = OmegaConf.to_container(config.hydra)
         multirun = args.multirun or config.hydra.mode == RunMode.MULTIRUN
         here = not multirun or hydra["launcher"]["_target_"].rpartition(".")[2] not in ("Slurm", "Ray")

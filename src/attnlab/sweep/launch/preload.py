@@ -1,9 +1,13 @@
 """Imports that a point needs: the fork server makes them once, so each point's process has them at once."""
 
 import contextlib
+import gc
 import os
 
 os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # CUDA must not be touched before a fork, not even to look for it
+
+import sklearn.datasets
+import sklearn.model_selection  # most data are split by it
 
 import attnlab.config.build
 import attnlab.sweep.launch.local  # where a process begins
@@ -20,3 +24,5 @@ attnlab.training.version.own_source()  # of the code that is imported here, what
 
 with contextlib.suppress(ImportError):
     import wandb
+
+gc.freeze()  # no point's process looks through all this for garbage, and so copies it
