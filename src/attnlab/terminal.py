@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
+TURNS = ["LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"]  # what turns the direction of writing
 PATIENCE = 2.0  # seconds without a progress bar
 ORDINARY = """
 ✓ + ✗ x ‖ = ● * ○ o · * … ... – - — -- − - → -> ← <- “ " ” " ‘ ' ’ ' × x ± +/- ≤ <= ≥ >= ≈ ~ ≠ != √ sqrt Σ sum
@@ -86,6 +87,12 @@ def _robust(stream: TextIO, log: bool) -> TextIO:
         errors="attnlab.stand_in",
         line_buffering=stream.line_buffering or stream.write_through,
     )
+
+
+def printable(text: str) -> str:
+    """The text with ? for what would steer a terminal: control characters, and those that turn the direction."""
+    steers = (unicodedata.category(c) in ("Cc", "Zl", "Zp") or unicodedata.bidirectional(c) in TURNS for c in text)
+    return "".join("?" if steering else c for c, steering in zip(text, steers, strict=True))
 
 
 def plain_console() -> "Console":

@@ -265,6 +265,40 @@ def test_gates_can_be_drawn(case):
         torch.testing.assert_close(gates["context"].sum((1, 2, 3)), torch.ones(2))
 
 
+OF_TWO = {  # what has several factors, at the start and at their largest
+    **{f"cbam {order}": {"order": order} for order in ("channel_first", "parallel", "channel_only")},
+    "cbam sum": {"order": "parallel", "combine": "sum"},
+    "bam channel_first": {"order": "channel_first"},
+    "bam parallel": {},
+    "coordinate": {},
+    "coordinate tanh": {"gate": "tanh"},
+    "coordinate relu": {"gate": "relu"},
+    "sequence": {"parts": ["cbam", "coordinate"]},
+    **{f"parallel {how}": {"parts": ["cbam", "se"], "combine": how} for how in ("product", "sum", "max")},
+    "sequence nested": {"parts": [{"name": "parallel", "parts": ["cbam", "se"]}, "eca"]},
+}
+
+
+@pytest.mark.parametrize("init", ["identity", None])
+@pytest.mark.parametrize("case", OF_TWO)
+def test_limits_hold_and_are_reached_by_gates_of_several_factors(case, init):
+    torch.manual_seed(0)
+    module = create(case.partition(" ")[0], C, **OF_TWO[case], **({"init": init} if init else {})).eval()
+    x = torch.randn(4, C, 6, 5)
+    lows, highs = {}, {}
+    for _ in range(30):
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, std=10)
+        for name, gate in {**module.gates(x), "gate": module.gate(x)}.items():
+            lows[name] = min(lows.get(name, math.inf), float(gate.detach().min()))
+            highs[name] = max(highs.get(name, -math.inf), float(gate.detach().max()))
+    for name in lows:
+        low, high = module.limits(name)
+        assert low <= lows[name] <= low + 0.01
+        assert highs[name] <= high
+        assert highs[name] > 0.95 * high or math.isinf(high)
+
+
 @pytest.mark.parametrize("case", sorted(EVERY.keys() - {"cbam_article"} - set(NEVER_IDENTITY)))
 @pytest.mark.parametrize("training", [False, True])
 def test_starts_as_the_identity_and_every_weight_learns(case, training):

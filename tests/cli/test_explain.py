@@ -165,7 +165,7 @@ def test_score_cam_is_left_out_where_it_would_take_long(points, monkeypatch, cap
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "nowhere: no such folder; must be a finished point's"),
+        (["nowhere"], "nowhere: no such folder; a point's folder lies in its study's"),
         (["POINT", "nothing.png"], "nothing.png: no such file or folder"),
         (["POINT", "--methods", "gradcan"], "gradcan: no such method; nearest: gradcam"),
         (["POINT", "--class", "cat"], "--class cat: valid: 0, 1"),

@@ -98,6 +98,16 @@ def test_the_attention_is_replaced_under_any_merge(net, merge):
     assert found.one == {"0": 0.5, "all": 0.5}
 
 
+def test_a_site_that_adds_has_nothing_to_add_when_it_is_removed():
+    net = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.Identity(), Pool())
+    attnlab.attach(net, Which, at="module", names=["0"], input_size=(1, 4, 4), merge="add")
+    bare, outputs = copy.deepcopy(net), []
+    attnlab.detach(bare)
+    ablate(net, lambda x: outputs.append(net(x)) or outputs[-1], batches)
+    assert len(outputs) == 6  # whole, mean_gate, one, each of two batches: one site is all
+    torch.testing.assert_close(torch.cat(outputs[4:]), bare(torch.cat([x for x, _ in batches()])))
+
+
 def test_of_what_is_no_gate_only_the_removal_is_told():
     net = attnlab.create("mini_xception", num_classes=10, in_channels=1)
     attnlab.attach(net, "non_local", at="branch", stages=[1, 2], input_size=(1, 48, 48))

@@ -182,6 +182,18 @@ def test_the_network_is_left_as_it_was(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_network_of_16_bits_has_the_maps_of_its_copy_of_32(method):
+    net, x = mini_xception().bfloat16(), torch.rand(2, 1, 40, 40).bfloat16()
+    torch.set_default_dtype(torch.bfloat16)  # as trainer.precision=bf16-true does
+    try:
+        found = cam(net, x, [0, 1], method)
+        assert torch.get_default_dtype() == torch.bfloat16
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, cam(net.float(), x.float(), [0, 1], method))
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_one_image_at_a_time_or_together_in_inference_mode(method):
     net, x = mini_xception("se"), torch.rand(3, 1, 40, 40)
     with torch.inference_mode():

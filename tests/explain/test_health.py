@@ -69,6 +69,23 @@ def test_without_a_range_nothing_is_saturated_and_dead_is_relative_to_the_mean()
     assert found.dead == 0.5
 
 
+def test_a_relu_that_is_always_shut_is_dead():
+    shut = numbers(torch.zeros(3, 4, 1, 1), "relu")
+    assert (shut.dead, shut.is_dead) == (1, True)
+
+
+def test_gates_at_the_input_and_at_the_output_of_one_module_are_kept_apart():
+    net = attnlab.create("mini_xception", num_classes=5, in_channels=1)
+    attnlab.attach(net, "eca", at="module", names="module2.branch", input_size=(1, 40, 40))
+    attnlab.attach(net, "eca", at="pre", stages=[2], input_size=(1, 40, 40))
+    x = torch.rand(3, 1, 40, 40)
+    found = gate_numbers(net, lambda: net(x))
+    with attnlab.record(net) as seen:
+        net(x)
+    assert sorted(gate.site for gate in found) == sorted(seen)
+    assert len(found) == 2
+
+
 def test_one_image_has_no_spread():
     found = numbers(torch.full((1, 2, 1, 1), 0.5))
     assert math.isnan(found.spread)

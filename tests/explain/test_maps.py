@@ -82,6 +82,17 @@ def test_where_no_gate_has_positions_the_map_is_of_the_output(attention):
     assert set(channel_gates(net, x)) == (set(maps) if attention == "se" else set())
 
 
+def test_shares_of_two_branches_are_no_gate_of_channels():
+    x = torch.rand(2, 8, 6, 6)
+    for attention, settings, gated in (
+        ("sk", {"groups": 4}, False),
+        ("sequence", {"parts": ["se", "eca", "gc"]}, True),
+    ):
+        net = nn.Sequential(nn.Conv2d(8, 8, 1)).eval()
+        attnlab.attach(net, attention, at="module", names=["0"], input_size=(8, 6, 6), **settings)
+        assert bool(channel_gates(net, x)) == gated
+
+
 def test_a_spatial_gate_has_no_channels():
     net = attended("spatial")
     assert channel_gates(net, torch.rand(X)) == {}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from attnlab.data.places import masks_of
+from attnlab.explain.attending import _together
 from attnlab.explain.scores import chance, deletion, energy, enlarged, insertion, iou, mean_of, pointing
 
 BY_PLACES = pytest.mark.parametrize("score", [energy, pointing, iou])
@@ -61,6 +62,14 @@ def test_what_cannot_be_scored_is_left_out(score):
 def test_values_below_0_do_not_count():
     maps = torch.where(MASKS, 1.0, -5.0)
     assert energy(maps, MASKS).tolist() == [1, 1, 1]
+
+
+def test_a_site_below_0_takes_nothing_from_the_others():
+    box, below = MASKS.float(), torch.full((3, *SIZE), -0.5)
+    both = _together({"sigmoid": box, "tanh": below}, SIZE)
+    torch.testing.assert_close(both, (box / box.mean((1, 2), keepdim=True) + 1) / 2)
+    tanh = torch.where(MASKS, 0.5, -0.5)  # its mean is below 0
+    torch.testing.assert_close(_together({"tanh": tanh}, SIZE), box / box.mean((1, 2), keepdim=True))
 
 
 def test_several_maxima_share_the_point():

@@ -215,6 +215,46 @@ def test_cbam_of_timm_has_the_mean_first():
         assert difference(net, theirs) < 1e-5
 
 
+def in_order(net, maps):
+    """The network with spatial gates under a path of no known code, whose convolutions take the maps in this order."""
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+
+        def forward(self, x):
+            both = {"max": x.amax(1, True), "mean": x.mean(1, True)}
+            return x * self.conv1(torch.cat([both[name] for name in maps], 1)).sigmoid()
+
+    for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
+        stage[0].bn2 = nn.Sequential(stage[0].bn2)
+        stage[0].bn2.sa = Attention()
+    return trained(net)
+
+
+@pytest.mark.parametrize("maps", [("max", "mean"), ("mean", "max")])
+@pytest.mark.parametrize("own", ["max_mean", "mean_max"])
+def test_order_of_maps_in_unknown_code(maps, own):
+    settings = {"attention": "spatial", "batchnorm": False, "maps": own}
+    theirs = in_order(ResNet(BasicBlock, [1, 1, 1, 1], num_classes=4), maps)
+    net = attended(ResNet(BasicBlock, [1, 1, 1, 1], num_classes=4), **settings)
+    loaded = attnlab.load_published(net, theirs, input_size=SMALL)  # the network tells
+    assert difference(net, theirs) < 1e-5
+    assert not loaded.assumed
+    net = attended(ResNet(BasicBlock, [1, 1, 1, 1], num_classes=4), **settings)
+    loaded = attnlab.load_published(net, theirs.state_dict())  # weights alone do not, but the user does
+    assert (difference(net, theirs) < 1e-5) == ("_".join(maps) == own)
+    assert "the order of the spatial gates' maps is assumed to be that of your `maps`" in str(loaded)
+
+
+def test_another_epsilon_is_refused():
+    theirs = trained(timm.create_model("seresnet18"))
+    net = attended(torchvision.models.resnet18(norm_layer=partial(nn.BatchNorm2d, eps=1e-6)), "se", min_hidden=8)
+    with pytest.raises(InputError, match=r"bn1 has eps=1e-06, and their bn1 has eps=1e-05"):
+        attnlab.load_published(net, theirs, input_size=SMALL)
+
+
 def test_attnlabs_own_weights_keep_their_order_of_maps():
     settings = {"attention": "cbam", "maps": "mean_max"}
     nets = [attended(ResNet(BasicBlock, [1, 1, 1, 1], num_classes=4), **settings) for _ in range(2)]

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 import attnlab
-from attnlab.insertion import places_with_attention
+from attnlab.attention import create
+from attnlab.attention.base import Attention
+from attnlab.insertion import gates_of, places_with_attention
 
 ZOO = ("cbam", "se", "eca", "bam", "triplet", "coordinate", "srm", "gct", "simam", "gc", "non_local", "sequence")
 
@@ -92,6 +94,23 @@ def test_sides_and_networks_of_one_name_are_kept_apart():
     with attnlab.record(nn.ModuleList([net, copy.deepcopy(net)])) as seen:
         net(torch.randn(2, 1, 40, 40))
     assert len(seen) == 2
+
+
+def test_an_error_in_a_modules_own_gate_is_told():
+    class Wrong(Attention):
+        def __init__(self, channels):
+            super().__init__()
+
+        def gate(self, x):
+            return torch.sigmoid(x, 1, 2)
+
+        def forward(self, x):
+            return x
+
+    with pytest.raises(TypeError, match="sigmoid"):
+        gates_of(Wrong(2), torch.rand(1, 2, 4, 4))
+    assert gates_of(create("non_local", 2), torch.rand(1, 2, 4, 4)) == {}
+    assert gates_of(nn.Conv2d(2, 2, 1), torch.rand(1, 2, 4, 4)) == {}
 
 
 def test_a_network_without_attention_is_refused():

@@ -30,11 +30,12 @@ def evaluation(point, accuracy, name="noise", **changes):
     ledger.write_json(point / "evaluations" / f"{name}.json", {**record, **changes})
 
 
-def ensemble(root, label, points, name="", **values):
+def ensemble(root, label, points, name="", overrides=(), **values):
     variant = next(v for v in read_study(root).variants if v.label == label)
     identity = ledger.digest(variant.settings)[:8]
     record = {
         "of": {},
+        "overrides": list(overrides),
         "seeds": len(points),
         "points": {point.name: mark(ledger.read_json(point / "result.json")) for point in points},
         **{split: {"accuracy": value} for split, value in values.items()},
@@ -66,6 +67,27 @@ def points(tmp_path):
                 ledger.write_json(found[attention, seed] / "explain.json", later)
     ensemble(tmp_path / "s", "se", [found["se", seed] for seed in range(4)], val=0.9, test=0.91)
     return found
+
+
+def test_records_on_other_data_than_most_are_no_pairs(points):
+    """Of one name, but other overrides, other files, another set; how many processes read them is no matter."""
+    root = points["se", 0].parent
+    evaluation(points["se", 0], 0.9, overrides=["data.noise=2"])
+    evaluation(points["se", 1], 0.9, files={"files": 1, "names": "", "times": "", "contents": "other"})
+    evaluation(points["se", 2], NOISY["se"][2], overrides=["data.noise=1", "data.workers=2"])
+    ensemble(root, "se", [points["se", 0]], "a_b", overrides=["data.folder=a/b"], test=0.9)
+    ensemble(root, "cbam", [points["cbam", 0]], "a_b", overrides=["data.folder=a_b"], test=0.9)
+    for seed in range(4):
+        evaluation(points["cbam", seed], 0.5, "x", overrides=["data=x"], of={"data": {"fold": seed, "size": 8}})
+    evaluation(points["none", 0], 0.5, "x", overrides=["data=x"], of={"data": {"fold": 0, "size": 9}})
+    told = read_analysis(root)
+    rows = {row["label"]: row for row in told["variants"]}
+    assert (rows["se"]["also"]["on noise"]["n"], rows["none"]["also"]["on noise"]["n"]) == (2, 4)
+    assert (rows["cbam"]["also"]["on x"]["n"], "on x" in rows["none"]["also"]) == (4, False)
+    assert sum("a_b" in row["ensembles"] for row in rows.values()) == 1
+    text = "\n".join(told["warnings"])
+    assert "on noise: of 12 evaluations 2 are on other data than most, so left out" in text
+    assert "on a_b: of 2 evaluations 1 are on other data" in text
 
 
 def test_the_statistics_are_those_of_the_accuracy(points):

@@ -11,7 +11,7 @@ import sys
 import pytest
 from PIL import Image
 
-from attnlab.study.report import latex, write_report
+from attnlab.study.report import _escaped, latex, write_report
 from tests.study.points import write_decided, write_point
 
 
@@ -149,3 +149,7 @@ heavy = {{"torch", "lightning", "hydra", "wandb"}} & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+
+
+def test_names_are_letters_in_latex():
+    assert _escaped("a<b>|50%") == r"a\textless{}b\textgreater{}\textbar{}50\%"

@@ -1,5 +1,6 @@
 """The model card says what the point's files and its study's report say, and its code runs."""
 
+import dataclasses
 import json
 import os
 import re
@@ -10,9 +11,11 @@ import sys
 import numpy as np
 import pytest
 
+import attnlab
 from attnlab.study.analysis import read_analysis
 from attnlab.study.report import headline
-from attnlab.trained.hub import without_folders
+from attnlab.trained.card import card_text
+from attnlab.trained.hub import without_folders, word_without_folders
 from tests.conftest import attnlab as command
 
 
@@ -82,10 +85,46 @@ def test_its_code_runs(text, exported, tmp_path):
         ("data.folder=/home/me/photos", "data.folder=photos"),
         ("data.folder=~/my/photos/", "data.folder=photos"),
         (r"data.folder=C:\me\photos", "data.folder=photos"),
+        ("data.folder=/home/jane doe/photos", "data.folder=photos"),
+        ("data.folder='/home/jane doe/my photos'", "data.folder='my photos'"),
+        (r"data.folder=\\srv\share\me", "data.folder=me"),
+        ("data.folders=[/home/me/a,/home/me/b]", "data.folders=[a,b]"),
+        ("data={folder:/home/me/a,size:40}", "data={folder:a,size:40}"),
+        ("data.url=https://x/a/b", "data.url=https://x/a/b"),
+        ("data.url=file:///home/me/b", "data.url=b"),
+        ("~hydra/launcher", "~hydra/launcher"),
         ("data.folder=photos/faces", "data.folder=photos/faces"),
         ("attention.ratio=8", "attention.ratio=8"),
-        ("a/b and ../c", "a/b and ../c"),
+        ("data.folder=../c", "data.folder=../c"),
     ],
 )
 def test_where_a_machine_keeps_its_files_is_left_out(text, found):
-    assert without_folders(text) == found
+    assert word_without_folders(text) == found
+
+
+def test_a_configs_paths_are_left_out_at_any_depth():
+    config = {"a": ["/home/me/x", {"b": r"C:\me\y"}], "n": 3, "u": "https://x/a", "p": "/home/jane doe/z", "s": "a/b"}
+    found = {"a": ["x", {"b": "y"}], "n": 3, "u": "https://x/a", "p": "z", "s": "a/b"}
+    assert without_folders(config) == found
+
+
+def test_it_says_what_the_test_images_are_and_whose_licence_applies(point):
+    trained = attnlab.load(point)
+    config = {
+        **trained.config,
+        "data": {**trained.config["data"], "name": "imagenet", "folder": "/home/jane doe/pictures"},
+        "backbone": {**trained.config["backbone"], "pretrained": "/home/jane/first.pth"},
+    }
+    preprocess = dataclasses.replace(trained.preprocess, flip=True, fit=None)
+    changed = dataclasses.replace(trained, config=config, preprocess=preprocess)
+    text = card_text(changed, {"model.safetensors": {"bytes": 10, "by_timm": False}}, None)
+    for words in (
+        "split: validation",
+        "The test images are the official validation images",
+        "The licence of the pretrained weights that it began with applies, too.",
+        "its evaluation makes two, one of the mirror image",
+        "fitting is up to you",
+    ):
+        assert words in text
+    assert "jane" not in text
+    assert "photo.jpg" not in text

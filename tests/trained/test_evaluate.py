@@ -1,5 +1,6 @@
 """attnlab evaluate: finished points on other data, and all seeds of a variant together."""
 
+import dataclasses
 import json
 import shutil
 
@@ -12,7 +13,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 import attnlab
 from attnlab import ledger
 from attnlab.cli import main
-from attnlab.cli.other_data import name_of
+from attnlab.cli.other_data import OtherData, name_of
 from attnlab.config.build import build_data
 from attnlab.data import Digits
 from attnlab.study import read_analysis
@@ -44,7 +45,7 @@ def with_data(point, **changes):
 
 def test_a_points_own_data_give_what_training_measured(one, capsys):
     assert main(["evaluate", str(one)]) == 0
-    assert "on own, 300 images" in capsys.readouterr().out
+    assert "on own, 300 images" in " ".join(capsys.readouterr().out.split())
     result, record = json.loads((one / "result.json").read_text()), evaluated(one, "own")
     assert record["metrics"] == pytest.approx(result["test"], rel=1e-4)
     assert record["per_class"] == result["per_class"]
@@ -93,7 +94,7 @@ def test_classes_are_found_by_name(one, tmp_path, capsys):
         path.parent.name == name for path, (name, _) in zip(images, attnlab.load(one).predict(images), strict=True)
     ]
     assert record["metrics"]["accuracy"] == pytest.approx(np.mean(right))
-    assert (record["images"], record["classes_by"], record["files"]["files"]) == (4, "name", 8)
+    assert (record["images"], record["files"]["files"]) == (4, 8)
     assert [name for name, each in record["per_class"].items() if each["support"]] == ["1", "7"]
     capsys.readouterr()
     Image.new("L", (40, 40)).save(images[0])  # other contents
@@ -110,16 +111,13 @@ def test_classes_are_found_by_name(one, tmp_path, capsys):
     assert not (one / "evaluations" / "cats.json").exists()
 
 
-def test_classes_without_names_are_found_by_number():
+def test_classes_are_never_guessed():
     data = Digits()
     source = Source(data, "data=digits")
     names = [f"digit {i}" for i in range(10)]
-    labels, by = source.labels_for(names)
-    assert (labels.tolist(), by) == (list(range(10)), "number")
-    labels, by = source.labels_for([str(9 - i) for i in range(12)])
-    assert (labels.tolist(), by) == ([9 - i for i in range(10)], "name")
+    assert source.labels_for([str(9 - i) for i in range(12)]).tolist() == [9 - i for i in range(10)]
     with pytest.raises(attnlab.InputError, match="data=digits: its classes 0, 1, 2, 3 and 6 more are none of"):
-        source.labels_for(names[:9])
+        source.labels_for(names)
     data.classes = names
     with pytest.raises(attnlab.InputError, match="are none of the network's 10"):
         source.labels_for([f"letter {i}" for i in range(10)])
@@ -205,6 +203,7 @@ def test_what_cannot_be_evaluated_is_told(one, capsys):
         ([str(one), "data.cluter=3"], "data.cluter: data=cluttered_digits has no such setting; nearest: clutter"),
         ([str(one), "data.clutter=3,4"], "data.clutter=3,4: one value at a time"),
         ([str(one), "data.seed=1"], "data.seed=1: would draw other test images, on some of which the network was tra"),
+        ([str(one), "augment.eval_share=0.5"], "augment.eval_share=0.5: has no effect: images become tensors as in"),
         ([str(one), "data.normalise=half"], "data.normalise=half: has no effect: images become tensors as in"),
         ([str(one), "data=digitz"], "data=digitz: no such config; nearest: digits"),
         ([str(one), "data=fer2013", "data.file=no.csv"], "data.file=no.csv: must be"),
@@ -219,6 +218,55 @@ def test_what_cannot_be_evaluated_is_told(one, capsys):
     assert not (one / "evaluations").exists()
 
 
+@pytest.mark.parametrize("data", ["digits", "cluttered_digits"])
+def test_images_of_the_training_are_never_test_images(one, capsys, data):
+    """Though the data are named again, which would draw the split anew."""
+    assert main(["evaluate", str(one), f"data={data}", "data.seed=1"]) == 2
+    assert capsys.readouterr().err == (
+        "attnlab: data.seed=1: would draw other test images, on some of which the network was trained; must be 0, as "
+        "in its training, or left out\n"
+    )
+    config = (one / "config.yaml").read_text()
+    (one / "config.yaml").write_text(config.replace("seed: 0", "seed: 3"))
+    own = ledger.read_config(one)["data"]
+    assert own["seed"] == 3
+    assert OtherData([f"data={data}"]).config(one)["data"]["seed"] == 3
+
+
+def test_a_folder_named_again_is_split_as_in_training(tmp_path, one, monkeypatch):
+    own = {"_target_": "attnlab.data.ImageFolder", "folder": "photos", "val": 0.1, "folds": 5, "fold": 2, "seed": 0}
+    config = {**ledger.read_config(one), "data": {**own, "name": "image_folder"}}
+    monkeypatch.setattr(ledger, "read_config", lambda folder: config)
+    again = ["data=image_folder", f"data.folder={tmp_path / 'photos'}"]
+    found = OtherData([*again, "data.folds=5"]).config(one)["data"]
+    assert [found[key] for key in ("val", "folds", "fold")] == [0.1, 5, 2]
+    with pytest.raises(attnlab.InputError, match=r"data.val=0.2: would draw .* must be 0.1"):
+        OtherData([*again, "data.val=0.2"]).config(one)
+    with pytest.raises(attnlab.InputError, match=r"data.folds=None: would draw .* must be 5"):
+        OtherData([*again, "data.folds=null"]).config(one)
+    other = OtherData(["data=image_folder", "data.folder=elsewhere", "data.seed=7"]).config(one)["data"]
+    assert (other["val"], other["folds"], other["seed"]) == (0.15, None, 7)
+
+
+def test_photographs_are_read_as_the_network_reads_them(one, tmp_path, capsys):
+    """Transparent pixels lie on the network's background, in evaluate as in predict."""
+    for split in ("train", "val", "test"):
+        for name in "01":
+            path = tmp_path / "clear" / split / name / "a.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(np.full((40, 40, 4), [200, 90, 20, 60 * int(name)], np.uint8)).save(path)
+    black = dataclasses.replace(attnlab.load(one).preprocess, background="black")
+    other = OtherData(["data=image_folder", "data.folder=clear"])
+    split = other.source(other.config(one), black).part("test", black)
+    for pixels, path in zip(split.images, sorted((tmp_path / "clear" / "test").rglob("*.png")), strict=True):
+        assert torch.equal(pixels, black.pixels(path))
+    words = ["evaluate", str(one), "data=image_folder", "data.folder=clear"]
+    assert main([*words, "data.background=black"]) == 2
+    assert "data.background=black: has no effect" in capsys.readouterr().err
+    assert main(words) == 0
+    assert "data.folder=clear: identical images in two splits: 2 of train in val" in capsys.readouterr().err
+
+
 def test_names():
     assert (
         name_of(["data=image_folder", "data.folder=a/b c", "data.workers=2"]) == "data=image_folder,data.folder=a_b_c"
@@ -227,6 +275,9 @@ def test_names():
     long = name_of([f"data.folder={'x' * 300}"])
     assert len(long) < 100
     assert long != name_of([f"data.folder={'x' * 301}"])
+    assert len(name_of([f"data.folder={'猫' * 85}"]).encode()) <= 150
+    with pytest.raises(attnlab.InputError, match="at most 100 and 150 bytes"):
+        OtherData([], "猫" * 60)
 
 
 def test_evaluating_and_predicting_know_no_training():

@@ -3,6 +3,8 @@
 import dataclasses
 import importlib.util
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,15 +12,18 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import attnlab
+from attnlab import ledger
 from attnlab.cli import main
 from attnlab.errors import InputError
-from attnlab.trained import Ensemble
+from attnlab.trained import Ensemble, onnx_file
 from attnlab.trained.exporting import write_export
 from attnlab.trained.onnx_file import runner
 from attnlab.trained.samples import chunks, load_splits
+from attnlab.trained.usage import lost_by_int8
 from attnlab.trained.whole import Refused, Whole, difference
 from tests.conftest import REPOSITORY
 from tests.conftest import attnlab as command
@@ -113,6 +118,12 @@ def test_an_ensemble_is_one_file(trained, point, tmp_path):
     seeds = attnlab.load(point, seeds="all")
     write_export(seeds, tmp_path / "seeds", ["safetensors"])
     assert torch.equal(attnlab.load(tmp_path / "seeds").logits(x), seeds.logits(x))
+    text = (tmp_path / "seeds" / "README.md").read_text("utf-8")
+    (commands,) = re.findall(r"```sh\n(.*?)\n```", text, re.DOTALL)
+    assert [re.search(r"seed=(\d)", line)[1] for line in commands.splitlines()] == ["0", "1"]
+    assert "Its probabilities are off by" not in text
+    assert "| device |" not in text
+    assert "the best by validation" not in text
 
 
 def test_pixels_in_probabilities_out_and_the_mirror_image(trained, val, tmp_path):
@@ -173,21 +184,110 @@ def test_what_differs_from_pytorch_is_refused_and_leaves_nothing(trained, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_the_difference_is_relative_to_large_logits():
-    assert difference(torch.tensor([1000.0]), torch.tensor([1000.05])) == pytest.approx(5e-5, rel=1e-2)
-    assert difference(torch.tensor([0.01]), torch.tensor([0.02])) == pytest.approx(0.01)
-    assert difference(torch.ones(2), torch.tensor([1.0, float("nan")])) == float("inf")
-    assert difference(torch.ones(2), torch.ones(1, 2)) == float("inf")
+def test_the_difference_is_relative_to_the_spread_of_the_logits():
+    logits = torch.tensor([[0.0, 1.0, 3.0], [0.0, 0.01, 0.02]])
+    off = logits + torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.001, 0.0]])
+    assert difference(logits, off) == pytest.approx(0.05, rel=1e-3)
+    assert difference(1000 * logits, 1000 * off) == pytest.approx(0.05, rel=1e-3)
+    probabilities, others = logits.softmax(1), off.softmax(1)
+    assert difference(probabilities, others, probabilities=True) > 0.03
+    assert difference(probabilities, probabilities * (1 + 1e-7), probabilities=True) < 1e-4
+    sure = torch.tensor([[0.0, 50.0, 200.0]]).softmax(1)  # some are below what float32 holds
+    assert difference(sure, sure, probabilities=True) == difference(torch.zeros(1, 2), torch.zeros(1, 2)) == 0
+    assert difference(torch.ones(1, 2), torch.tensor([[1.0, float("nan")]])) == float("inf")
+    assert difference(torch.ones(1, 2), torch.ones(2, 2)) == float("inf")
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_small_errors_of_small_logits_are_refused(trained, tmp_path, softmax):
+    class Small(Tiny):
+        def forward(self, x):
+            noise = torch.rand_like(x[:, 0, 0, :10]) * 1e-5
+            return 1e-3 * super().forward(x) + noise
+
+    noisy = dataclasses.replace(trained, net=Small().eval())
+    with pytest.raises(Refused, match="differs from PyTorch"):
+        write_export(noisy, tmp_path / "export", ["onnx"], softmax=softmax)
+
+
+def test_other_weights_of_the_point_do_not_mix(trained, tmp_path):
+    first, again = (dataclasses.replace(trained, net=Tiny().eval()) for _ in range(2))
+    write_export(first, tmp_path / "export", ["onnx", "safetensors"])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
+    with pytest.raises(InputError, match=r"model.onnx there: of other weights of the point, which was trained again"):
+        write_export(again, tmp_path / "export", ["safetensors"])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()} == before
+    write_export(again, tmp_path / "export", ["onnx", "safetensors"])
+    x = torch.randn(2, 1, 40, 40)
+    found = torch.from_numpy(runner(tmp_path / "export" / "model.onnx")(x))
+    torch.testing.assert_close(found, again.net(x).detach())
+    assert torch.equal(load_file(tmp_path / "export" / "model.safetensors")["conv.weight"], again.net.conv.weight)
+
+
+def test_an_interrupted_export_is_told_and_done_again(trained, tmp_path, monkeypatch):
+    put = ledger.put
+
+    def stop(source, target):
+        if target.name == "model.safetensors":
+            raise KeyboardInterrupt
+        put(source, target)
+
+    folder, tiny = tmp_path / "export", dataclasses.replace(trained, net=Tiny().eval())
+    write_export(tiny, folder, ["onnx"])
+
+    def interrupt(formats):
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger, "put", stop)
+            with pytest.raises(KeyboardInterrupt):
+                write_export(tiny, folder, formats)
+        with pytest.raises(InputError, match="an export into it was interrupted"):
+            attnlab.load(folder)
+
+    interrupt(["onnx", "safetensors"])
+    with pytest.raises(InputError, match=r"model.onnx there: of an export that was interrupted; export to that"):
+        write_export(tiny, folder, ["safetensors"])
+    old = tmp_path / ".export.export-old"
+    old.mkdir()
+    os.utime(old, (0, 0))
+    write_export(tiny, folder, ["onnx"])
+    interrupt(["safetensors"])
+    assert set(write_export(tiny, folder, ["safetensors"])) == {"model.onnx", "model.safetensors"}
+    assert "incomplete" not in json.loads((folder / "config.json").read_text("utf-8"))["attnlab"]
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_a_large_network_is_one_file_or_refused(trained, tmp_path, monkeypatch):
+    import torch.onnx._internal.exporter._onnx_program as exporter
+
+    tiny = dataclasses.replace(trained, net=Tiny().eval())
+    monkeypatch.setattr(exporter, "_LARGE_MODEL_THRESHOLD", 10)
+    write_export(tiny, tmp_path / "one", ["onnx"])
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["README.md", "config.json", "model.onnx"]
+    monkeypatch.setattr(onnx_file, "MOST", 10)
+    with pytest.raises(Refused, match=r"model.onnx: cannot hold 0.0 GB of weights.*export to torch or safetensors"):
+        write_export(tiny, tmp_path / "two", ["onnx"])
+
+
+def test_much_lost_by_8_bits_is_a_warning():
+    about = {"val_accuracy": {"float32": 0.9, "int8": 0.85}}
+    assert lost_by_int8(about) == "loses 5.0 points of accuracy on validation images by its 8 bits"
+    assert lost_by_int8({"val_accuracy": {"float32": 0.9, "int8": 0.89}}) == lost_by_int8({}) == ""
 
 
 def test_without_the_data_random_images_do_and_int8_is_refused(trained, tmp_path):
-    gone = {"name": "image_folder", "_target_": "attnlab.data.ImageFolder", "folder": "gone", "size": 40}
+    gone = {
+        "name": "image_folder",
+        "_target_": "attnlab.data.ImageFolder",
+        "folder": "/somewhere/private/gone",
+        "size": 40,
+    }
     without = dataclasses.replace(trained, net=Tiny().eval(), config={**trained.config, "data": gone})
     with pytest.raises(InputError, match=r"--quantize int8: needs the point's training and validation images: .*gone"):
         write_export(without, tmp_path, ["onnx"], int8=True)
     made = write_export(without, tmp_path, ["torch"])["model.pt2"]
     assert made["real"] is None
-    assert "gone" in made["no_real"]
+    assert made["no_real"] == "the data are not here"
+    assert "/somewhere/private" not in "".join(p.read_text("utf-8", "replace") for p in tmp_path.glob("*.[jm][sd]*"))
     assert "on random images; no real ones" in (tmp_path / "README.md").read_text("utf-8")
 
 
@@ -270,6 +370,11 @@ def test_what_cannot_be_loaded_is_told(exported, tmp_path):
         (changed(set_to("config", "attention", "ratio", 4.0)), {}, "not the weights of this config.json"),
         (changed(set_to("preprocess", {"shape": [1, 40, 40], "mean": [0], "std": [1], "x": 1})), {}, "preprocess"),
         (changed(set_to("classes", 7)), {}, "config.json: attnlab.classes is 7"),
+        (changed(set_to("preprocess", "fit", "bogus")), {}, "preprocess.fit is 'bogus', must be null or one of crop"),
+        (changed(set_to("preprocess", "mean", [0.0, 0.0])), {}, "mean and std must have 1 numbers each"),
+        (changed(set_to("members", 10**9)), {}, "members is 1000000000, must be a whole number from 1 to 1000"),
+        (changed(set_to("members", 2)), {}, "which has 2 members: it holds 1"),
+        (changed(set_to("incomplete", ["model.onnx"])), {}, "an export into it was interrupted"),
     ):
         with pytest.raises(InputError, match=why):
             attnlab.load(folder, **words)
@@ -299,7 +404,7 @@ def test_the_command_line_tells_what_was_written(exported, study, capsys):
         assert words in printed
     for words, why in (
         (["nowhere", "--to", "onnx"], "nowhere: no such folder"),
-        ([str(study), "--to", "onnx"], "not a point's folder; of a study, best=True"),
+        ([str(study), "--to", "onnx"], "not a point's folder; of a study, --best"),
         ([str(exported), "--to", "onnx"], "is an export already"),
         ([str(study)], "--to is missing"),
         ([str(study), "--to", "onxx"], "--to onxx: no such format; nearest: onnx"),

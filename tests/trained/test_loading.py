@@ -1,6 +1,7 @@
 """Loading: what training measured is what the loaded network does."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -55,9 +56,23 @@ def test_the_best_is_chosen_by_validation(study):
     assert seeds[best.folders[0]] == max(seeds.values())
 
 
+def test_variants_on_other_data_have_no_best(study, tmp_path):
+    for folder in (path.parent for path in study.glob("*/point.json")):
+        shutil.copytree(folder, tmp_path / "s" / folder.name)
+    for path in (tmp_path / "s").glob("*none*/point.json"):
+        text = json.loads(path.read_text())
+        text["identity"]["data"] |= {"clutter": 2, "batch_size": 8}
+        path.write_text(json.dumps({**text, "hash": ledger.digest(text["identity"])}))
+    with pytest.raises(
+        attnlab.InputError, match=r"its variants differ in data\.clutter, so they have other validation"
+    ):
+        attnlab.load(tmp_path / "s", best=True)
+
+
 def test_seeds_are_averaged(study, point):
     x = torch.rand(5, 1, 40, 40)
     ensemble = attnlab.load(point, seeds="all")
+    assert "first seed's test accuracy" in repr(ensemble)
     assert ensemble.folders == [point, *(f for f in study.glob("*cbam*") if f != point and f.is_dir())]
     members = [attnlab.load(folder).probabilities(x) for folder in ensemble.folders]
     torch.testing.assert_close(ensemble.probabilities(x), torch.stack(members).mean(0))
@@ -120,6 +135,12 @@ def test_what_cannot_be_loaded_is_told(study, point, tmp_path):
     (half / "checkpoints" / "best.ckpt").write_bytes(b"no checkpoint")
     with pytest.raises(attnlab.InputError, match="cannot be read"):
         attnlab.load(half)
+    state = torch.load(point / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    wrong = {key: value for key, value in state.items() if "conv" not in key}
+    torch.save({"state_dict": wrong}, half / "checkpoints" / "best.ckpt")
+    with pytest.raises(attnlab.InputError, match=r"best.ckpt: does not fit .*: Missing key.*repro") as told:
+        attnlab.load(half)
+    assert "\n" not in str(told.value)
 
 
 def test_loading_needs_neither_hydra_nor_lightning_and_keeps_random_states(point):

@@ -1,6 +1,7 @@
 """attnlab predict: the classes of any images, as a table, CSV and JSON, and how right they are."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -13,7 +14,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 import attnlab
 from attnlab import ledger
 from attnlab.cli import main
-from attnlab.cli.predictions import draw_confusion
+from attnlab.cli.predictions import draw_confusion, print_predictions
 from attnlab.config.build import build_data
 from attnlab.trained.listing import Listed, list_images
 from attnlab.trained.model import BATCH
@@ -124,6 +125,34 @@ def test_a_table_of_paths(point, photos, here, capsys):
         assert why in capsys.readouterr().err
     assert main(["predict", str(point.parent), "near.png"]) == 2
     assert "of a study, --best takes the best point" in capsys.readouterr().err
+
+
+def test_nothing_of_anothers_is_written_over(point, photos, here, capsys):
+    image = next((photos / "1").iterdir())
+    (here / "list.csv").write_text(f"path,label\n{image},1\n")
+    (here / "linked.csv").symlink_to("list.csv")
+    before = (here / "list.csv").read_text()
+    for words in (["--output", "linked.csv"], ["--confusion", str(image)]):
+        assert main(["predict", str(point), "list.csv", *words]) == 2
+        assert "is read, so it must not be written; choose another name" in capsys.readouterr().err
+    assert (here / "list.csv").read_text() == before
+    (here / "confusion.png").write_bytes(image.read_bytes())
+    assert main(["predict", str(point), "list.csv"]) == 0
+    assert "not drawn, as confusion.png is another's; --confusion FILE draws it" in capsys.readouterr().err
+    assert (here / "confusion.png").read_bytes() == image.read_bytes()
+    (here / "confusion.png").unlink()
+    for _ in range(2):  # its own it renews
+        assert main(["predict", str(point), "list.csv"]) == 0
+        assert "confusion matrix: confusion.png" in capsys.readouterr().out
+
+
+def test_names_cannot_steer_a_terminal(point, photos, here, capsys):
+    trained = attnlab.load(point)
+    trained = dataclasses.replace(trained, classes=[f"\x1b[31m{name}\x9b\u202e\n" for name in trained.classes])
+    print_predictions(trained, [Listed(str(next((photos / "1").iterdir())), 1)], confusion=here / "c.png")
+    out = capsys.readouterr().out
+    assert "?[31m1???" in out
+    assert not set("\x1b\x9b\u202e") & set(out)
 
 
 def test_folders_without_a_class(photos):

@@ -62,7 +62,8 @@ class BAM(InOrder):
         return {"gate": self.together(x)} if self.order == "parallel" else super().gates(x)
 
     def limits(self, name: str = "gate") -> tuple[float, float]:
-        return self.factor.limits()
+        in_turn = name == "gate" and self.order in ("channel_first", "spatial_first")
+        return super().limits(name) if in_turn else self.factor.limits()
 
     def together(self, x: Tensor) -> Tensor:
         channel, spatial = self.channel.logits(x), self.spatial.logits(x)
@@ -96,6 +97,9 @@ class _Channel(Attention):
     def gate(self, x: Tensor) -> Tensor:
         return self.factor(self.logits(x))
 
+    def limits(self, name: str = "gate") -> tuple[float, float]:
+        return self.factor.limits()
+
 
 class _Spatial(Attention):
     def __init__(self, channels: int, hidden: int, dilation: int, factor: _Factor) -> None:
@@ -112,6 +116,9 @@ class _Spatial(Attention):
 
     def gate(self, x: Tensor) -> Tensor:
         return self.factor(self.logits(x))
+
+    def limits(self, name: str = "gate") -> tuple[float, float]:
+        return self.factor.limits()
 
 
 def _dilated(width: int, dilation: int) -> nn.Conv2d:

@@ -32,6 +32,7 @@ class Attention(nn.Module):
 
     is_gate: bool = True  # whether forward(x) is x * gate(x)
     starts_as_identity: bool = False  # whatever its init
+    gates_compose: bool = False  # whether forward(x) multiplies by all of its gates, though it is not x * gate(x)
 
     def gate(self, x: Tensor) -> Tensor:
         """The factor that multiplies ``x``: (N, C, 1, 1), (N, 1, H, W) or (N, C, H, W)."""
@@ -42,7 +43,10 @@ class Attention(nn.Module):
         return {"gate": self.gate(x)}
 
     def limits(self, name: str = "gate") -> tuple[float, float]:
-        """Between which values the gate of this name in ``gates`` can lie; -inf, inf where nobody knows."""
+        """Between which values the gate of this name in ``gates``, or ``gate`` itself, can lie.
+
+        -inf, inf where nobody knows.
+        """
         found = {module.limits() for module in self.modules() if isinstance(module, Gate)}
         return found.pop() if len(found) == 1 else UNBOUNDED
 
@@ -53,6 +57,15 @@ class Attention(nn.Module):
     def without_effect(cls, settings: Mapping[str, Any]) -> set[str]:
         """Names of settings without effect, given the others (points that differ only there are the same point)."""
         return set()
+
+
+def product_of_limits(*limits: tuple[float, float]) -> tuple[float, float]:
+    """Between which values a product of factors between these can lie."""
+    low, high = 1.0, 1.0
+    for ends in limits:
+        products = [a * b if a and b else 0.0 for a in (low, high) for b in ends]  # 0 · inf: the factor is finite
+        low, high = min(products), max(products)
+    return low, high
 
 
 class Gate(nn.Module):

@@ -61,6 +61,12 @@ class CBAM(InOrder):
                 channels, kernel=kernel, batchnorm=batchnorm, maps=maps, gate=gate, init=init
             )
 
+    def limits(self, name: str = "gate") -> tuple[float, float]:
+        if name == "gate" and self.order == "parallel" and self.combine == "sum":
+            lows, highs = zip(self.channel.limits(), self.spatial.limits(), strict=True)
+            return self.sum_scale * sum(lows), self.sum_scale * sum(highs)
+        return super().limits(name)
+
     def together(self, x: Tensor) -> Tensor:
         if self.combine == "product":
             return self.channel.gate(x) * self.spatial.gate(x)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from attnlab.attention.base import Attention, Gate, GateName, Start, hidden_width, register, require
+from attnlab.attention.base import Attention, Gate, GateName, Start, hidden_width, product_of_limits, register, require
 
 
 @register("coordinate")
@@ -47,6 +47,10 @@ class CoordinateAttention(Attention):
             "rows": self.activation(self.rows(rows)),
             "columns": self.activation(self.columns(columns.transpose(2, 3))),
         }
+
+    def limits(self, name: str = "gate") -> tuple[float, float]:
+        own = self.activation.limits()
+        return product_of_limits(own, own) if name == "gate" else own
 
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)"""

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from attnlab.attention.base import UNBOUNDED, Attention, Init, register, require
+from attnlab.attention.base import UNBOUNDED, Attention, Init, product_of_limits, register, require
 from attnlab.attention.order import Combine, combine
 from attnlab.errors import InputError, choices
 from attnlab.targets import parameters
@@ -22,6 +22,8 @@ class InSequence(Attention):
     Raises InputError for a part or a setting that does not exist, for fewer than two parts, and for
     ``init="identity"`` with a part that cannot start as the identity.
     """
+
+    gates_compose = True
 
     def __init__(
         self,
@@ -51,6 +53,8 @@ class InSequence(Attention):
         return gates
 
     def limits(self, name: str = "gate") -> tuple[float, float]:
+        if name == "gate":
+            return product_of_limits(*(_limits_of(part) for part in self.parts))
         return _limits_of_part(self.parts, name)
 
     def gate(self, x: Tensor) -> Tensor:
@@ -106,7 +110,15 @@ class InParallel(Attention):
         return {f"{i}_{type(p).__name__}": p.gate(x) for i, p in enumerate(self.parts)}  # type: ignore[operator]
 
     def limits(self, name: str = "gate") -> tuple[float, float]:
-        return _limits_of_part(self.parts, name)
+        if name != "gate":
+            return _limits_of_part(self.parts, name)
+        limits = [_limits_of(part) for part in self.parts]
+        if self.combine == "product":
+            return product_of_limits(*limits)
+        lows, highs = zip(*limits, strict=True)
+        if self.combine == "max":
+            return max(lows), max(highs)
+        return self.scale * sum(lows), self.scale * sum(highs)
 
     def gate(self, x: Tensor) -> Tensor:
         """The gates of all parts combined"""
@@ -119,7 +131,10 @@ class InParallel(Attention):
 
 def _limits_of_part(parts: nn.ModuleList, name: str) -> tuple[float, float]:
     """Of a gate that ``gates`` calls ``0_ECA``: those of part 0."""
-    part = parts[int(name.partition("_")[0])]
+    return _limits_of(parts[int(name.partition("_")[0])])
+
+
+def _limits_of(part: nn.Module) -> tuple[float, float]:
     return part.limits() if isinstance(part, Attention) else UNBOUNDED
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from attnlab.attention.base import Attention, require
+from attnlab.attention.base import Attention, product_of_limits, require
 
 Order = Literal["channel_first", "spatial_first", "parallel", "channel_only", "spatial_only"]
 Combine = Literal["product", "sum", "max"]
@@ -63,7 +63,9 @@ class InOrder(Attention):
         return {name: part.gate(x) for name, part in parts.items() if part is not None}
 
     def limits(self, name: str = "gate") -> tuple[float, float]:
-        return getattr(self, name).limits() if name in ("channel", "spatial") else super().limits(name)
+        if name in ("channel", "spatial"):
+            return getattr(self, name).limits()
+        return product_of_limits(*(part.limits() for part in (self.channel, self.spatial) if part is not None))
 
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the whole factor: (N, C, H, W), (N, C, 1, 1) or (N, 1, H, W)"""

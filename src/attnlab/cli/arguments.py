@@ -2,8 +2,10 @@
 
 import argparse
 import re
+from pathlib import Path
 from typing import NoReturn
 
+from attnlab import ledger
 from attnlab.errors import InputError
 
 
@@ -25,6 +27,29 @@ def parser_of_a_config(verb: str, description: str, epilog: str) -> argparse.Arg
 
     parser.error = refuse  # type: ignore[method-assign]
     return parser
+
+
+def require_trained(word: str, best: bool = False) -> None:
+    """Raise InputError unless the folder is a finished point's or an export, or with ``--best`` a study's.
+
+    It looks at names and states alone, so that the answer need not wait for torch.
+    """
+    folder = Path(word)
+    if not folder.is_dir():
+        raise InputError(f"{word}: no such folder; a point's folder lies in its study's, such as outputs/demo")
+    if (folder / "point.json").exists() or (folder / "status.json").exists():
+        if best:
+            raise InputError(f"--best: {word} is one point; give its study's folder, {folder.parent}")
+        if not (read := ledger.read_point(folder)).result:
+            why = read.damage or f"not finished ({read.state}); attnlab status {folder.parent} tells more"
+            raise InputError(f"{word}: {why}")
+    elif (folder / "config.json").exists():
+        if best:
+            raise InputError(f"--best: {word} is an export, not a study")
+    elif not any(folder.glob("*/point.json")):
+        raise InputError(f"{word}: neither a point's folder nor a study's")
+    elif not best:
+        raise InputError(f"{word}: not a point's folder; of a study, --best takes the best point")
 
 
 def add_baseline(parser: argparse.ArgumentParser) -> None:

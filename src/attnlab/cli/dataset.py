@@ -194,10 +194,15 @@ def draw(data: ImageData) -> bytes:
     return file.getvalue()
 
 
-def of_different_classes(labels: np.ndarray, count: int) -> np.ndarray:
-    """Indices of so many images: the first of each class, then the second of each, ..."""
+def of_different_classes(labels: np.ndarray, count: int, before: np.ndarray | None = None) -> np.ndarray:
+    """Indices of so many images: the first of each class, then the second of each, ...
+
+    ``before``: the labels of images that are chosen already.
+    """
     order = np.argsort(labels, kind="stable")
     place = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])  # within its class
+    if before is not None:
+        place += np.bincount(before, minlength=labels.max(initial=0) + 1)[labels[order]]
     return order[np.argsort(place, kind="stable")][:count]
 
 

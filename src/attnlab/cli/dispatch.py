@@ -8,7 +8,7 @@ from types import ModuleType
 
 from attnlab.cli import verbs
 from attnlab.errors import FULL, InputError, choices, unwritable
-from attnlab.terminal import all_printed, print_anywhere
+from attnlab.terminal import all_printed, print_anywhere, printable
 
 # What people come for, in the order of the help.
 GROUPS = {
@@ -42,7 +42,7 @@ def _code_of(argv: Sequence[str] | None) -> int:
         return load(verb).run(rest)
     except InputError as error:
         for line in str(error).splitlines():
-            print(f"attnlab: {line}", file=sys.stderr)
+            print(f"attnlab: {printable(line)}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in FULL:

@@ -66,8 +66,6 @@ def _all(items: Sequence[T], make: Callable[[T], tuple[Record, bool]], what: str
     print(*(f"attnlab: {error}\n" for error in errors), sep="", end="", file=sys.stderr)
     if there:
         print(f"{there} of {len(made)} {'was' if there == 1 else 'were'} there already: not computed again")
-    if any(record.get("classes_by") == "number" for _, record in made):
-        print("classes without names: those of the data are taken for the network's in their order", file=sys.stderr)
     return made
 
 
@@ -78,8 +76,8 @@ def evaluation_of(point: Point, config: Config, other: OtherData, progress: bool
     now = kept.mark(point.result)
     if other.made(record, path, config) and record["tested"] == now:
         return record, True
-    source = other.source(config)
     trained = other.as_evaluated(load(point.folder, device=other.device), config)
+    source = other.source(config, trained.preprocess)
     about = {**other.about(config), "point": point.about.get("hash"), "tested": now}
     made = {**about, **measure([(trained, source)], progress=progress)}
     ledger.write_json(path, made)
@@ -147,7 +145,10 @@ def ensemble_of(variant: Variant, folder: Path, other: OtherData) -> tuple[Recor
     first = configs[points[0].folder]
     if other.made(record, path, first) and record["points"] == members:
         return record, True
-    pairs = [(_together(group, other, configs), other.source(configs[group[0].folder])) for group in groups]
+    nets = [_together(group, other, configs) for group in groups]
+    pairs = [
+        (net, other.source(configs[group[0].folder], net.preprocess)) for net, group in zip(nets, groups, strict=True)
+    ]
     measured = {split: measure(pairs, split) for split in (("val", "test") if own else ("test",))}
     made = {
         **other.about(first),
@@ -157,7 +158,7 @@ def ensemble_of(variant: Variant, folder: Path, other: OtherData) -> tuple[Recor
         "points": members,
         **{split: each["metrics"] for split, each in measured.items()},
         "images": {split: each["images"] for split, each in measured.items()},
-        **{key: measured["test"][key] for key in ("classes_by", "per_class")},
+        "per_class": measured["test"]["per_class"],
     }
     ledger.write_json(path, made)
     return made, False
@@ -194,7 +195,8 @@ def _print_ensembles(folder: Path, made: Sequence[tuple[Variant, Record]], other
     heads = ("one seed, own test %", *(f"ensemble, {split} %" for split in splits))
     table = _table(f"{folder}: ensembles of seeds{where}", ["variant", "seeds", *heads])
     for variant, record in sorted(made, key=lambda row: -row[1]["test"]["accuracy"]):
-        one = _mean(list(variant.values().values()), "accuracy", variant.overlap)
+        members = [point for point in variant.points.values() if point.folder.name in record["points"]]
+        one = _mean([point.result["test"]["accuracy"] for point in members], "accuracy", variant.overlap)
         together = (METRICS["accuracy"].text(record[split]["accuracy"]) for split in splits)
         table.add_row(Text(variant.label), str(record["seeds"]), one, *together)
     plain_console().print(table)

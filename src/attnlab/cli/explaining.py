@@ -1,5 +1,6 @@
 """attnlab explain: where a finished point looks, as a page and as figures."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from attnlab import ledger
 from attnlab.cli.dataset import of_different_classes
 from attnlab.config.build import build_data
 from attnlab.data import Images, Lazy
+from attnlab.data.decode import Files
 from attnlab.data.sets.files import plural
 from attnlab.errors import InputError, choices
 from attnlab.explain import METHODS, channel_gates, default_layer
@@ -28,7 +30,7 @@ from attnlab.insertion import places_with_attention
 from attnlab.ledger import write_text
 from attnlab.terminal import plain_console, with_progress
 from attnlab.trained import Trained, load
-from attnlab.trained.listing import list_images
+from attnlab.trained.listing import Listed, list_images
 
 POOL = 1000  # images among which right and wrong ones are looked for, where training has written down no answers
 FOR_CHANNELS = 500  # images whose channel gates are averaged
@@ -61,6 +63,7 @@ def explain_point(
     point: str,
     words: Sequence[str] = (),
     *,
+    best: bool = False,
     against: str | None = None,
     of: str | None = None,
     methods: Sequence[str] | None = None,
@@ -73,7 +76,7 @@ def explain_point(
     require_methods(methods or ())
     require_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    first = load(point, device=device)
+    first = load(point, best=best, device=device)
     other = load(against, device=device) if against else None
     if other and list(other.classes) != list(first.classes):
         raise InputError(f"{against}: has other classes than {point}, so the two cannot be compared")
@@ -135,8 +138,8 @@ def explain_point(
     }
     page = to_html(subjects, seen, title=f"Where {names[0]} looks", made=point, facts=facts, figures=figures)
     write_text(folder / "page.html", page)
-    rows = f" (the first {ROWS} images)" if len(subjects) > ROWS else ""
-    print(f"written to {folder}: page.html, {', '.join(path.name for path in written)}; grid{rows}")
+    rows = f" (the grid shows the first {ROWS} images)" if len(subjects) > ROWS else ""
+    print(f"written to {folder}: page.html, {', '.join(path.name for path in written)}{rows}")
     _log(first.folders[0], [path for path in written if path.suffix == ".png"])
 
 
@@ -144,11 +147,20 @@ def _given(trained: Trained, words: Sequence[str], count: int) -> tuple[Subjects
     """The images of files and folders; of more than ``count``, evenly spaced ones."""
     listed, notes = list_images(words, trained.classes)
     print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
-    few = [listed[i] for i in _evenly(len(listed), count)]
-    pixels = torch.stack([trained.preprocess.pixels(image.path) for image in few])
+    asked = [listed[i] for i in _evenly(len(listed), count)]
+    few, made = list[Listed](), list[Tensor]()
+    for image in asked:
+        try:
+            made.append(trained.preprocess.pixels(image.path))
+            few.append(image)
+        except InputError as error:
+            print(f"attnlab: skipped {error}", file=sys.stderr)
+    if not few:
+        raise InputError(f"{words[0]}: none of {plural(len(asked), 'image')} can be read")
     truth = [image.label for image in few]
     about = f"{len(few)} of {plural(len(listed), 'image')}, evenly spaced: --images says how many"
-    about = about if len(few) < len(listed) else plural(len(few), "image")
+    about = about if len(asked) < len(listed) else plural(len(few), "image")
+    pixels = torch.stack(made)
     x = trained.preprocess.normalised(pixels)
     labels = [p if label is None else label for label, p in zip(truth, _answers(trained, x), strict=True)]
     subjects = Subjects(pixels, [image.path for image in few], truth, [], list(trained.classes))
@@ -158,7 +170,8 @@ def _given(trained: Trained, words: Sequence[str], count: int) -> tuple[Subjects
 def _own(trained: Trained, split: str, count: int) -> tuple[Subjects, _Many, str]:
     """Images of the point's own split: half of them wrongly classified, if there are so many, and of all classes."""
     data = build_data(trained.config)
-    part: Images | Lazy = getattr(data.splits, split)
+    data.moments = (torch.tensor(trained.preprocess.mean), torch.tensor(trained.preprocess.std))
+    part: Images | Lazy = getattr(data.loaded, split)
     labels = part.labels.cpu().numpy()
     pool, predicted = _known_answers(trained, split, labels)
     if pool is None:
@@ -170,18 +183,24 @@ def _own(trained: Trained, split: str, count: int) -> tuple[Subjects, _Many, str
     right = pool[of_pool == predicted]
     half = min(len(wrong), max(count // 2, count - len(right)))
     wrong = wrong[of_different_classes(labels[wrong], half)]
-    right = right[of_different_classes(labels[right], count - len(wrong))]
+    right = right[of_different_classes(labels[right], count - len(wrong), labels[wrong])]
     chosen = _in_turn(wrong.tolist(), right.tolist())
     few = part.take(torch.tensor(chosen))
     x, truth = data.shown(few)
-    subjects = Subjects(
-        data.unnormalised(x), [f"{split} image {i}" for i in chosen], truth.tolist(), [], list(trained.classes)
-    )
+    names = [_name_of(few, i) or f"{split} image {chosen[i]}" for i in range(len(chosen))]
+    subjects = Subjects(data.unnormalised(x), names, truth.tolist(), [], list(trained.classes))
     for_channels = of_different_classes(labels, min(FOR_CHANNELS, len(labels)))
     x_many, labels_many = data.shown(part.take(torch.from_numpy(for_channels)))
     many = _Many(x_many, labels_many.tolist(), f"{plural(len(for_channels), f'{split} image')}")
     about = f"{plural(len(chosen), f'{split} image')} of {len(labels):,}: {len(wrong)} wrong, {len(right)} right"
     return subjects, many, f"{about}, as many of each class as can be"
+
+
+def _name_of(images: Images | Lazy, i: int) -> str | None:
+    """Of its file, relative to the data's folder."""
+    if isinstance(images, Lazy) and isinstance(images.read, Files):
+        return os.fsdecode(images.read.names[int(images.indices[i])])
+    return None
 
 
 def _known_answers(trained: Trained, split: str, labels: np.ndarray) -> Any:

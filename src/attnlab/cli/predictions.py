@@ -15,15 +15,17 @@ from rich.table import Table
 from rich.text import Text
 
 from attnlab.data.measures import per_class
+from attnlab.errors import InputError
 from attnlab.ledger import write_bytes
 from attnlab.ledger.records import make_folder, put
-from attnlab.terminal import plain_console, with_progress
+from attnlab.terminal import plain_console, printable, with_progress
 from attnlab.trained import Trained
 from attnlab.trained.listing import Listed
 from attnlab.trained.predicting import Prediction, predict_all
 
 MOST_CLASSES = 30  # rows of the table of classes
 COUNTED = 25  # classes of a confusion matrix whose cells have room for their numbers
+SOFTWARE = "attnlab predict"  # marks its pictures, which alone it writes over unasked
 Rows = Iterable[Prediction]
 Form = Callable[[Trained, Sequence[Listed], int, Rows, "Tally"], Iterator[str]]
 
@@ -39,7 +41,7 @@ class Tally:
         for row in rows:
             if row.error:
                 self.skipped += 1
-                print(f"skipped: {row.error}", file=sys.stderr)
+                print(printable(f"skipped: {row.error}"), file=sys.stderr)
                 continue
             if row.image.label is not None:
                 self.labels.append(row.image.label)
@@ -76,14 +78,17 @@ def print_predictions(
         _write(output, text)
     else:
         for part in text:
-            out.write(part)
+            out.write(_shown(part) if out.isatty() else part)
     out.flush()
     beside = None if output or form == "table" else sys.stderr  # the numbers are not the machine's
     if tally.labels:
         _print_how_good(trained, tally, beside)
         picture = confusion or _beside(output)
-        write_bytes(picture, draw_confusion(tally.answers, trained.classes))
-        print(f"confusion matrix: {picture}", file=beside)
+        if confusion is None and _is_anothers(picture):
+            print(f"confusion matrix: not drawn, as {picture} is another's; --confusion FILE draws it", file=sys.stderr)
+        else:
+            write_bytes(picture, draw_confusion(tally.answers, trained.classes))
+            print(f"confusion matrix: {picture}", file=beside)
     if output:
         print(f"written: {output}")
     return tally.skipped
@@ -105,10 +110,43 @@ def _beside(output: Path | None) -> Path:
     return Path("confusion.png") if output is None else output.with_name(f"{output.stem}-confusion.png")
 
 
+def _is_anothers(picture: Path) -> bool:
+    """Whether there is a file that ``draw_confusion`` has not made."""
+    from PIL import Image
+
+    if not os.path.lexists(picture):
+        return False
+    try:
+        with Image.open(picture) as image:
+            return image.info.get("Software") != SOFTWARE
+    except Exception:  # no image, or none that can be read
+        return True
+
+
+def require_others(written: Iterable[Path | None], words: Iterable[str], images: Iterable[Listed]) -> None:
+    """Raise InputError if a file that will be written is one of those that are read."""
+    there = {_number(path): path for path in written if path is not None and path.exists()}
+    if there:
+        for name in (*words, *(image.path for image in images)):
+            if os.path.exists(name) and (path := there.get(_number(name))):
+                raise InputError(f"{path}: is read, so it must not be written; choose another name")
+
+
+def _number(path: str | Path) -> tuple[int, int]:
+    """The same for all names of a file."""
+    about = os.stat(path)
+    return about.st_dev, about.st_ino
+
+
+def _shown(part: str) -> str:
+    return "\n".join(map(printable, part.split("\n")))
+
+
 def _as_table(trained: Trained, images: Sequence[Listed], top: int, rows: Rows, tally: Tally) -> Iterator[str]:
     """A line an image; the widths are known before the first is."""
     labelled = any(image.label is not None for image in images)
     file, name = max(4, *(len(image.path) for image in images)), max(6, *map(len, trained.classes))
+    classes = [printable(each) for each in trained.classes]
 
     def line(path: str, label: str, best: Iterable[str]) -> str:
         cells = [f"{path:{file}}", *([f"{label:{name}}"] if labelled else []), *(f"{each:{name + 8}}" for each in best)]
@@ -116,8 +154,8 @@ def _as_table(trained: Trained, images: Sequence[Listed], top: int, rows: Rows, 
 
     yield line("file", "label", ["predicted", *(f"{i}." for i in range(2, top + 1))])
     for row in rows:
-        best = (f"{trained.classes[i]:{name}} {f'{100 * p:.1f} %':>7}" for i, p in row.best)
-        yield line(row.image.path, _label(trained, row), best)
+        best = (f"{classes[i]:{name}} {f'{100 * p:.1f} %':>7}" for i, p in row.best)
+        yield line(printable(row.image.path), printable(_label(trained, row)), best)
 
 
 def _label(trained: Trained, row: Prediction) -> str:
@@ -170,7 +208,7 @@ def _print_how_good(trained: Trained, tally: Tally, file: TextIO | None) -> None
         names.sort(key=lambda name: found[name]["f1"] or 0.0)
     for name in names[:MOST_CLASSES]:
         shares = ("" if (value := found[name][key]) is None else f"{100 * value:.1f}" for key in _SHARES)
-        table.add_row(Text(name), *shares, f"{found[name]['support']:,}")
+        table.add_row(Text(printable(name)), *shares, f"{found[name]['support']:,}")
     if len(names) > MOST_CLASSES:
         table.add_row(f"… {len(names) - MOST_CLASSES} more, of better F1", *[""] * 4)
     console = plain_console()
@@ -215,5 +253,5 @@ def draw_confusion(answers: np.ndarray, classes: Sequence[str]) -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a class's name in letters that the font lacks
-        figure.savefig(file, format="png")
+        figure.savefig(file, format="png", metadata={"Software": SOFTWARE})
     return file.getvalue()

@@ -2,13 +2,17 @@
 
 import json
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from attnlab import ledger
+from attnlab.data.places import Given
 from attnlab.data.sets.files import plural
 from attnlab.errors import InputError
+from attnlab.explain.looking import require_methods
 from attnlab.trained.loading import load
 from attnlab.trained.scoring import data_of, score_point
 
@@ -18,6 +22,7 @@ def score_points(
 ) -> int:
     """Measure a point, or all finished points of a study that lack it (with settings: all); return the exit code.
 
+    Points of a study that cannot be measured are named, and the others are measured: the exit code is 1 then.
     Raises InputError for what is missing, see ``score_point``.
     """
     path = Path(place)
@@ -30,19 +35,36 @@ def score_points(
         if len(lacking) < len(folders):
             print(f"{plural(len(folders) - len(lacking), 'point')} measured already")
         folders = lacking
+    require_methods(methods or ())
+    if boxes is not None:
+        Given(boxes)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    data: dict[str, Any] = {}
-    for done, folder in enumerate(folders, start=1):
-        config = ledger.read_config(folder)
-        key = json.dumps([config["data"], config.get("augment")], sort_keys=True)
-        if key not in data:
-            data = {key: data_of(load(folder))}  # of one at a time: they may be large
-        found = score_point(folder, data=data[key], methods=methods, images=images, boxes=boxes)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    data, of, failed = None, "", 0
+    for done, (key, folder) in enumerate(sorted((_data_key(folder), folder) for folder in folders), start=1):
+        try:
+            trained = load(folder, device=device)
+            if key != of:
+                data = None  # those of one at a time: they may be large
+                data, of = data_of(trained), key
+            found = score_point(trained, data=data, methods=methods, images=images, boxes=boxes)
+        except InputError as error:
+            if is_point:
+                raise
+            failed += 1
+            print(f"[{done}/{len(folders)}] {folder.name}: not measured: {error}", file=sys.stderr)
+            continue
         told = ", ".join(f"{name} {value:.3f}" for name, value in found["scores"].items())
         print(f"[{done}/{len(folders)}] {folder.name}: {told}")
-    if folders:
+    if len(folders) > failed:
         print(f"next: attnlab report {folders[0].parent}")
-    return 0
+    return 1 if failed else 0
+
+
+def _data_key(folder: Path) -> str:
+    """Equal for points that have the same data."""
+    config = ledger.read_config(folder)
+    return json.dumps([config["data"], config.get("augment")], sort_keys=True)
 
 
 def _has_scores(folder: Path) -> bool:

@@ -4,6 +4,7 @@ import csv
 import os
 from collections import defaultdict
 from collections.abc import Mapping
+from math import ceil, floor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 COLUMNS = ("file", "x0", "y0", "x1", "y1")
+WIDTH, HEIGHT = 256, 257  # tags of TIFF
 Box = tuple[float, float, float, float]
 
 
@@ -35,8 +37,9 @@ class Given:
     """Places that the user gives: a CSV of boxes, or a folder of masks.
 
     The CSV has the columns file, x0, y0, x1, y1: x1 and y1 are exclusive, in pixels of the file as it is stored (before
-    EXIF turns it); several rows of one file are one place. A mask is an image of the same size, not black where the
-    object is. Files are named as in the data's folder; of a mask's name, the extension does not count.
+    EXIF turns it), and pixels that are partly inside count; several rows of one file are one place. A mask is an image
+    of the same size, not black where the object is. Files are named as in the data's folder; of a mask's name, the
+    extension does not count.
     Raises InputError for what is not there, or not of this form.
     """
 
@@ -73,9 +76,8 @@ class Given:
             return None
         mask = Image.new("L", size)
         for x0, y0, x1, y1 in self.boxes[name]:
-            corners = (round(x0), round(y0), round(x1) - 1, round(y1) - 1)  # PIL's are inclusive
-            if corners[0] <= corners[2] and corners[1] <= corners[3]:
-                ImageDraw.Draw(mask).rectangle(corners, fill=255)
+            corners = (floor(x0), floor(y0), ceil(x1) - 1, ceil(y1) - 1)  # PIL's are inclusive
+            ImageDraw.Draw(mask).rectangle(corners, fill=255)
         return mask
 
 
@@ -165,12 +167,18 @@ def _fitted_place(data: ImageData, files: Files, i: int, given: Given) -> Tensor
     if not _knows(given, name):
         return torch.zeros(data.shape[1:], dtype=torch.bool)
     with Image.open(files.path(i)) as opened:
-        size, orientation = opened.size, _orientation(opened)
+        size, orientation = _stored_size(opened), _orientation(opened)
     mask = given.mask(name, size)
     assert mask is not None
     mask.getexif()[ORIENTATION] = orientation
     turned = ImageOps.exif_transpose(mask)
     return fitted(turned, data.shape[-1], data.fit_how, "black", data.augment.eval_share)[0] >= 128
+
+
+def _stored_size(opened: "Image.Image") -> tuple[int, int]:
+    """(width, height) before EXIF turns it. Pillow tells a TIFF's as it will be after, and turns it when it loads."""
+    tags = getattr(opened, "tag_v2", {}) if opened.format == "TIFF" else {}
+    return tags.get(WIDTH, opened.width), tags.get(HEIGHT, opened.height)
 
 
 def _orientation(opened: "Image.Image") -> int:

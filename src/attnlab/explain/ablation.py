@@ -1,13 +1,13 @@
 """Which sites earn their cost: what accuracy loses where a site's attention no longer looks at its input."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from attnlab.insertion import Attended, places_with_attention
+from attnlab.insertion import Attended, names_of, places_with_attention
 from attnlab.insertion.recording import untouched
 from attnlab.terminal import with_progress
 
@@ -21,7 +21,7 @@ class Ablation(NamedTuple):
     """Accuracy with all attention, and what it loses without the attention of each site, and of ``all`` at once.
 
     ``mean_gate``: the site's attention multiplies by its mean gate over the images, whatever the input; for sites
-    whose attention is x · gate. ``one``: A(f) = f.
+    whose attention is x · gate. ``one``: A(f) = f, or where the merge adds it, 0: what f goes through is f.
     """
 
     accuracy: float
@@ -56,26 +56,30 @@ def ablate(net: nn.Module, forward: Forward, batches: Batches) -> Ablation:
     Runs over the batches at most twice for each site, and three times more. The network is as before afterwards.
     """
     places = places_with_attention(net)
-    names = {path: place.site for path, place in places.items()}
-    if len(set(names.values())) < len(names):  # attention at a module's input and at its output
-        names = {path: path for path in places}
+    names = names_of(places)
     with _gathering(places) as means:
         whole, images = _right(forward, batches)
     factors = {path: mean.value for path, mean in means.items() if mean.value is not None}
+    ways = [_runs(factors, names), _runs(dict.fromkeys(places), names)]
+    runs = [(way, *run) for way, of_way in enumerate(ways) for run in of_way]
     losses: tuple[dict[str, float], dict[str, float]] = {}, {}
-    runs = [*_runs(factors, names), *_runs(dict.fromkeys(places), names)]
-    for done, (site, replaced) in enumerate(with_progress(runs, len(runs), "ablating sites")):
+    for way, site, replaced in with_progress(runs, len(runs), "ablating sites"):
         with _multiplying(places, replaced):
-            loss = (whole - _right(forward, batches)[0]) / images
-        losses[done >= len(runs) - len(places) - 1][site] = loss
+            losses[way][site] = (whole - _right(forward, batches)[0]) / images
+    if len(places) == 1:  # which is all
+        for loss in filter(None, losses):
+            (loss[ALL],) = loss.values()
     return Ablation(whole / images, images, *losses)
 
 
 def _runs(factors: Factors, names: Mapping[str, str]) -> Iterator[tuple[str, Factors]]:
-    """What is replaced in each run, with its name: one after the other, and then all, unless some would stay."""
+    """What is replaced in each run, with its name: one after the other, and then all, if they are several.
+
+    Not all, if some would stay.
+    """
     for path, factor in factors.items():
         yield names[path], {path: factor}
-    if len(factors) == len(names):
+    if len(factors) == len(names) > 1:
         yield ALL, factors
 
 
@@ -129,15 +133,17 @@ def _gathering(places: Mapping[str, Attended]) -> Iterator[dict[str, _Mean]]:
 
 @contextlib.contextmanager
 def _multiplying(places: Mapping[str, Attended], factors: Factors) -> Iterator[None]:
-    """Inside, A(f) is f times the factor at these places; None: f itself."""
+    """Inside, A(f) is f times the factor at these places; None: what leaves f as it is, f itself or 0 to add."""
 
-    def replace(attention: nn.Module, args: Sequence[Tensor], output: Tensor, factor: Tensor | None) -> Tensor:
-        return args[0] if factor is None else args[0] * factor.to(args[0])
+    def replace(place: Attended, f: Tensor, factor: Tensor | None) -> Tensor:
+        if factor is None:
+            return torch.zeros_like(f) if place.adds else f
+        return f * factor.to(f)
 
     with contextlib.ExitStack() as stack:
         for path, factor in factors.items():
             hook = places[path].attended_by.register_forward_hook(
-                lambda attention, args, output, factor=factor: replace(attention, args, output, factor)
+                lambda attention, args, output, place=places[path], factor=factor: replace(place, args[0], factor)
             )
             stack.callback(hook.remove)
         yield

@@ -80,8 +80,12 @@ def score(
     }
     predicted = [forward(x).argmax(1) for x in batches]
     for method in methods:
-        found = [cam(net, _cast(net, x), which, method) for x, which in zip(batches, predicted, strict=True)]
-        maps[method] = torch.cat(found)
+        with surviving(f"explain.scores {method}"):
+            found = [cam(net, _cast(net, x), which, method) for x, which in zip(batches, predicted, strict=True)]
+            maps[method] = torch.cat(found)
+    for name, seen in maps.items():
+        if broken := int((~seen.isfinite().flatten(1).all(1)).sum()):
+            log.warning("explain.scores %s: %d of %d images left out: maps are not finite", name, broken, len(seen))
     random = torch.rand(known.masks.shape, generator=torch.Generator().manual_seed(0))
     answers = {
         name: _by_answers(forward, batches, seen)
@@ -119,11 +123,12 @@ def _by_site(net: nn.Module, batches: Sequence[Tensor]) -> tuple[dict[str, Tenso
 
 
 def _together(by_site: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
-    """(N, H, W): the mean of the sites' maps, each divided by its mean."""
+    """(N, H, W): the mean of the sites' maps, each divided by its mean; of maps below 0, as of tanh, what is above."""
     total = torch.zeros(())
     for seen in by_site.values():
-        large = enlarged(seen, (size[0], size[1]))
-        total = total + large / large.mean((1, 2), keepdim=True).clamp_min(1e-12)
+        large = enlarged(seen, (size[0], size[1])).clamp_min(0)
+        mean = large.mean((1, 2), keepdim=True)
+        total = total + (large / mean).masked_fill(mean == 0, 1.0)
     return total / len(by_site)
 
 

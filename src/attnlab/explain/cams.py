@@ -1,6 +1,7 @@
 """Class activation maps and attributions: which positions speak for a class, by the libraries grad-cam and captum."""
 
 import contextlib
+import copy
 import importlib
 import importlib.util
 import types
@@ -24,6 +25,7 @@ METHODS = (*CAMS, "integrated_gradients")
 IMAGES = 32  # at once
 STEPS = (32, 128, 512)  # of the integral, until the gradients add up
 NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
+SHORT = (torch.float16, torch.bfloat16)
 MOST_AFTER = 0.8  # of the convolutions and fully connected layers
 
 
@@ -37,7 +39,8 @@ def cam(
     found nothing for the class. ``integrated_gradients`` are of the image itself, summed over its channels, and have a
     sign: they add up to the logit of ``x`` less that of an image of zeros (the mean colour, after normalisation).
 
-    The network is used in eval mode; all its modes, gradients, hooks and random states are as before afterwards.
+    The network is used in eval mode; all its modes, gradients, hooks and random states are as before afterwards. Of a
+    network of 16 bits, a copy of 32 is used: not all methods work with 16.
     Raises InputError for a class, method or layer that there is not, and where grad-cam or captum is not installed.
     """
     if method not in METHODS:
@@ -46,8 +49,10 @@ def cam(
     net = unwrapped(net)
     targets = [int(each) for each in classes]
     if not len(x):
-        return torch.empty(0, *x.shape[2:])
-    with _used(net) as device:
+        return torch.empty(0, *x.shape[2:], dtype=torch.float32)
+    if any(parameter.dtype in SHORT for parameter in net.parameters()):
+        net, x = copy.deepcopy(net).float(), x.float()
+    with _float32_by_default(), _used(net) as device:
         _check_classes(net, x[:1].to(device), len(x), targets)
         pairs = [
             (part.detach().to(device), targets[start : start + IMAGES])
@@ -95,6 +100,15 @@ def default_layer(net: nn.Module, x: Tensor) -> str:
     )
 
 
+def require_layer(net: nn.Module, shape: tuple[int, int, int], methods: Sequence[str]) -> None:
+    """Raise InputError if one of the methods needs the ``default_layer`` and ``net`` has none for images (C, H, W)."""
+    if any(method in CAMS for method in methods):
+        try:
+            default_layer(net, torch.zeros(1, *shape))
+        except InputError as error:
+            raise InputError(f"explain.methods=[{','.join(methods)}]: {error}") from None
+
+
 def require_libraries() -> None:
     """Raise InputError unless grad-cam and captum are installed. (To import them takes seconds.)"""
     missing = [name for name, module in (("grad-cam", "pytorch_grad_cam"), ("captum", "captum")) if not _found(module)]
@@ -107,6 +121,17 @@ def _found(module: str) -> bool:
 
 
 @contextlib.contextmanager
+def _float32_by_default() -> Iterator[None]:
+    """Inside, new tensors are not of the 16 bits that a trainer may have set."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32 if before in SHORT else before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
 def _used(net: nn.Module) -> Iterator[torch.device]:
     """Inside, ``net`` can be derived by its input; it is left as it was. Yields its device."""
     parameters = [(each, each.requires_grad, each.grad) for each in net.parameters()]
@@ -114,7 +139,7 @@ def _used(net: nn.Module) -> Iterator[torch.device]:
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
+        contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False),
         in_mode(net, training=False),
         untouched(net),
     ):
@@ -175,7 +200,7 @@ def _share_after(path: str, run: Run, modules: dict[str, nn.Module]) -> float:
 def _class_activation(net: nn.Module, place: nn.Module, method: str, x: Tensor, classes: Sequence[int]) -> Tensor:
     library = importlib.import_module("pytorch_grad_cam")
     targets = [library.utils.model_targets.ClassifierOutputTarget(each) for each in classes]
-    maker = getattr(library, CAMS[method])(net, [place], reshape_transform=_as_numpy_has_it)
+    maker = getattr(library, CAMS[method])(net, [place])
     # After the library has taken it: what follows may overwrite it in place, as ReLUs do.
     handle = place.register_forward_hook(lambda module, args, output: output.clone())
     try:
@@ -185,10 +210,6 @@ def _class_activation(net: nn.Module, place: nn.Module, method: str, x: Tensor, 
         handle.remove()
         maker.activations_and_grads.release()
     return torch.from_numpy(maps)
-
-
-def _as_numpy_has_it(x: Tensor) -> Tensor:
-    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attnlab.insertion import gates_of, places_with_attention
+from attnlab.insertion import gates_of, names_of, places_with_attention
 
 NEAR = 0.1  # of 0 and of 1, in Gate
 END = 0.05  # a value so near an end, as a share of the gate's range, is saturated
@@ -19,7 +19,7 @@ DEAD = 0.95  # a gate of which so much stands still is dead
 class Gate(NamedTuple):
     """One gate of one site over images, channels and positions."""
 
-    site: str
+    site: str  # as record names it
     gate: str  # what the attention calls it: gate, channel, spatial, ...
     mean: float
     std: float
@@ -53,9 +53,10 @@ def gate_numbers(net: nn.Module, run: Callable[[], Any]) -> list[Gate]:
             found[site, name] = _numbers(gate.float(), low, high)
 
     with contextlib.ExitStack() as stack:
-        for place in places_with_attention(net).values():
-            hook = place.attended_by.register_forward_pre_hook(
-                lambda attention, args, site=place.site: see(site, attention, args[0])
+        places = places_with_attention(net)
+        for path, site in names_of(places).items():
+            hook = places[path].attended_by.register_forward_pre_hook(
+                lambda attention, args, site=site: see(site, attention, args[0])
             )
             stack.callback(hook.remove)
         run()
@@ -68,7 +69,7 @@ def _numbers(gate: Tensor, low: float, high: float) -> Tensor:
     width = high - low if math.isfinite(high - low) else None
     near = [((gate - at).abs() < NEAR).float().mean() for at in (0, 1)]
     over_images = gate.std(0, correction=0) if len(gate) > 1 else torch.full_like(gate[0], math.nan)
-    still = over_images < STILL * (gate.mean(0).abs() if width is None else width)
+    still = over_images <= STILL * (gate.mean(0).abs() if width is None else width)
     ends = [end for end in (low, high) if math.isfinite(end)]
     reach = END * (1.0 if width is None else width)
     saturated = torch.stack([(gate - end).abs() <= reach for end in ends]).any(0).float().mean() if ends else None

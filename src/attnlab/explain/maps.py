@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attnlab.insertion import Seen, find_sites, in_mode, places_with_attention, record
+from attnlab.insertion import Seen, find_sites, in_mode, names_of, places_with_attention, record
 from attnlab.insertion.recording import untouched
 
 
@@ -62,21 +62,25 @@ def looks(net: nn.Module, x: Tensor) -> dict[str, Look]:
 def looks_of(net: nn.Module, seen: dict[str, Seen]) -> dict[str, Look]:
     """The same of what ``record`` has seen of ``net``, whose weights are still the same."""
     found = {}
-    for path, place in places_with_attention(net).items():
-        name = place.site if place.site in seen else path
+    places = places_with_attention(net)
+    for path, name in names_of(places).items():
         if name in seen:
-            found[name] = _look(place.attended_by, seen[name])
+            found[name] = _look(places[path].attended_by, seen[name])
     return found
 
 
 def _look(attention: nn.Module, seen: Seen) -> Look:
-    """The one gate that is of positions (or channels) alone; where there are several, all that multiplies."""
+    """The one gate that is of positions (or channels) alone; where there are several, all that multiplies.
+
+    Shares that do not multiply the feature (of SK) are no gate.
+    """
     gates = [gate.float() for gate in seen.gates.values() if gate.dim() == 4]
     of_positions = [gate for gate in gates if gate.shape[2:].numel() > 1]
     of_channels = [gate for gate in gates if gate.shape[2:].numel() == 1 < gate.shape[1]]
+    composes = getattr(attention, "gates_compose", False)
     factor = functools.cache(lambda: _factor(attention, seen.feature))
-    over_positions = _together(of_positions, factor, lambda gate: gate.shape[2:].numel() > 1)
-    over_channels = _together(of_channels, factor, lambda gate: gate.shape[1] == seen.feature.shape[1])
+    over_positions = _together(of_positions, factor, composes, lambda gate: gate.shape[2:].numel() > 1)
+    over_channels = _together(of_channels, factor, composes, lambda gate: gate.shape[1] == seen.feature.shape[1])
     height, width = seen.feature.shape[2:]
     looked = (seen.attended.float().abs() if over_positions is None else over_positions).mean(1)
     return Look(
@@ -87,14 +91,14 @@ def _look(attention: nn.Module, seen: Seen) -> Look:
 
 
 def _together(
-    gates: list[Tensor], factor: Callable[[], Tensor | None], fits: Callable[[Tensor], bool]
+    gates: list[Tensor], factor: Callable[[], Tensor | None], composes: bool, fits: Callable[[Tensor], bool]
 ) -> Tensor | None:
     if len(gates) == 1:
         return gates[0]
     whole = factor()
     if whole is not None:
         return whole if fits(whole) else None
-    return functools.reduce(operator.mul, gates) if gates else None
+    return functools.reduce(operator.mul, gates) if gates and composes else None
 
 
 def _factor(attention: nn.Module, f: Tensor) -> Tensor | None:

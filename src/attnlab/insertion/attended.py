@@ -9,7 +9,8 @@ change the host inside it.
 import contextlib
 import inspect
 import types
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import torch
@@ -138,6 +139,12 @@ def kind_for(host: nn.Module, by_name: bool) -> type[Attended]:
 def places_with_attention(net: nn.Module) -> dict[str, Attended]:
     """Module path -> what stands there, for all that ``attach`` put into ``net``."""
     return {path: module for path, module in net.named_modules() if isinstance(module, Attended)}
+
+
+def names_of(places: Mapping[str, Attended]) -> dict[str, str]:
+    """Module path -> the site's name as ``attach`` returns it; of several places at one site, the path of each."""
+    several = Counter(place.site for place in places.values())
+    return {path: place.site if several[place.site] == 1 else path for path, place in places.items()}
 
 
 def attached(net: nn.Module) -> dict[str, nn.Module]:

@@ -63,10 +63,14 @@ class Match(NamedTuple):
     sites: int
     kept: Layer | None
     left_out: Layer | None
+    assumed: bool  # whether the order of a spatial gate's maps was
 
 
-def matched(net: nn.Module, state: Mapping[str, Any]) -> Match:
+def matched(net: nn.Module, state: Mapping[str, Any], *, flipped: bool = False) -> Match:
     """The pairs that make ``state`` the weights of ``net``; their tensors are those of ``net``, not copies.
+
+    Where no known code tells in which order a spatial gate has its maps, it is that of ``net``; if ``flipped``, the
+    other one.
 
     Raises InputError, which names the first layers that do not fit, unless all are in pairs. The last layer may have
     another number of outputs, or be absent from one side.
@@ -84,11 +88,13 @@ def matched(net: nn.Module, state: Mapping[str, Any]) -> Match:
     theirs = _without(theirs, [their for _, their in pairs])
 
     groups = _below_one_path(theirs, {site.kinds for site in sites})
-    attention, lacking = list[tuple[Layer, Layer]](), list[Attending]()
+    attention, lacking, assumed = list[tuple[Layer, Layer]](), list[Attending](), False
     for site in sites:
         if groups[site.kinds]:
             group = groups[site.kinds].pop(0)
-            attention += _in_order_of_maps(site.module, _inside(site.layers, group))
+            pairs_here, unknown = _in_order_of_maps(site.module, _inside(site.layers, group), flipped)
+            attention += pairs_here
+            assumed |= unknown
             theirs = _without(theirs, group)
         elif site.layers:
             lacking.append(site)
@@ -103,7 +109,7 @@ def matched(net: nn.Module, state: Mapping[str, Any]) -> Match:
     if lacking or [our.kind for our in ours] != [their.kind for their in theirs]:
         why = _misfit(ours, theirs, lacking, [their for _, their in attention], len(sites))
         raise InputError(f"the weights are not those of {name}: {why}")
-    return Match([*pairs, *zip(ours, theirs, strict=True)], attention, len(sites), kept, left_out)
+    return Match([*pairs, *zip(ours, theirs, strict=True)], attention, len(sites), kept, left_out, assumed)
 
 
 def layers_of(state: Mapping[str, Any]) -> list[Layer]:
@@ -162,24 +168,34 @@ def _first_parts(layers: Sequence[Layer]) -> list[str]:
     return [parts[0] for parts in paths]
 
 
-def _in_order_of_maps(attention: nn.Module, pairs: Sequence[tuple[Layer, Layer]]) -> list[tuple[Layer, Layer]]:
-    """With the two inputs of a spatial gate's convolution in the order that ``attention`` has: ``SpatialAttention``."""
+def _in_order_of_maps(
+    attention: nn.Module, pairs: Sequence[tuple[Layer, Layer]], flipped: bool
+) -> tuple[list[tuple[Layer, Layer]], bool]:
+    """With the two inputs of a spatial gate's convolution in the order that ``attention`` has: ``SpatialAttention``.
+
+    And whether an order is unknown; then it is that of ``attention``, or the other one if ``flipped``.
+    """
     maps = {
         f"{path}.conv".lstrip("."): module.maps
         for path, module in attention.named_modules()
         if isinstance(module, SpatialAttention)
     }
-    return [
-        (our, _flipped(their) if our.path in maps and maps[our.path] != _maps(their.path, maps[our.path]) else their)
-        for our, their in pairs
-    ]
+    found, assumed = list[tuple[Layer, Layer]](), False
+    for our, their in pairs:
+        flip = False
+        if our.path in maps and CHILD["output"] not in their.path.split("."):  # attnlab's own keep their order
+            known = next((order for end, order in ORDERS.items() if their.path.endswith(end)), None)
+            flip = flipped if known is None else known != maps[our.path]
+            assumed |= known is None
+        found.append((our, _flipped(their) if flip else their))
+    return found, assumed
 
 
-def _maps(path: str, own: str) -> str:
-    """timm's CbamModule has the mean first; the authors' code and pytorchcv have the maximum; attnlab has its own."""
-    if CHILD["output"] in path.split("."):
-        return own
-    return "mean_max" if path.endswith("spatial.conv.conv") else "max_mean"
+ORDERS = {  # how the path of the convolution ends
+    "SpatialGate.spatial.conv": "max_mean",  # the authors of CBAM
+    "sp_gate.conv.conv": "max_mean",  # pytorchcv
+    ".spatial.conv.conv": "mean_max",  # timm
+}
 
 
 def _flipped(layer: Layer) -> Layer:

@@ -1,5 +1,6 @@
 """Published weights of a network with attention, onto the bare network with attnlab's attention."""
 
+import contextlib
 import copy
 import logging
 import math
@@ -19,7 +20,7 @@ from attnlab.insertion.matching import Layer, Match, matched
 from attnlab.insertion.tracing import default_size, unwrapped
 
 log = logging.getLogger("attnlab")
-TOLERANCE = 1e-5
+TOLERANCE = 1e-9  # in float64; an epsilon of 1e-6 for 1e-5 in batch norms makes more
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Loaded:
     difference: (
         float | None
     )  # largest of the outputs, relative to the largest; None if there is nothing to compare with
+    assumed: bool = False  # that spatial gates have their maps in the order of the network's own
 
     def __str__(self) -> str:
         head = f"; kept as they were: {', '.join(self.kept)}" if self.kept else ""
@@ -42,7 +44,8 @@ class Loaded:
         else:
             outputs = f"equal theirs within {max(self.difference, 1e-15):.0e}"
         outputs = f"outputs{' before the head' if head else ''} {outputs}"
-        return f"{self.tensors} tensors loaded, attention at {self.sites} sites{head}; {outputs}"
+        order = "; the order of the spatial gates' maps is assumed to be that of your `maps`" if self.assumed else ""
+        return f"{self.tensors} tensors loaded, attention at {self.sites} sites{head}; {outputs}{order}"
 
 
 def load_published(
@@ -57,7 +60,8 @@ def load_published(
     names and shapes, or else by their order and shapes. A head for another number of classes keeps its own weights.
 
     Weights do not tell strides, activations and gates. If the network itself is given, both run on one random image of
-    ``input_size`` (C, H, W), by default C×224×224, in float64 and eval mode, and must agree to 1e-5.
+    ``input_size`` (C, H, W), by default C×224×224, in float64 and eval mode, and must agree to 1e-9.
+    Where only they can tell in which order spatial gates have their maps, both orders are tried.
 
     >>> net = torchvision.models.resnet50()
     >>> attach(net, "se", at="branch", ratio=16)
@@ -71,14 +75,16 @@ def load_published(
         raise InputError(
             f"{type(net).__name__} has no attention: attach it first, as in attach(net, 'se', at='branch')"
         )
-    difference = None
+    difference, flipped = None, False
     if isinstance(weights, nn.Module):
         published = unwrapped(weights)
-        difference, state = _compared(net, published, input_size), published.state_dict()
+        difference, flipped = _compared_in_both_orders(net, published, input_size)
+        state = published.state_dict()
     else:
         state = weights_in(weights, "weights") if isinstance(weights, (str, Path)) else plain_weights(weights)
-    match = matched(net, state)
-    loaded = Loaded(_load(match), match.sites, _keys(match.kept), _keys(match.left_out), difference)
+    match = matched(net, state, flipped=flipped)
+    assumed = match.assumed and difference is None
+    loaded = Loaded(_load(match), match.sites, _keys(match.kept), _keys(match.left_out), difference, assumed)
     log.info("published weights: %s", loaded)
     return loaded
 
@@ -98,12 +104,27 @@ def _keys(layer: Layer | None) -> list[str]:
     return [f"{layer.path}.{name}".lstrip(".") for name in layer.tensors] if layer else []
 
 
-def _compared(net: nn.Module, published: nn.Module, input_size: Sequence[int] | None) -> float | None:
-    """How much the outputs of copies in float64 differ, relative to the largest; InputError above ``TOLERANCE``."""
+def _compared_in_both_orders(
+    net: nn.Module, published: nn.Module, input_size: Sequence[int] | None
+) -> tuple[float | None, bool]:
+    """``_compared``, and whether the maps of spatial gates of unknown order had to be flipped for it."""
     if any(tensor.is_meta for each in (net, published) for tensor in each.parameters()):
-        return None
+        return None, False
+    try:
+        return _compared(net, published, input_size), False
+    except InputError:
+        if matched(net, published.state_dict()).assumed:
+            with contextlib.suppress(InputError):
+                return _compared(net, published, input_size, flipped=True), True
+        raise
+
+
+def _compared(
+    net: nn.Module, published: nn.Module, input_size: Sequence[int] | None, *, flipped: bool = False
+) -> float:
+    """How much the outputs of copies in float64 differ, relative to the largest; InputError above ``TOLERANCE``."""
     ours, theirs = (copy.deepcopy(each).to("cpu", torch.float64).eval() for each in (net, published))
-    match = matched(ours, theirs.state_dict())
+    match = matched(ours, theirs.state_dict(), flipped=flipped)
     _load(match)
     size = tuple(input_size or default_size(net))
     x = torch.randn(1, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -2,15 +2,15 @@
 
 import contextlib
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from attnlab.attention.base import Attention
 from attnlab.errors import InputError
-from attnlab.insertion.attended import Attended, places_with_attention
+from attnlab.insertion.attended import Attended, names_of, places_with_attention
 
 
 @dataclass
@@ -47,15 +47,13 @@ def record(net: nn.Module) -> Iterator[dict[str, Seen]]:
             f"{type(net).__name__} has no attached attention to record"
             + ("; record before you script or export it" if isinstance(net, torch.jit.ScriptModule) else "")
         )
-    several = Counter(place.site for place in places.values())
     seen: dict[str, Seen] = {}
     with contextlib.ExitStack() as stack:
         if _is_compiled(net):
             warnings.warn("record: the compiled network runs uncompiled while it is recorded", stacklevel=3)
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for path, place in places.items():
-            name = place.site if several[place.site] == 1 else path
-            stack.callback(place.attended_by.register_forward_hook(_see(place, name, seen)).remove)
+        for path, name in names_of(places).items():
+            stack.callback(places[path].attended_by.register_forward_hook(_see(places[path], name, seen)).remove)
         yield seen
 
 
@@ -78,13 +76,18 @@ def gates_of(attention: nn.Module, f: Tensor) -> dict[str, Tensor]:
 
     Its batch statistics and the random states stay as they are.
     """
-    if not hasattr(attention, "gates"):  # the user's own
+    if not _has_gates(attention):
         return {}
     with untouched(attention):
-        try:
-            return dict(attention.gates(f))  # type: ignore[operator]
-        except TypeError:  # it has none: see attention.base
-            return {}
+        return dict(attention.gates(f))  # type: ignore[operator]
+
+
+def _has_gates(attention: nn.Module) -> bool:
+    """Whether it defines ``gates``, or ``gate``, of which the base makes them."""
+    defined = getattr(attention, "gates", None)
+    if getattr(defined, "__func__", defined) is not Attention.gates:
+        return defined is not None  # None: of the user's own modules
+    return getattr(attention.gate, "__func__", attention.gate) is not Attention.gate
 
 
 @contextlib.contextmanager

@@ -40,7 +40,8 @@ def what_is_evaluated(config: Mapping[str, Any]) -> dict[str, Any]:
     """All that decides which images are evaluated and how, of a config's data and augmentation."""
     left_out = {*WHERE_AND_HOW["data"], *OF_TRAINING}
     data = {key: value for key, value in config["data"].items() if key not in left_out}
-    return {"data": data, **{key: config["augment"].get(key) for key in ("eval_flip", "eval_share")}}
+    recipe = {key: config["augment"].get(key) for key in ("eval_flip", "eval_share")}
+    return {"data": data, **recipe, **({"whole": True} if config.get("whole") else {})}
 
 
 def files_now(config: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -81,6 +81,7 @@ EVALUATION: Shape = {
     "metrics": {"accuracy": SHARE, "*": NUMBER},
     "images": WHOLE,
     "of": MAPPING,
+    "overrides?": [TEXT],
     "files?": {"names": TEXT, "times": TEXT, "contents": TEXT},
     "tested": TEXT,
 }
@@ -90,6 +91,7 @@ ENSEMBLE: Shape = {
     "name?": TEXT,
     "seeds": WHOLE,
     "of": MAPPING,
+    "overrides?": [TEXT],
     "files?": {"names": TEXT, "times": TEXT, "contents": TEXT},
     "points": {"*": TEXT},
 }

@@ -5,19 +5,23 @@ their own (Holm), without verdicts: whoever looks at many columns finds somethin
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, log10
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from attnlab import ledger
 from attnlab.ledger import evaluations
+from attnlab.ledger.identities import WHERE_AND_HOW
+from attnlab.ledger.records import Record
 from attnlab.study.collect import Point, Study, Variant, looks
 from attnlab.study.metrics import Metric
 from attnlab.study.replicates import Replicate
 from attnlab.study.statistics import compare, corrected, differences, estimate
 
+LOW_IS_GOOD = ("deletion",)
 Told = dict[str, Any]
 Values = dict[Replicate, float]
 
@@ -46,7 +50,19 @@ def all_measured(study: Study, bases: Sequence[Variant | None]) -> Measured:
     """All that the points' folders hold besides their own test metrics."""
     warnings = list[str]()
     old = list[str]()
-    by_variant = [_values(variant, study.metric, old) for variant in study.variants]
+    records = _of_one_kind(
+        {
+            (point.folder, name): record
+            for variant in study.variants
+            for point in variant.points.values()
+            for name, record in _on_other_data(point, study.metric, old)
+        },
+        warnings,
+    )
+    on_data: dict[Path, dict[str, float]] = {}
+    for (folder, name), record in records.items():
+        on_data.setdefault(folder, {})[f"on {name}"] = float(record["metrics"][study.metric.name])
+    by_variant = [_values(variant, on_data) for variant in study.variants]
     keys = sorted({key for found in by_variant for key in found}, key=lambda key: (not key.startswith("on "), key))
     chance = _chance(study)
     columns = {
@@ -66,25 +82,57 @@ def all_measured(study: Study, bases: Sequence[Variant | None]) -> Measured:
     return Measured(columns, _cells(study, bases, by_variant, keys), _ensembles(study, warnings), warnings)
 
 
-def _values(variant: Variant, metric: Metric, old: list[str]) -> dict[str, Values]:
+def _values(variant: Variant, on_data: Mapping[Path, Mapping[str, float]]) -> dict[str, Values]:
     """Key -> values by replicate."""
     found: dict[str, Values] = {}
     for which, point in variant.points.items():
-        for key, value in {**_on_other_data(point, metric, old), **_scores(point)}.items():
+        for key, value in {**on_data.get(point.folder, {}), **_scores(point)}.items():
             found.setdefault(key, {})[which] = value
     return found
 
 
-def _on_other_data(point: Point, metric: Metric, old: list[str]) -> dict[str, float]:
-    found = {}
+def _of_one_kind(records: Mapping[tuple[Path, str], Record], warnings: list[str]) -> dict[tuple[Path, str], Record]:
+    """By file and name: of each name the records on the data of most, as others are no pairs; those are told."""
+    kinds: dict[str, dict[str, list[Path]]] = {}
+    for (file, name), record in records.items():
+        kinds.setdefault(name, {}).setdefault(_kind(record), []).append(file)
+    left_out = set[tuple[Path, str]]()
+    for name, by_kind in kinds.items():
+        most, *others = sorted(by_kind.values(), key=len, reverse=True)
+        if files := [file for each in others for file in each]:
+            left_out.update((file, name) for file in files)
+            more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+            warnings.append(
+                f"on {name}: of {len(most) + len(files)} evaluations {len(files)} are on other data than most, so left "
+                f"out: {', '.join(map(str, files[:3]))}{more}; give other data another --name"
+            )
+    return {which: record for which, record in records.items() if which not in left_out}
+
+
+def _kind(record: Mapping[str, Any]) -> str:
+    """The data that a record is on: what was asked for, and the contents of the files.
+
+    Where other data were named, also all their settings, but for the fold: else these are as the points' own.
+    """
+    if not (overrides := [text for text in record.get("overrides") or () if _counts(text)]):
+        return ""  # each on its point's own data
+    data = _mapping(record.get("of"), "data") if any(text.startswith("data=") for text in overrides) else {}
+    settings = {key: value for key, value in data.items() if key != "fold"}
+    return ledger.digest({"": [overrides, settings, _mapping(record, "files").get("contents")]})
+
+
+def _counts(override: str) -> bool:
+    return override.partition("=")[0].removeprefix("data.") not in WHERE_AND_HOW["data"]
+
+
+def _on_other_data(point: Point, metric: Metric, old: list[str]) -> Iterator[tuple[str, Record]]:
     for name, record in evaluations.of_point(point.folder).items():
         if record.damage:
             point.damage.add(f"{evaluations.FOLDER}/{record.damage}")
         elif record["tested"] != evaluations.mark(point.result):
             old.append(f"{point.folder}/{evaluations.FOLDER}/{name}.json")
-        elif record.get("overrides") and isfinite(value := record["metrics"].get(metric.name, float("nan"))):
-            found[f"on {name}"] = float(value)
-    return found
+        elif record.get("overrides") and isfinite(record["metrics"].get(metric.name, float("nan"))):
+            yield name, record
 
 
 def _scores(point: Point) -> dict[str, float]:
@@ -116,8 +164,10 @@ def _metric(key: str, metric: Metric, values: Sequence[Values], chance: Mapping[
     largest = max(abs(value) for each in values for value in each.values())
     digits = 3 if largest < 10 else max(0, 3 - int(log10(largest)))
     kind = key.rpartition("/")[2]
-    words = f"{key}, chance {chance[kind]:.{digits}f}" if kind in chance else key
-    return Metric(key, words, scale=1, digits=digits, unit="", difference=key, gain=key)
+    lower = kind in LOW_IS_GOOD
+    words = f"{key} (low is good)" if lower else key
+    words += f", chance {chance[kind]:.{digits}f}" if kind in chance else ""
+    return Metric(key, words, lower=lower, scale=1, digits=digits, unit="", difference=key, gain=key)
 
 
 def _cells(
@@ -147,8 +197,9 @@ def _ensembles(study: Study, warnings: list[str]) -> list[dict[str, Told]]:
     found: list[dict[str, Told]] = [{} for _ in study.variants]
     place = {ledger.digest(variant.settings)[:8]: i for i, variant in enumerate(study.variants)}
     again = f"attnlab evaluate {study.folder} --seeds all"
+    intact: dict[tuple[Path, str], Record] = {}  # by the file and the name of the data
     for name, record in evaluations.of_study(study.folder).items():
-        where = f"{study.folder}/{evaluations.FOLDER}/{name}.json"
+        where = study.folder / evaluations.FOLDER / f"{name}.json"
         identity, _, data = name.partition(" on ")
         if record.damage:
             warnings.append(
@@ -158,16 +209,17 @@ def _ensembles(study: Study, warnings: list[str]) -> list[dict[str, Told]]:
         if identity not in place:
             warnings.append(f"{where}: is of no variant of this study; delete it")
             continue
-        variant = study.variants[place[identity]]
-        now = {point.folder.name: evaluations.mark(point.result) for point in variant.points.values()}
-        then = record["points"]
-        if not then.items() <= now.items():
+        points = study.variants[place[identity]].points.values()
+        now = {point.folder.name: evaluations.mark(point.result) for point in points}
+        if not record["points"].items() <= now.items():
             warnings.append(f"{where}: left out, as a point of it was trained again since, or is gone; {again}")
             continue
-        if study.metric.name not in record["test"]:
-            continue
+        if study.metric.name in record["test"]:
+            intact[where, data] = record
+    for (file, data), record in _of_one_kind(intact, warnings).items():
+        variant = study.variants[place[identity := file.name[:8]]]
         seeds = Counter(point.fold for point in variant.points.values())
-        if newer := sum(seeds[point.fold] > 1 for point in variant.points.values()) - len(then):
+        if newer := sum(seeds[point.fold] > 1 for point in variant.points.values()) - len(record["points"]):
             warnings.append(
                 f"the ensemble of {variant.label}{f' on {data}' if data else ''} is without {newer} "
                 f"newer point{'s' * (newer > 1)}; {again} makes it again"
@@ -191,6 +243,11 @@ def in_words(told: Mapping[str, Any], over: str, by: str) -> list[str]:
             f"Also measured ({', '.join(column['key'] for column in told['also'])}): means and 95 % t-intervals over "
             f"{over}.{tested if tests else ''}"
         )
+        if any(not column["unit"] for column in told["also"]):
+            text.append(
+                "Scores of where it looks, and their differences, are fractions, not percent; chance: what a map that "
+                "tells nothing scores (README of explain)."
+            )
     if told.get("ensembles"):
         text.append("Ensembles: the mean of the probabilities of a variant's seeds; one number each, so no interval.")
     return text

@@ -262,9 +262,9 @@ function alsoColumns() {
   return (told.also ?? []).map((how) => {
     const head = [how.key, how.unit].filter(Boolean).join(" ");
     const cell = (v) => v.also[how.key] && alsoCell(v.also[how.key], v.accuracy.n, how);
-    const first = how.key.startsWith("on ") ? BEST_FIRST : DOWN;
-    const chance = how.key.startsWith("on ") ? "" : how.words.slice(how.key.length + 2); // "gates/energy, chance 0.12"
-    const more = { name: head, also: how.key, below: () => chance && el("small", chance) };
+    const first = how.key.startsWith("on ") ? BEST_FIRST : how.lower ? UP : DOWN;
+    const told = how.key.startsWith("on ") ? "" : how.words.slice(how.key.length).replace(/^, /, ""); // "chance 0.12"
+    const more = { name: head, also: how.key, below: () => told && el("small", told) };
     return [`also ${how.key}`, column(head, first, (v) => v.also[how.key]?.mean, cell, more)];
   });
 }
@@ -344,7 +344,8 @@ function readState() {
   if (COLUMNS[state.sort].also) state.also.add(COLUMNS[state.sort].also);
 }
 function firstOfAlso() {
-  return ALSO.slice(0, ALSO_AT_FIRST);
+  const ofAll = (also) => also.startsWith("ensemble") || told.variants.every((v) => v.also[also]);
+  return ALSO.filter(ofAll).slice(0, ALSO_AT_FIRST);
 }
 function writeState() {
   const words = new URLSearchParams();

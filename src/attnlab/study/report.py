@@ -338,17 +338,27 @@ def _also_in_latex(told: Told) -> list[str]:
     heads, rows = also_measured(told)
     if not heads:
         return []
-    lines = ["", r"% also measured: mean, difference to the baseline", rf"\begin{{tabular}}{{l{'r' * len(heads)}}}"]
-    lines += [r"\toprule", " & ".join(map(_escaped, ("Variant", *heads))) + r" \\", r"\midrule"]
-    for row, cells in zip(told["variants"], rows, strict=True):
-        texts = (_escaped(cell.joined("; ")).replace("±", r"$\pm$").replace("; -", "; $-$") for cell in cells)
-        lines.append(" & ".join([_escaped(row["label"]), *texts]) + r" \\")
+    lines = ["", "% also measured: a row a measure and variant", r"\begin{tabular}{llrr}", r"\toprule"]
+    lines += [rf"Measure & Variant & Mean & vs.\ {_escaped(told['baseline'])} \\"]
+    for i, head in enumerate(heads):
+        lines.append(r"\midrule")
+        measured = [
+            (row["label"], cells[i]) for row, cells in zip(told["variants"], rows, strict=True) if cells[i].value
+        ]
+        for j, (label, cell) in enumerate(measured):
+            texts = (_escaped(head) if j == 0 else "", _escaped(label), _numbers(cell.value), _numbers(cell.difference))
+            lines.append(" & ".join(texts) + r" \\")
     return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def _numbers(text: str) -> str:
+    return re.sub(r"^-(?=[\d.])", "$-$", _escaped(text).replace("±", r"$\pm$"))
 
 
 def _escaped(text: str) -> str:
     named = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return re.sub(r"[\\~^_%&#${}]", lambda found: named.get(found[0], "\\" + found[0]), text)
+    named |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+    return re.sub(r"[\\~^_%&#${}<>|]", lambda found: named.get(found[0], "\\" + found[0]), text)
 
 
 def _in_math(value: Mapping[str, Any], metric: Metric, sign: str = "") -> str:

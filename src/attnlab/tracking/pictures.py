@@ -8,7 +8,9 @@ from attnlab import ledger
 from attnlab.errors import InputError, first_line
 from attnlab.tracking import runs
 
-AFTER = 2  # steps after the last epoch's: the one between has the results
+AFTER = (
+    2  # steps after the last epoch's: the one between has the results. Pictures may be there: W&B drops earlier steps
+)
 
 
 def log_pictures(point: Path, pictures: Mapping[str, Path]) -> str:
@@ -43,7 +45,8 @@ def log_pictures(point: Path, pictures: Mapping[str, Path]) -> str:
                 settings=wandb.Settings(silent=mode == "offline", console="off"),
             ) as run,
         ):
-            run.log({name: wandb.Image(str(path)) for name, path in pictures.items()}, step=step)
+            # W&B drops what is of an earlier step than the run's, as where there are pictures already.
+            run.log({name: wandb.Image(str(path)) for name, path in pictures.items()}, step=max(step, run.step))
     except wandb.Error as error:
         raise InputError(f"W&B: {first_line(error)}") from None
     how = f"; attnlab sync {point.parent} uploads it" if runs.wait(point.parent) else ""

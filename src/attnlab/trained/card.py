@@ -1,17 +1,21 @@
 """The model card: README.md of an exported folder, from the point's own facts and its study's results."""
 
+import inspect
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import yaml
 
 from attnlab import __version__, ledger
+from attnlab.config.signatures import locate
 from attnlab.ledger import LATER
 from attnlab.study.collect import Variant
 from attnlab.study.metrics import METRICS
-from attnlab.trained.hub import WEIGHTS, without_folders
-from attnlab.trained.licences import LICENCES, ON_THE_HUB
+from attnlab.trained.hub import WEIGHTS, without_folders, word_without_folders
+from attnlab.trained.licences import LICENCES, ON_THE_HUB, SPLIT_ON_THE_HUB
 from attnlab.trained.model import Trained
 from attnlab.trained.results import cost_of, metrics_of, study_of, verdict_of
 from attnlab.trained.usage import Files, how_to_use, table_of_files
@@ -59,9 +63,16 @@ def _summary(trained: Trained) -> str:
     with_attention = f" with {_attention(trained)}" if _attention(trained) else " without attention"
     seeds = "" if len(trained.folders) == 1 else f" The mean of the probabilities of {len(trained.folders)} seeds."
     return (
-        f"{config['backbone']['name']}{with_attention}, trained on {config['data']['name']} by attnlab: it takes "
+        f"{config['backbone']['name']}{with_attention}, trained on {_data_name(config)} by attnlab: it takes "
         f"images of {shape} and tells {len(trained.classes)} classes apart.{seeds}"
     )
+
+
+def _data_name(config: Mapping[str, Any]) -> str:
+    """What a reader calls the data: of the user's own, the folder's, file's or class's name."""
+    data = config["data"]
+    own = next((data[key] for key in ("folder", "table", "file", "target") if data.get(key)), None)
+    return data["name"] if own is None else PurePath(without_folders(str(own))).name
 
 
 def _front_matter(trained: Trained, by_timm: bool) -> str:
@@ -92,7 +103,11 @@ def _front_matter(trained: Trained, by_timm: bool) -> str:
                 "results": [
                     {
                         "task": {"type": "image-classification"},
-                        "dataset": {"name": name, "type": ON_THE_HUB.get(name, name), "split": "test"},
+                        "dataset": {
+                            "name": _data_name(config),
+                            "type": ON_THE_HUB.get(name, "imagefolder" if name == "image_folder" else name),
+                            "split": SPLIT_ON_THE_HUB.get(name, "test"),
+                        },
                         "metrics": [
                             {"type": key, "name": f"test {words}", "value": round(float(test[key]), 6)}
                             for key, words in values
@@ -110,16 +125,18 @@ def _data(trained: Trained, counts: Mapping[str, int] | None) -> str:
     data = trained.config["data"]
     name = data["name"]
     licence = LICENCES.get(name)
-    lines = ["## Which data?", "", f"`{name}` ({_settings(data)})."]
+    lines = ["## Which data?", "", f"{_data_name(trained.config)} (`data={name}`: {_settings(data)})."]
     if counts:
         lines.append("Images: " + ", ".join(f"{count:,} {split}" for split, count in counts.items()) + ".")
     shown = ", ".join(list(map(str, trained.classes))[:20])
     lines.append(f"Classes: {shown}{', …' if len(trained.classes) > 20 else ''}.")
     said = f"{licence.words} ([its page]({licence.page}))" if licence else "unknown"
+    pretrained = trained.config["backbone"].get("pretrained")
+    first = " The licence of the pretrained weights that it began with applies, too." if pretrained else ""
     lines += [
         "",
         f"Licence of the data: {said}. Licence of these weights: not stated; whoever publishes them adds `license:` on "
-        "top of this page.",
+        f"top of this page.{first}",
     ]
     return "\n".join(lines)
 
@@ -128,7 +145,7 @@ def _settings(node: Mapping[str, Any], usual: Mapping[str, Any] | None = None) -
     """``lr 0.005, weight_decay 0.05``, without those that are as usual"""
     usual = usual or {}
     found = [
-        f"{key} {without_folders(value) if isinstance(value, str) else value}"
+        f"{key} {without_folders(value)}"
         for key, value in node.items()
         if key not in NOT_TOLD and value is not None and not (key in usual and usual[key] == value)
     ]
@@ -138,7 +155,7 @@ def _settings(node: Mapping[str, Any], usual: Mapping[str, Any] | None = None) -
 def _recipe(trained: Trained) -> str:
     config, result = trained.config, trained.result
     trainer, augment = config["trainer"], config.get("augment") or {"name": "none"}
-    best = result.get("best_epoch")
+    best, several = result.get("best_epoch"), len(trained.folders) > 1  # seeds, which differ in it
     pretrained = config["backbone"].get("pretrained")
     scheduler = config["scheduler"]
     of_attention = config["attention"]
@@ -154,12 +171,16 @@ def _recipe(trained: Trained) -> str:
         "schedule": f"{scheduler['name']} ({_settings(scheduler)})",
         "loss": f"cross-entropy ({_settings(config['loss'])})",
         "epochs": f"{trainer['max_epochs']}"
-        + ("" if best is None else f"; the best by validation {METRICS[trainer['monitor']].words} was {best + 1}"),
+        + (
+            ""
+            if best is None or several
+            else f"; the best by validation {METRICS[trainer['monitor']].words} was {best + 1}"
+        ),
         "batch": str(config["data"].get("batch_size", "")),
         "precision": str(trainer["precision"]),
         "seed": ", ".join(str(ledger.read_config(folder)["seed"]) for folder in trained.folders),
         "device": f"{result['device']}, {result['times']['total_s'] / 60:.1f} minutes"
-        if "device" in result and "times" in result
+        if "device" in result and "times" in result and not several
         else "",
     }
     lines = ["## How was it trained?", "", "| | |", "|---|---|"]
@@ -176,11 +197,16 @@ def _limits(trained: Trained, variant: Variant | None) -> str:
     lines = [
         "## What are its limits?",
         "",
-        f"- All numbers are of the test images of `{trained.config['data']['name']}`. Images of other places, cameras "
+        f"- All numbers are of the test images of {_data_name(trained.config)}. Images of other places, cameras "
         "or people may be classified worse; measure on yours first.",
         f"- It always answers with one of its {len(trained.classes)} classes, also for an image of none of them.",
     ]
-    if error is not None:
+    if trained.config["data"]["name"] == "imagenet":
+        lines.append(
+            "- The test images are the official validation images, as in the papers: the best epoch was chosen on "
+            "them, too, so its numbers are a little too good."
+        )
+    if error is not None and len(trained.folders) == 1:
         lines.append(f"- Its probabilities are off by {100 * error:.1f} % on average (calibration error, test images).")
     if seeds < 5:
         few = f"{seeds} seeds are" if seeds > 1 else "One seed is"
@@ -188,9 +214,28 @@ def _limits(trained: Trained, variant: Variant | None) -> str:
     return "\n".join(lines)
 
 
+def _of_the_recipe(overrides: Sequence[str]) -> list[str]:
+    """Without what belongs to the machine that trained it."""
+    return [word for word in overrides if not re.match(r"\+*(hydra[./]|output_dir=)", word)]
+
+
+def _paper(trained: Trained) -> str:
+    """``(arXiv 1807.06521)`` of attnlab's attention modules, as their source says."""
+    if trained.config["sites"] is None:
+        return ""
+    module = inspect.getmodule(locate(trained.config["attention"]["_target_"], "attention"))
+    found = re.search(r"arXiv (\d{4}\.\d{5})", module.__doc__ or "") if module else None
+    return f" (arXiv {found[1]})" if found else ""
+
+
 def _again(trained: Trained) -> str:
-    about = ledger.read_json(trained.folders[0] / "point.json")
-    words = [without_folders(word) for word in about.get("overrides") or ()]
+    points = [ledger.read_json(folder / "point.json") for folder in trained.folders]
+    about, attended = points[0], trained.config["sites"] is not None
+    commands = [
+        shlex.join(["attnlab", "train", *map(word_without_folders, _of_the_recipe(point.get("overrides") or ()))])
+        for point in points
+    ]
+    hashes = [point.get("hash", "unknown") for point in points]
     libraries = ", ".join(f"{name} {version}" for name, version in (about.get("libraries") or {}).items())
     code = about.get("code") or [{}]
     folder = trained.folders[0]
@@ -202,16 +247,18 @@ def _again(trained: Trained) -> str:
             "## How do I repeat it?",
             "",
             "```sh",
-            shlex.join(["attnlab", "train", *words]),
+            *commands,
             "```",
             "",
-            f"Where its study lies, `attnlab repro {study} {folder.name[-8:]}` trains it again and "
-            "says whether the result is the same to the bit.",
-            f"Point {about.get('hash', 'unknown')}; trained with Python {about.get('python', 'unknown')}, "
-            f"{libraries or 'unknown libraries'}{git}{cores}; exported by attnlab {__version__}.",
+            f"Where its study lies, `attnlab repro {study} {folder.name[-8:]}` trains "
+            f"{'it' if len(points) == 1 else 'the first'} again and says whether the result is the same to the bit.",
+            f"Point{'s' * (len(points) > 1)} {', '.join(hashes)}; "
+            f"trained with Python {about.get('python', 'unknown')}, {libraries or 'unknown libraries'}{git}{cores}; "
+            f"exported by attnlab {__version__}.",
             "",
             "Cite attnlab (the attnlab authors, *attnlab: attention modules in CNNs by configuration, and which "
-            f"differences are real*, version {__version__}, its CITATION.cff) and the papers of the backbone and the "
-            "attention.",
+            f"differences are real*, version {__version__}, its CITATION.cff) and the papers of the backbone, "
+            f"{trained.config['backbone']['name']}"
+            + (f", and of the attention, {trained.config['attention']['name']}{_paper(trained)}." if attended else "."),
         ]
     )

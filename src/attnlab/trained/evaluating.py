@@ -19,16 +19,20 @@ KEPT = 1 << 30  # bytes: a split whose pixels are no more is decoded once for al
 
 
 class Source:
-    """The splits of a data set as networks get them: each network's own preprocessing, whatever the data set's is."""
+    """The splits of a data set as networks get them: each network's own preprocessing, whatever the data set's is.
 
-    def __init__(self, data: ImageData, where: str) -> None:
+    ``test``: take these images instead of the split.
+    """
+
+    def __init__(self, data: ImageData, where: str, test: Lazy | None = None) -> None:
         data.batch_size = 1  # nobody trains on it: a set of few images will do
         self.data, self.where = data, where  # of messages: "data=digits"
-        self._kept: dict[str, Images] = {}
+        self.test = test
+        self._kept: dict[str, Images] = {}  # the last, as each may be large
 
     def part(self, name: str, preprocess: Preprocess) -> Images | Lazy:
         """The split ``val`` or ``test``: Images of the network's shape, or Lazy if it is large."""
-        split: Images | Lazy = getattr(self.data.loaded, name)
+        split: Images | Lazy = self.test if name == "test" and self.test else getattr(self.data.loaded, name)
         shape = preprocess.shape
         if isinstance(split, Images) and _fits(split, preprocess):
             return split
@@ -37,26 +41,25 @@ class Source:
         facts = {key: value for key, value in preprocess.facts.items() if key not in ("mean", "std", "flip")}
         key = f"{name} {facts}"
         if key not in self._kept:
+            self._kept = {}
             pixels = torch.empty(len(split), *shape, dtype=torch.uint8)
             decoded = with_progress(_pixels(preprocess, split), len(split), "decoding images")
             for i, image in enumerate(decoded):
                 pixels[i] = image
-            self._kept[key] = Images(pixels, split.labels)
+            self._kept = {key: Images(pixels, split.labels)}
         return self._kept[key]
 
-    def labels_for(self, classes: Sequence[str]) -> tuple[Tensor, str]:
-        """(classes of the data,): for each of its labels that of a network with these ``classes``; and by what.
+    def labels_for(self, classes: Sequence[str]) -> Tensor:
+        """(classes of the data,): for each of its labels that of a network with these ``classes``, found by name.
 
-        By name where all of the data's classes are the network's, else by number, if one of both has no names and
-        both have as many. Raises InputError if neither fits.
+        Raises InputError if a class of the data is none of the network's.
         """
-        _ = self.data.loaded  # some sets know their classes by then
+        if self.test is None:
+            _ = self.data.loaded  # some sets know their classes by then
         mine = list(self.data.classes)
         index = {name: i for i, name in enumerate(classes)}
         if set(mine) <= index.keys():
-            return torch.tensor([index[name] for name in mine]), "name"
-        if len(mine) == len(classes) and (_are_numbers(mine) or _are_numbers(classes)):
-            return torch.arange(len(mine)), "number"
+            return torch.tensor([index[name] for name in mine])
         strange = [name for name in mine if name not in index]
         raise InputError(
             f"{self.where}: its class{'es' * (len(strange) > 1)} {', '.join(strange[:4])}"
@@ -66,22 +69,18 @@ class Source:
         )
 
 
-def _are_numbers(classes: Sequence[str]) -> bool:
-    return list(classes) == [str(i) for i in range(len(classes))]
-
-
 def measure(pairs: Iterable[tuple[Trained, Source]], split: str = "test", *, progress: bool = False) -> dict[str, Any]:
-    """``metrics`` as result.json has them, ``images`` and ``per_class``, of a split; ``classes_by`` name or number.
+    """``metrics`` as result.json has them, ``images`` and ``per_class``, of a split.
 
     Of several networks, each with its own images, such as folds: those of all images together. They have the same
     classes. ``progress``: a bar shows how many batches are done. Raises InputError as ``Source.labels_for``, and for
     an image that cannot be read.
     """
-    collection, answers, classes, by = None, [], list[str](), ""
+    collection, answers, classes = None, [], list[str]()
     for trained, source in pairs:
         classes = list(trained.classes)
         collection = collection or metrics(len(classes)).to(trained.device)
-        labels, by = source.labels_for(classes)
+        labels = source.labels_for(classes)
         part = source.part(split, trained.preprocess)
         size = source.data.eval_batch_size
         batches = _batches(trained.preprocess, part, size)
@@ -97,7 +96,7 @@ def measure(pairs: Iterable[tuple[Trained, Source]], split: str = "test", *, pro
     together = torch.cat(answers, 1)
     found = {name: float(value) for name, value in collection.compute().items()}
     answered = per_class(together, classes)
-    return {"metrics": found, "images": together.shape[1], "classes_by": by, "per_class": answered}
+    return {"metrics": found, "images": together.shape[1], "per_class": answered}
 
 
 def _batches(preprocess: Preprocess, split: Images | Lazy, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,33 +3,57 @@
 ``config.json`` holds what ``attnlab.load`` needs under "attnlab", and beside it the keys that timm reads.
 """
 
+import hashlib
+import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attnlab import __version__, ledger
 from attnlab.data import Preprocess
+from attnlab.data.decode import Background, Fit
 from attnlab.errors import InputError, first_line
 from attnlab.ledger import shapes
 from attnlab.trained.ensemble import Ensemble
 from attnlab.trained.model import Trained
 
 FORMAT = 1
+MOST_MEMBERS = 1000
 WEIGHTS = "model.safetensors"
 GROUPS = (
     *("backbone", "attention", "sites", "data", "augment", "optimizer", "scheduler", "loss", "trainer"),
     *("seed", "study"),
 )
 RESULT = ("test", "val", "best_epoch", "epochs", "cost", "sites", "classes", "preprocess", "device", "times")
+MEMBERS = shapes.Kind(
+    f"a whole number from 1 to {MOST_MEMBERS}", lambda value: type(value) is int and 1 <= value <= MOST_MEMBERS
+)
+TRUE_OR_FALSE = shapes.Kind("true or false", lambda value: isinstance(value, bool))
+SIZES = shapes.Kind(
+    "channels, height and width",
+    lambda value: isinstance(value, list) and len(value) == 3 and all(type(n) is int and 0 < n < 1e6 for n in value),
+)
+FITS, BACKGROUNDS = get_args(Fit), get_args(Background)
+PREPROCESS: shapes.Shape = {
+    "shape": SIZES,
+    "mean": [shapes.NUMBER],
+    "std": [shapes.NUMBER],
+    "fit?": shapes.Kind(f"null or one of {', '.join(FITS)}", lambda value: value in FITS),
+    "background?": shapes.Kind(f"one of {', '.join(BACKGROUNDS)}", lambda value: value in BACKGROUNDS),
+    "eval_share?": shapes.Kind(
+        "a number above 0, at most 1", lambda value: type(value) in (int, float) and 0 < value <= 1
+    ),
+    "flip?": TRUE_OR_FALSE,
+}
 SHAPE: shapes.Shape = {
     "attnlab": {
         "format": shapes.WHOLE,
         "points": [shapes.TEXT],
-        "members": shapes.WHOLE,
+        "members": MEMBERS,
         "config": {
             "backbone": {"name": shapes.TEXT},
             "attention": {"name": shapes.TEXT},
@@ -38,8 +62,10 @@ SHAPE: shapes.Shape = {
         },
         "result": {"test": shapes.MAPPING, "cost": shapes.MAPPING},
         "classes": [shapes.TEXT],
-        "preprocess": {"shape": [shapes.WHOLE], "mean": [shapes.NUMBER], "std": [shapes.NUMBER]},
+        "preprocess": PREPROCESS,
         "files": {"*": shapes.MAPPING},
+        "weights?": shapes.TEXT,
+        "incomplete?": [shapes.TEXT],
     },
 }
 
@@ -72,6 +98,8 @@ def read_export(folder: Path) -> Trained:
     from attnlab.trained.loading import build_empty  # which reads exports, too
 
     about = read_about(folder)
+    if about.get("incomplete"):
+        raise InputError(f"{folder}: an export into it was interrupted; run attnlab export again")
     if not (folder / WEIGHTS).is_file():
         others = ", ".join(about["files"]) or "nothing"
         raise InputError(f"{folder}: has no {WEIGHTS} (but {others}); attnlab export --to safetensors writes it")
@@ -81,16 +109,48 @@ def read_export(folder: Path) -> Trained:
         preprocess = Preprocess.from_facts(facts)
     except TypeError as error:
         raise InputError(f"{folder}/config.json: preprocess: {first_line(error)}") from None
-    members = [build_empty(config, len(classes), preprocess.shape) for _ in range(max(1, about["members"]))]
-    net: nn.Module = members[0] if len(members) == 1 else Ensemble(members)
+    if not len(preprocess.mean) == len(preprocess.std) == preprocess.shape[0]:
+        raise InputError(f"{folder}/config.json: preprocess: mean and std must have {preprocess.shape[0]} numbers each")
+    require_safetensors(str(folder))
     try:
-        from safetensors.torch import load_file
-
-        net.load_state_dict(load_file(folder / WEIGHTS))
-    except Exception as error:  # of safetensors for any bytes, of PyTorch for other keys
+        state = read_weights(folder / WEIGHTS)
+    except Exception as error:  # of safetensors for any bytes
+        raise InputError(f"{folder}/{WEIGHTS}: not the weights of this config.json: {first_line(error)}") from None
+    held = len({key.split(".")[1] for key in state if key.startswith("members.")}) or 1
+    if held != about["members"]:
+        raise InputError(
+            f"{folder}/{WEIGHTS}: not the weights of this config.json, which has {about['members']} members: it holds "
+            f"{held}"
+        )
+    members = [build_empty(config, len(classes), preprocess.shape) for _ in range(held)]
+    net: nn.Module = members[0] if held == 1 else Ensemble(members)
+    try:
+        net.load_state_dict(state)
+    except Exception as error:  # of PyTorch for other keys
         raise InputError(f"{folder}/{WEIGHTS}: not the weights of this config.json: {first_line(error)}") from None
     result = {**about["result"], "classes": classes, "preprocess": facts}
     return Trained(net.eval(), classes, preprocess, config, result, [folder])
+
+
+def require_safetensors(what: str) -> None:
+    """Raise InputError if the package is missing."""
+    if importlib.util.find_spec("safetensors") is None:
+        raise InputError(f"{what}: safetensors is missing: pip install safetensors")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def mark_of(net: nn.Module) -> str:
+    """Names the weights: SHA-256 of all that the state dict holds."""
+    found = hashlib.sha256()
+    for key, value in net.state_dict().items():
+        found.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def write_weights(net: nn.Module, path: Path) -> None:
@@ -101,9 +161,9 @@ def write_weights(net: nn.Module, path: Path) -> None:
     ledger.write_bytes(path, save(state))
 
 
-def about_of(trained: Trained, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def about_of(trained: Trained, files: Mapping[str, Mapping[str, Any]], weights: str) -> dict[str, Any]:
     """What ``read_export`` needs, and the facts; ``files``: what was found about each exported file."""
-    config = {key: _without_folders(value) for key, value in trained.config.items() if key in GROUPS}
+    config = {key: without_folders(value) for key, value in trained.config.items() if key in GROUPS}
     return {
         "format": FORMAT,
         "version": __version__,
@@ -114,19 +174,42 @@ def about_of(trained: Trained, files: Mapping[str, Mapping[str, Any]]) -> dict[s
         "classes": list(trained.classes),
         "preprocess": trained.preprocess.facts,
         "files": files,
+        "weights": weights,
     }
 
 
-def _without_folders(value: Any) -> Any:
-    """Absolute paths as their last part: where a machine keeps its files is nobody's business."""
+def without_folders(value: Any) -> Any:
+    """A config's value with absolute paths as their last part: where a machine keeps its files is nobody's business."""
     if isinstance(value, Mapping):
-        return {key: _without_folders(inner) for key, inner in value.items()}
-    return without_folders(value) if isinstance(value, str) else value
+        return {key: without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(inner) for inner in value]
+    return _last_part(value) if isinstance(value, str) else value
 
 
-def without_folders(text: str) -> str:
-    """``data.folder=photos`` for ``data.folder=/home/me/photos``"""
-    return re.sub(r"(?<![\w.~-])(~|[A-Za-z]:\\|/)[^=\s]*?([^/\\=\s]+)[/\\]?(?=\s|$)", r"\2", text)
+ABSOLUTE = r"(?:file:|[/~]|\\\\|[A-Za-z]:[\\/])"
+
+
+def _last_part(text: str) -> str:
+    """``photos`` for ``/home/me/photos``, ``~/photos``, a path of Windows or of its network; else the text."""
+    if not re.match(ABSOLUTE, text) or not re.search(r"[\\/]", text):
+        return text
+    return re.split(r"[\\/]", text.rstrip("\\/"))[-1] or text
+
+
+def word_without_folders(word: str) -> str:
+    """``data.folder=photos`` for the word ``data.folder=/home/me/photos`` of a command; lists and mappings likewise."""
+    key, equals, value = word.partition("=")
+    if not equals:  # ``~group/name`` leaves out a group of the config
+        return word if word.startswith("~") and not word.startswith("~/") else _last_part(word)
+    parts = re.split(r"""([][{},'"])""", value)
+    return key + equals + "".join(_one_value(part) for part in parts)
+
+
+def _one_value(text: str) -> str:
+    key = re.match(r"\s*((?!file:)\w{2,}:(?!//)\s*)?", text)  # of a mapping
+    end = key.end() if key else 0
+    return text[:end] + _last_part(text[end:])
 
 
 def timm_config(trained: Trained) -> dict[str, Any]:

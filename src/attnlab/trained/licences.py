@@ -31,3 +31,7 @@ ON_THE_HUB = {
     "food101": "ethz/food101",
     "imagenet": "ILSVRC/imagenet-1k",
 }
+SPLIT_ON_THE_HUB = {  # that holds the test images
+    **dict.fromkeys(("mnist", "fashion_mnist", "cifar10", "cifar100", "svhn"), "test"),
+    **dict.fromkeys(("food101", "imagenet"), "validation"),
+}

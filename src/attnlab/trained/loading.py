@@ -13,12 +13,16 @@ from attnlab.backbones import without_weights
 from attnlab.config.build import build_data, build_network
 from attnlab.data import Preprocess
 from attnlab.errors import InputError, first_line
+from attnlab.ledger.evaluations import OF_TRAINING
+from attnlab.ledger.identities import ONCE_DATA, in_full
 from attnlab.study.collect import Point, Study, Variant, read_study
 from attnlab.trained.ensemble import Ensemble
 from attnlab.trained.hub import is_export, read_export
 from attnlab.trained.model import Trained
 
 Config = Mapping[str, Any]
+# Settings of data with which validation images stay the same, though a network may see them otherwise.
+SAME_IMAGES = {*OF_TRAINING, *ONCE_DATA, "size", "fit", "channels", "background", "duplicates"}
 
 
 def load(
@@ -74,7 +78,11 @@ def load(
 
 
 def best_of(study: Study) -> tuple[Variant, Point]:
-    """The variant with the best mean of what chose its checkpoints on validation images, and its best point."""
+    """The variant with the best mean of what chose its checkpoints on validation images, and its best point.
+
+    In cross-validation the mean is over all its folds and seeds, and the point that of the best fold. Raises
+    InputError if variants have other validation images, as then they cannot be compared.
+    """
 
     def goodness(points: list[Point]) -> float:
         monitors = {point.folder: _monitor(point) for point in points}
@@ -91,11 +99,23 @@ def best_of(study: Study) -> tuple[Variant, Point]:
             f"{study.folder}: its points were chosen by different metrics ({', '.join(sorted(monitors))}), so there is "
             "no best one; give a point's folder"
         )
+    if differing := _differing([variant.settings["data"] for variant in study.variants]):
+        raise InputError(
+            f"{study.folder}: its variants differ in {', '.join(differing)}, so they have other validation images and "
+            "there is no best one; give a point's folder"
+        )
     lacking = [p.folder for v in study.variants for p in v.points.values() if not p.result.get("val")]
     if lacking:
         raise InputError(f"{lacking[0]}: an older attnlab has not kept its validation metrics; give a point's folder")
     variant = max(study.variants, key=lambda variant: goodness(list(variant.points.values())))
     return variant, max(variant.points.values(), key=lambda point: goodness([point]))
+
+
+def _differing(data: list[Config]) -> list[str]:
+    """``data.KEY``: the settings that differ, but for those that leave the validation images the same photographs."""
+    full = [in_full({"data": each, "augment": {}}, ["data"])["data"] for each in data]
+    keys = {key for each in full for key in each} - SAME_IMAGES
+    return sorted(f"data.{key}" for key in keys if len({repr(each.get(key)) for each in full}) > 1)
 
 
 def _monitor(point: Point) -> str:
@@ -147,7 +167,15 @@ def _load_point(folder: Path) -> Trained:
     classes, preprocess = _inputs(config, read.result)
     net = build_empty(config, len(classes), preprocess.shape)
     state = _weights(folder / "checkpoints" / "best.ckpt")
-    net.load_state_dict({key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")})
+    own = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
+    try:
+        net.load_state_dict(own)
+    except RuntimeError as error:  # its second line names the first tensors that differ
+        told = " ".join(str(error).split("\n\t", 2)[1:2]).strip()[:200]
+        raise InputError(
+            f"{folder}/checkpoints/best.ckpt: does not fit the network of its config.yaml: {told}; attnlab repro "
+            "trains it again"
+        ) from None
     return Trained(net.eval(), classes, preprocess, config, read.result, [folder])
 
 

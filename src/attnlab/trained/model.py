@@ -87,12 +87,13 @@ class Trained:
     def __repr__(self) -> str:
         attention, sites = self.config["attention"]["name"], self.config["sites"]
         where = "bare" if sites is None else f"{attention} at {sites['role']}"
-        members = f", {len(self.folders)} seeds" if len(self.folders) > 1 else ""
+        several = len(self.folders) > 1
+        members, whose = (f", {len(self.folders)} seeds", "first seed's ") if several else ("", "")
         shape = "×".join(map(str, self.preprocess.shape))
         accuracy = 100 * self.result["test"]["accuracy"]
         return (
             f"Trained({self.config['backbone']['name']}, {where}, {len(self.classes)} classes, input {shape}, "
-            f"test accuracy {accuracy:.1f} %{members}: {self.folders[0]})"
+            f"{whose}test accuracy {accuracy:.1f} %{members}: {self.folders[0]})"
         )
 
 

@@ -18,6 +18,7 @@ from attnlab.trained.whole import TOLERANCE, Refused, Whole, difference, require
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 BATCHES = (1, 3, 8)
+MOST = 2**31 - 2**24  # bytes of weights: a protobuf file holds less than 2 GiB
 
 
 def require_packages() -> None:
@@ -34,6 +35,11 @@ def write_onnx(
     Batch is free; height and width are, if PyTorch takes other sizes and the file agrees with it there. ``real``:
     inputs for the check beside random ones. Raises Refused if the file cannot be made, or computes something else.
     """
+    if (held := sum(each.numel() * each.element_size() for each in whole.state_dict().values())) > MOST:
+        raise Refused(
+            f"{path.name}: cannot hold {held / 1e9:.1f} GB of weights, at most {MOST / 1e9:.1f}; export to torch or "
+            "safetensors"
+        )
     found: dict[str, Any] = {}
     why = _one_size(whole)
     if not why:
@@ -77,12 +83,13 @@ def _write(whole: Whole, path: Path, about: Mapping[str, str], opset: int | None
                 dynamic_shapes=(shapes,),
             )
             assert program is not None
+            from onnx_ir import save
             from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
             ClearMetadataAndDocStringPass()(program.model)  # lines of source, with the paths of this machine
             program.model.metadata_props.clear()
             program.model.metadata_props.update(about)
-            program.save(path)
+            save(program.model, path)  # program.save writes a second file for weights of 1.5 GB
     except Exception as error:  # whatever PyTorch's exporter raises
         return _reason(error)
     if opset is not None and (got := _opset(path)) != opset:
@@ -109,8 +116,8 @@ def _one_size(whole: Whole) -> str:
     h, w = _other_sizes(whole)[0]
     try:
         whole(whole.random(1, h, w))
-    except Exception as error:  # whatever a network raises
-        return f"the network takes no {h}×{w} images: {first_line(error)}"
+    except Exception:  # whatever a network raises; its words may hold paths of this machine
+        return f"the network takes no {h}×{w} images"
     return ""
 
 
@@ -125,7 +132,7 @@ def _wrong_at_other_sizes(whole: Whole, path: Path, found: dict[str, Any]) -> st
         except Exception:  # too small for the network, say
             continue
         try:
-            off = difference(expected, torch.from_numpy(run(x)))
+            off = difference(expected, torch.from_numpy(run(x)), probabilities=whole.softmax)
         except Exception:  # onnxruntime's own kinds
             return f"with a free size, the file does not run on {h}×{w} images, which PyTorch takes"
         if off > TOLERANCE:
@@ -137,7 +144,7 @@ def _wrong_at_other_sizes(whole: Whole, path: Path, found: dict[str, Any]) -> st
 
 @torch.no_grad()
 def _off(whole: Whole, run: Any, x: Tensor) -> float:
-    return difference(whole(x), torch.from_numpy(run(x)))
+    return difference(whole(x), torch.from_numpy(run(x)), probabilities=whole.softmax)
 
 
 def _opset(path: Path) -> int:

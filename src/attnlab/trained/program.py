@@ -47,7 +47,7 @@ def write_program(whole: Whole, path: Path, about: Mapping[str, str], real: Tens
         raise Refused(f"{path.name}: cannot be exported: {type(error).__name__}: {first_line(error)}") from error
     inputs = [whole.random(n) for n in (1, 3, 8)] + ([] if real is None else [real])
     outputs = _in_a_fresh_process(path, inputs)
-    off = [difference(whole(x), y) for x, y in zip(inputs, outputs, strict=True)]
+    off = [difference(whole(x), y, probabilities=whole.softmax) for x, y in zip(inputs, outputs, strict=True)]
     found = {"random": max(off[:3]), "real": None if real is None else off[3]}
     require_close(path.name, found)
     return {**found, "free": ["batch"]}

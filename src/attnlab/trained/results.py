@@ -1,5 +1,8 @@
 """Of a model card: how good the network is, what it was compared with, what it costs."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from attnlab.errors import InputError
 from attnlab.study.analysis import Told, analyse
 from attnlab.study.collect import Study, Variant, read_study, si
@@ -71,13 +74,25 @@ def verdict_of(study: Study | None, variant: Variant | None, told: Told) -> str:
         of = f"the variant `{mine['label']}` of the study `{told['study']}`"
         lines += [f"This is {of}, which has {number} variants{left}:", ""]
         table = markdown({**told, "headline": "", "variants": rows}, [])
-        lines += [line for line in table.splitlines() if line.startswith("|")]
+        for line in table.splitlines():
+            if line.startswith("## Also measured"):
+                lines += ["", "Also measured: mean ± half-width; difference to the baseline, with its corrected p. An "]
+                lines[-1] += "ensemble is the mean of the probabilities of so many seeds."
+                lines.append("")
+            elif line.startswith("|"):
+                lines.append(line)
         lines += ["", *(f"- {note}" for note in told["notes"][:2])]
         if equal and mine["equal_cost"]["mean"] is not None:
             lines.append(f"- At equal cost ({equal}): {mine['equal_cost']['verdict']}.")
     if said := headline(told):
         lines += ["", f"The study's verdict: {said}"]
     return "\n".join(lines)
+
+
+def _spread(cost: Mapping[str, Any]) -> str:
+    """``, 2.47 to 11.30``"""
+    low, high = cost.get("latency_low_ms"), cost.get("latency_high_ms")
+    return "" if low is None or high is None else f", {low:.2f} to {high:.2f}"
 
 
 def cost_of(trained: Trained) -> str:
@@ -89,7 +104,10 @@ def cost_of(trained: Trained) -> str:
     rows = {
         "parameters": own,
         "multiply-accumulates, one image": si(cost["macs"]),
-        "forward pass, one image": f"{cost['latency_ms']:.2f} ms (PyTorch, {trained.result.get('device', 'unknown')})",
+        "forward pass, one image": f"{cost['latency_ms']:.2f} ms{_spread(cost)} (PyTorch, "
+        f"{trained.result.get('device', 'unknown')}; other programs may have disturbed it)",
     }
+    if trained.preprocess.flip:
+        rows["forward pass, one image"] += "; its evaluation makes two, one of the mirror image"
     title = "## What does it cost?" + (f"\n\nEach of the {members} networks:" if members > 1 else "")
     return "\n".join([title, "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])

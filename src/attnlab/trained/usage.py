@@ -7,6 +7,7 @@ from attnlab.trained.hub import WEIGHTS
 from attnlab.trained.model import Trained
 
 Files = Mapping[str, Mapping[str, Any]]
+MOST_LOST = 2  # points of accuracy by 8 bits, without a warning
 FITS = {
     "crop": "bring the shorter side to {size} pixels, cut out the middle",
     "pad": "bring the longer side to {size} pixels, fill the rest with {background}",
@@ -20,12 +21,14 @@ def how_to_use(trained: Trained, files: Files) -> str:
     parts = ["## How do I use it?"]
     if WEIGHTS in files:
         parts += [
-            "With attnlab; images may be paths, PIL images, arrays or tensors of any size:",
+            "With attnlab; images may be paths, PIL images, arrays or tensors of any size:"
+            if trained.preprocess.fit
+            else "With attnlab; the data set's own code must first bring images to size, see below:",
             _python(
                 "import attnlab",
                 "",
                 'trained = attnlab.load(".")  # this folder',
-                'trained.predict("photo.jpg")  # [(class, probability)]',
+                *(['trained.predict("photo.jpg")  # [(class, probability)]'] if trained.preprocess.fit else []),
                 "trained.net  # an nn.Module: normalised (N, C, H, W) -> logits",
             ),
         ]
@@ -106,8 +109,9 @@ def _preprocessing(trained: Trained, files: Files) -> str:
             larger = round(facts.shape[-1] / facts.eval_share)
             how[-1] += f", but for an image of {larger} pixels, of which the middle {facts.shape[-1]} are cut out"
     mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (facts.mean, facts.std))
+    by_whom = "`trained.predict` does all of it" if facts.fit else "fitting is up to you: the data set's code does it"
     text = (
-        f"**What an image must go through** (`trained.predict` does all of it): {'; '.join(how)}; divide by 255, "
+        f"**What an image must go through** ({by_whom}): {'; '.join(how)}; divide by 255, "
         f"subtract the mean ({mean}), divide by the deviation ({std})."
     )
     if own := [f"`{name}`" for name, about in files.items() if about.get("input") == "pixels"]:
@@ -153,6 +157,8 @@ def remarks(name: str, about: Mapping[str, Any]) -> Iterator[str]:
             yield f"any batch, height and width; also compared at {sizes} pixels"
         else:
             yield f"any batch, but one height and width: {about['fixed_because']}"
+    if lost := lost_by_int8(about):
+        yield f"**Warning: it {lost}**"
     if "val_accuracy" in about:
         before, after = (100 * about["val_accuracy"][kind] for kind in ("float32", "int8"))
         slow, fast = (about["latency_ms"][kind] for kind in ("float32", "int8"))
@@ -161,6 +167,13 @@ def remarks(name: str, about: Mapping[str, Any]) -> Iterator[str]:
             f"{size(about['float32_bytes'])} before, {size(about['bytes'])} after; {slow:.2f} ms for one image before, "
             f"{fast:.2f} ms after; calibrated on {about['calibrated_on']} training images"
         )
+
+
+def lost_by_int8(about: Mapping[str, Any]) -> str:
+    """``loses 3.1 points of accuracy on validation images``; empty up to ``MOST_LOST``, or if it is not in 8 bits."""
+    accuracy = about.get("val_accuracy")
+    lost = 100 * (accuracy["float32"] - accuracy["int8"]) if accuracy else 0
+    return f"loses {lost:.1f} points of accuracy on validation images by its 8 bits" if lost > MOST_LOST else ""
 
 
 def size(count: int) -> str:

@@ -1,11 +1,14 @@
 """What an exported file computes, and how it is compared with PyTorch."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from attnlab.trained.model import Trained
 
 TOLERANCE = 1e-4  # of what ``difference`` gives
+LEAST = 1e-30  # below it float32 is no longer exact
 
 
 class Refused(Exception):
@@ -25,7 +28,8 @@ class Whole(nn.Module):
 
     def __init__(self, trained: Trained, *, pixels: bool = False, softmax: bool = False) -> None:
         super().__init__()
-        self.net, self.pixels, self.softmax = trained.net.cpu(), pixels, softmax
+        self.net = trained.net if trained.device.type == "cpu" else copy.deepcopy(trained.net).cpu()
+        self.pixels, self.softmax = pixels, softmax
         self.flip, self.shape = trained.preprocess.flip, trained.preprocess.shape
         self.register_buffer("mean", torch.tensor(trained.preprocess.mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(trained.preprocess.std).view(-1, 1, 1))
@@ -64,12 +68,20 @@ class Whole(nn.Module):
         return "probabilities" if self.softmax else "logits"
 
 
-def difference(expected: Tensor, found: Tensor) -> float:
-    """The largest absolute difference; in units of the largest absolute value where that is above 1."""
+def difference(expected: Tensor, found: Tensor, *, probabilities: bool = False) -> float:
+    """The largest difference of logits (N, classes), in units of the image's spread of them, largest minus smallest.
+
+    Of ``probabilities`` the logarithms are compared, which are logits but for a constant. Where float32 tells no
+    less, the spread counts as a tenth of the largest logit, or as 0.01 of logarithms.
+    """
     if expected.shape != found.shape:
         return float("inf")
-    scale = max(1.0, float(expected.abs().max()))
-    largest = float((expected.double() - found.double()).abs().max()) / scale
+    a, b = expected.double(), found.double()
+    if probabilities:
+        a, b = a.clamp(min=LEAST).log(), b.clamp(min=LEAST).log()
+    least = torch.full_like(a[:, 0], 0.01) if probabilities else a.abs().amax(1) / 10
+    spread = (a.amax(1) - a.amin(1)).maximum(least).clamp(min=LEAST)
+    largest = float(((a - b).abs().amax(1) / spread).max())
     return largest if largest == largest else float("inf")  # NaN
 
 

@@ -178,11 +178,14 @@ def _fit(
         timed = time_forward(net.to(trainer.strategy.root_device), data.shape) if first else None
         costs = dataclasses.replace(counted, latency=timed).numbers()
         found: dict[str, Any] = {}
+        explain_s = 0.0
         if first:
             names = dict.fromkeys(("accuracy", monitor))
             chosen = {"best/epoch": best["epoch"], **{f"best/val_{name}": best[f"val/{name}"] for name in names}}
             summary = {**tested, **chosen, **{f"cost/{key}": value for key, value in costs.items()}}
+            start_s = checkpoints.seconds
             found = _explain(explained, trainer, classifier, data)
+            explain_s = checkpoints.seconds - start_s
             summary |= {f"explain/{key}": value for key, value in (found.get("scores") or {}).items()}
             _show_end(config, folder, trainer, classifier, summary, answers, health)
     return checkpoints, {
@@ -198,7 +201,11 @@ def _fit(
         "device": str(trainer.strategy.root_device),
         "devices": ranks,
         **({"explain": found} if found else {}),
-        "times": {"train_s": seconds, "total_s": checkpoints.seconds},
+        "times": {
+            "train_s": seconds,
+            "total_s": checkpoints.seconds - explain_s,
+            **({"explain_s": explain_s} if found else {}),
+        },
     }
 
 

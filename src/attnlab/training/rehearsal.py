@@ -16,7 +16,7 @@ from attnlab.config.settings import NOT_EXPLAINED
 from attnlab.data import ImageData
 from attnlab.data.places import Given, require_places
 from attnlab.errors import InputError, MissingData, first_line
-from attnlab.explain.cams import require_libraries
+from attnlab.explain.cams import require_layer, require_libraries
 from attnlab.insertion import Cost, count, trace
 from attnlab.insertion.tracing import in_mode
 from attnlab.training.distributed import synchronise
@@ -68,6 +68,7 @@ def rehearse(configs: Iterable[Config], here: bool = True, with_data: bool = Tru
                 missing = str(error)
             once(_rehearse_explain, config, data, with_data and missing is None, of=("data", "augment", "explain"))
             net, cost = once(_rehearse_network, config, data, of=network)
+            once(_rehearse_maps, config, data, net, of=("data", "augment", "backbone", "explain"))
             once(_rehearse_training, config, data, net, of=(*network, "optimizer", "scheduler", "loss"))
             once(_rehearse_trainer, config, data, net, here, of=(*network, "trainer"))
             once(_rehearse_step, config, data, net, of=(*network, "trainer"))
@@ -94,6 +95,14 @@ def _rehearse_explain(config: Config, data: ImageData, with_data: bool) -> None:
     given = None if wanted["boxes"] is None else Given(wanted["boxes"])
     if with_data:
         require_places(data, given)
+
+
+def _rehearse_maps(config: Config, data: ImageData, net: nn.Module) -> None:
+    """The layer of class activation maps, where they are scored; it is that of the bare network."""
+    wanted = {**NOT_EXPLAINED, **(config.get("explain") or {})}
+    if wanted["scores"]:
+        with torch.device(next(net.parameters()).device):
+            require_layer(net, data.shape, wanted["methods"])
 
 
 def _rehearse_network(config: Config, data: ImageData) -> tuple[nn.Module, Cost]:

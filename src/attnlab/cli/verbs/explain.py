@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from attnlab.cli.arguments import require_trained
 from attnlab.errors import InputError
 
 GROUP, PLACE, WORDS = "look", 3, "POINT [IMAGE|FOLDER ...]"
@@ -17,7 +18,7 @@ def run(argv: list[str]) -> int:
         "page, a grid of images and a figure of the channel gates. Needs pip install 'attnlab[explain]'.",
         epilog="example: attnlab explain outputs/demo/mini_xception-cbam-branch-s0-0b89e057 --sanity",
     )
-    parser.add_argument("point", metavar="POINT", help="a finished point's folder")
+    parser.add_argument("point", metavar="POINT", help="a finished point's folder; with --best a study's")
     parser.add_argument(
         "images",
         metavar="IMAGE|FOLDER",
@@ -25,6 +26,7 @@ def run(argv: list[str]) -> int:
         help="images, or folders of them (default: from the point's own test images, half of them wrongly classified, "
         "and of all classes)",
     )
+    parser.add_argument("--best", action="store_true", help="of a study, the point that is best on validation images")
     parser.add_argument(
         "--against", metavar="POINT2", help="show another point's maps beside it, of the same images and classes"
     )
@@ -51,13 +53,19 @@ def run(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     if args.count is not None and args.count < 1:
         raise InputError(f"--images {args.count}: must be at least 1")
-    for folder in filter(None, (args.point, args.against)):
-        if not Path(folder).is_dir():
-            raise InputError(f"{folder}: no such folder; must be a finished point's, such as outputs/demo/...")
-
     methods = args.methods.split(",") if args.methods else None
+    if args.against:
+        require_trained(args.against)
     if args.score:
-        of_maps = {"--against": args.against, "--class": args.of, "--sanity": args.sanity, "--output": args.output}
+        if not Path(args.point).is_dir():
+            raise InputError(f"{args.point}: no such folder; must be a point's or a study's")
+        of_maps = {
+            "--best": args.best,
+            "--against": args.against,
+            "--class": args.of,
+            "--sanity": args.sanity,
+            "--output": args.output,
+        }
         unused = [*args.images, *(word for word, given in of_maps.items() if given)]
         if unused or args.split != "test":
             raise InputError(f"{[*unused, '--split val'][0]}: has no effect with --score")
@@ -67,11 +75,16 @@ def run(argv: list[str]) -> int:
     if args.boxes is not None:
         raise InputError(f"--boxes {args.boxes}: has an effect with --score alone")
 
+    require_trained(args.point, args.best)
+    if absent := [word for word in args.images if not Path(word).exists()]:
+        raise InputError(f"{absent[0]}: no such file or folder; must be an image or a folder of images")
+
     from attnlab.cli.explaining import explain_point
 
     explain_point(
         args.point,
         args.images,
+        best=args.best,
         against=args.against,
         of=args.of,
         methods=methods,

@@ -1,10 +1,13 @@
 """write a trained network as ONNX, torch.export or safetensors, with a model card"""
 
 import argparse
+import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attnlab.cli.arguments import require_trained
 from attnlab.errors import InputError, choices
 
 if TYPE_CHECKING:
@@ -20,8 +23,8 @@ def run(argv: list[str]) -> int:
         prog="attnlab export",
         description="Writes a finished point's network for other programs: ONNX (for onnxruntime), a torch.export "
         "program (for PyTorch without attnlab), safetensors with config.json (for attnlab.load and model hubs). Each "
-        "file is compared with PyTorch on random and on validation images; one that differs by more than 1e-4 (of the "
-        "largest logit, or of 1) is refused, exit code 1. README.md, a model card, is written beside.",
+        "file is compared with PyTorch on random and on validation images; one whose logits differ by more than 1e-4 "
+        "of their spread is refused, exit code 1. README.md, a model card, is written beside.",
         epilog="example: attnlab export outputs/demo --best --to onnx,safetensors",
     )
     parser.add_argument("folder", metavar="POINT", help="the point's folder; with --best its study's", type=Path)
@@ -49,14 +52,14 @@ def run(argv: list[str]) -> int:
         if given and formats == ["safetensors"]:
             raise InputError(f"{option}: needs --to onnx or torch; safetensors holds weights alone")
 
-    if not args.folder.is_dir():
-        raise InputError(f"{args.folder}: no such folder; a point's folder lies in its study's, such as outputs/demo")
+    require_trained(str(args.folder), args.best)
 
     from rich.console import Console
 
     from attnlab.trained import load
     from attnlab.trained.exporting import write_export
     from attnlab.trained.hub import is_export
+    from attnlab.trained.usage import lost_by_int8
     from attnlab.trained.whole import Refused
 
     if is_export(args.folder):
@@ -80,6 +83,9 @@ def run(argv: list[str]) -> int:
             print(f"attnlab: {error}", file=sys.stderr)
             return 1
     _print(trained, folder, files)
+    for name, about in files.items():
+        if lost := lost_by_int8(about):
+            print(f"attnlab: warning: {name} {lost}", file=sys.stderr)
     return 0
 
 
@@ -93,8 +99,11 @@ def _print(trained: "Trained", folder: Path, files: dict[str, dict]) -> None:
         print(f"  {name:18} {size(about['bytes']):>8}  {'; '.join([*told, *remarks(name, about)])}".rstrip())
     print("  README.md, config.json")
     if "model.safetensors" in files:
-        print(f'use it: python -c \'import attnlab; print(attnlab.load("{folder}").predict("photo.jpg"))\'')
-        print(f"publish it: hf upload USER/NAME {folder}")
+        use = 'predict("photo.jpg")' if trained.preprocess.fit else "logits(x)"  # of a data set that fits them itself
+        folder_in_quotes = json.dumps(str(folder), ensure_ascii=False)
+        code = f"import attnlab; print(attnlab.load({folder_in_quotes}).{use})"
+        print(f"use it: python -c {shlex.quote(code)}")
+        print(f"publish it: hf upload USER/NAME {shlex.quote(str(folder))}")
     elif "model.onnx" in files:
         print("use it:", *onnx_snippet(trained, str(folder / "model.onnx"), files["model.onnx"]), sep="\n  ")
     else:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from attnlab.cli.arguments import require_trained
 from attnlab.errors import InputError
 
 GROUP, PLACE, WORDS = "use", 0, "POINT IMAGE|FOLDER ..."
@@ -35,7 +36,7 @@ def run(argv: list[str]) -> int:
         "--confusion",
         type=Path,
         metavar="FILE",
-        help="where the confusion matrix goes (default: beside --output, or confusion.png here)",
+        help="where the confusion matrix goes (default: beside --output, or confusion.png here, unless another's)",
     )
     parser.add_argument("--tta", choices=["flip"], help="average with the mirror image (default: as in its training)")
     parser.add_argument("--seeds", choices=["all"], help="the mean of all seeds of the point's variant")
@@ -50,11 +51,14 @@ def run(argv: list[str]) -> int:
     if absent := [word for word in args.images if not Path(word).exists()]:
         raise InputError(f"{absent[0]}: no such file or folder; must be an image, a folder of images or a CSV of paths")
 
+    require_trained(args.point, args.best)
+
     import sys
 
     import torch
 
-    from attnlab.cli.predictions import print_predictions
+    from attnlab.cli.predictions import print_predictions, require_others
+    from attnlab.terminal import printable
     from attnlab.trained import load
     from attnlab.trained.listing import list_images
 
@@ -64,6 +68,8 @@ def run(argv: list[str]) -> int:
     except InputError as error:
         raise InputError(str(error).replace("best=True", "--best")) from None
     images, notes = list_images(args.images, trained.classes)
+    require_others([args.output, args.confusion], args.images, images)
+    notes = [printable(note) for note in notes]
     print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
     ending = args.output.suffix.lower().removeprefix(".") if args.output else ""
     skipped = print_predictions(

@@ -181,6 +181,16 @@ class FileData(Photos):
                 self.note(note if self.folds is None else f"fold {self.fold}: {note}")
         return self.lazy(listing, parts)
 
+    def whole(self) -> Lazy | None:
+        """All images, for data that nobody trains on; None where the files bring splits."""
+        if not self.listing:
+            raise self.missing()
+        if self.listing.split is not None:
+            return None
+        listing, _ = self.scanned(self.listing)
+        read = Files(listing.root, listing.names, self.shape[0], self.background)
+        return Lazy(read, torch.arange(len(listing)), torch.from_numpy(listing.labels))
+
     def parts(self, listing: Listing) -> Parts:
         """The given splits; what is missing of them is drawn."""
         labels, groups = listing.labels, self.groups(listing)

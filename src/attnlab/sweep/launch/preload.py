@@ -1,5 +1,6 @@
 """Imports that a point needs: the fork server makes them once, so each point's process has them at once."""
 
+import atexit
 import contextlib
 import gc
 import os
@@ -26,3 +27,4 @@ with contextlib.suppress(ImportError):
     import wandb
 
 gc.freeze()  # no point's process looks through all this for garbage, and so copies it
+atexit.register(gc.unfreeze)  # else libraries complain on the terminal, at the end, that their objects are left over
