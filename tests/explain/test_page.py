@@ -2,9 +2,7 @@
 
 import base64
 import re
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,9 @@ from attnlab.explain import page
 from attnlab.explain.looking import Seeing, Subjects
 from attnlab.explain.page import to_html
 from attnlab.explain.pictures import draw_channels
+from tests.browser import launched, visiting
 from tests.explain.page_data import CLASSES, make_seen, told_by
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FACTS = {"Network": "resnet18, cbam at branch", "Maps": "of the class that cbam predicts, of the output of layer2"}
 
 
@@ -79,34 +77,14 @@ playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("the page's tests need Chromium or Chrome: none of " + ", ".join(BROWSERS) + " is there")
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with launched() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture
 def visit(browser: Any, file: Path) -> Iterator[Callable[..., Any]]:
-    """visit(fragment, **context): the page, which must not complain, nor ask for anything but itself."""
-    complaints: list[str] = []
-
-    def go(fragment: str = "", page: Path = file, **options: Any) -> Any:
-        context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
-        opened.callback(context.close)
-        tab = context.new_page()
-        tab.set_default_timeout(10000)
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("request", lambda request: request.url.startswith(("data:", "file:")) or complaints.append(request.url))
-        tab.goto(page.as_uri() + fragment)
-        return tab
-
-    with ExitStack() as opened:
-        yield go
-        assert complaints == []
+    with visiting(browser, file, timeout_ms=10000) as visit:
+        yield visit
 
 
 def names(tab: Any) -> list[int]:
@@ -221,7 +199,7 @@ def test_one_network_of_images_that_nobody_knows(visit, tmp_path):
     unknown = Subjects(subjects.pixels, subjects.names, [None] * 4, subjects.asked, CLASSES)
     path = tmp_path / "page.html"
     path.write_text(to_html(unknown, [bare], title="Where bare looks"), encoding="utf-8")
-    tab = visit(page=path)
+    tab = visit(file=path)
     assert " ".join(tab.locator(".row p").first.inner_text().split()) == "says dog 60 %"
     assert tab.locator("select#answer, select#site").count() == 0
     assert tab.inner_text("#count") == "4 images."

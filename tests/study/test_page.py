@@ -2,10 +2,8 @@
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,21 +12,16 @@ import pytest
 
 from attnlab.study.metrics import METRICS
 from attnlab.study.page import to_html
+from tests.browser import launched, visiting
 from tests.study.page_data import NASTY, make_study, with_also
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("the page's tests need Chromium or Chrome: none of " + ", ".join(BROWSERS) + " is there")
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with launched() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
@@ -40,27 +33,8 @@ def study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def visit(browser: Any, study_file: Path) -> Iterator[Callable[..., Any]]:
-    """visit(fragment, file, **context): the page, which must not complain, nor ask for anything but itself."""
-    complaints: list[str] = []
-
-    def go(fragment: str = "", file: Path = study_file, **options: Any) -> Any:
-        context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
-        opened.callback(context.close)
-        tab = context.new_page()
-        tab.set_default_timeout(5000)
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("request", lambda request: _is_own(request.url, file) or complaints.append(request.url))
-        tab.goto(file.as_uri() + fragment)
-        return tab
-
-    with ExitStack() as opened:
-        yield go
-        assert complaints == []
-
-
-def _is_own(url: str, file: Path) -> bool:
-    return url.split("#")[0] == file.as_uri() or url.startswith("data:")
+    with visiting(browser, study_file, timeout_ms=5000) as visit:
+        yield visit
 
 
 def labels(tab: Any) -> list[str]:

@@ -63,10 +63,7 @@ def run(argv: list[str]) -> int:
     from attnlab.trained.listing import list_images
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        trained = load(args.point, best=args.best, seeds=args.seeds, device=device)
-    except InputError as error:
-        raise InputError(str(error).replace("best=True", "--best")) from None
+    trained = load(args.point, best=args.best, seeds=args.seeds, device=device)
     images, notes = list_images(args.images, trained.classes)
     require_others([args.output, args.confusion], args.images, images)
     notes = [printable(note) for note in notes]
