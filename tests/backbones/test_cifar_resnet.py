@@ -41,8 +41,14 @@ def test_any_size_and_channels(channels, size):
 
 
 def test_shortcut_takes_every_second_pixel_and_adds_zeros():
-    x = torch.randn(2, 3, 5, 6)
+    x = torch.randn(2, 3, 5, 6).to(memory_format=torch.channels_last).requires_grad_()
     y = PadShortcut(4)(x)
+    weights = torch.randn_like(y)
+    (gradient,) = torch.autograd.grad(y, x, weights)
+    of_every_second = torch.zeros_like(x)
+    of_every_second[:, :, ::2, ::2] = weights[:, :3]
+    assert torch.equal(gradient, of_every_second)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)  # another layout would slow the block before
     assert y.shape == (2, 7, 3, 3)
     assert torch.equal(y[:, :3], x[:, :, ::2, ::2])
     assert not y[:, 3:].any()

@@ -37,6 +37,8 @@ def hash_of(config):
         ("attention=se", "backbone.freeze=0"),
         ("attention=se", "loss.class_weights=null", "trainer.monitor=accuracy"),
         ("attention=se", "trainer.monitor=val/accuracy"),
+        ("attention=se", "trainer.compile=none"),
+        ("attention=none", "trainer.compile=attention"),
         ("study=other", "tags=[a]", "logger=wandb", "trainer.accelerator=cpu"),
     ],
 )
@@ -47,7 +49,10 @@ def test_settings_without_effect_are_one_point(compose, overrides):
 
 @pytest.mark.parametrize(
     "override",
-    ["attention=se", "attention.order=spatial_first", "attention.ratio=4", "sites=block", "sites.stages=[1]", "seed=1"],
+    [
+        *("attention=se", "attention.order=spatial_first", "attention.ratio=4"),
+        *("sites=block", "sites.stages=[1]", "seed=1", "trainer.compile=attention", "trainer.compile=network"),
+    ],
 )
 def test_settings_with_effect_are_another_point(compose, override):
     assert hash_of(compose("attention=cbam", override)) != hash_of(compose("attention=cbam"))
@@ -70,6 +75,7 @@ def test_a_monitor_has_two_names(compose):
     [
         ("loss.class_weights=[1,-2]", r"loss.class_weights=\[1, -2\]: must be 'balanced' or .*greater than 0"),
         ("trainer.monitor=test/f1", "trainer.monitor=test/f1: must be 'accuracy', 'f1', 'balanced_accuracy', 'loss'"),
+        ("trainer.compile=true", "trainer.compile=true: must be 'none', 'attention' or 'network'"),
         ("loss.class_weights=even", "loss.class_weights=even: must be 'balanced' or"),
     ],
 )

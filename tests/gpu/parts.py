@@ -54,9 +54,11 @@ LINES: list[tuple[int, list[Part]]] = [  # with how many seconds each line may t
     (70, [Part("throughput compiled", speed.throughput, ("compiled",))]),
     (30, [Part("cost", points.cost)]),
     (50, [Part("small", speed.small)]),
+    (40, [Part("packed", speed.packed)]),
     (90, [Part("slots", points.slots)]),
     (40, [Part("epoch resnet18", points.epoch, ("resnet18",), on_cpu=False)]),
     (40, [Part("epoch mini_xception", points.epoch, ("mini_xception",))]),
+    (90, [Part("packed points", points.packed)]),
 ]
 
 

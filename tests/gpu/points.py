@@ -159,6 +159,24 @@ def slots(device: str, note: Note) -> None:
             note(str(n), {"points_per_hour": round(3600 * points / took), "seconds_each": round(each, 2)})
 
 
+def packed(device: str, note: Note) -> None:
+    """Seeds as one network by the command line, and one after another: seconds from the first start to the last end."""
+    words = ["-m", "data=digits", "hydra.launcher.gpus=[0]"]
+    if device == "cuda":
+        words += ["attention=cbam", "data.batch_size=32", "trainer.max_epochs=6"]
+    else:
+        words += ["backbone=lenet5", "data.batch_size=600", "trainer.max_epochs=1"]
+    seeds = 8 if device == "cuda" else 2
+    with folder_for(device) as folder:
+        for study, pack in (("packed", "seeds"), ("alone", "null")):
+            folder.train(study, *words, f"seed=range({seeds})", f"sweep.pack={pack}").finish()
+            statuses = folder.statuses(study)
+            note(f"{study} s", round(max(s["ended"] for s in statuses) - min(s["started"] for s in statuses), 2))
+        point = folder.points("packed")[0]
+        note("seeds packed", ledger.read_json(point / "point.json").get("packed", 1))
+        note("said", next(line for line in (point / "log.txt").read_text().splitlines() if "one after another" in line))
+
+
 IMAGES, VALIDATION = 1197, 300  # of the digits that the cluttered ones are copies of
 EPOCHS = {
     "resnet18": ("backbone=resnet18", "backbone.stem=cifar", "data.batch_size=256"),

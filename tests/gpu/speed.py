@@ -1,5 +1,7 @@
 """How fast: attention modules beside a copy of their map, and training steps."""
 
+import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +10,9 @@ from torch import Tensor, nn
 
 import attnlab
 from attnlab.attention import create
+from attnlab.training.classifier import Classifier
+from attnlab.training.optimisation import Optimisation
+from attnlab.training.stacked import Stacked
 from tests.gpu.measure import Note, attempt, compiled, in_turns, spread
 
 MODULES = ("se", "eca", "cbam")
@@ -127,6 +132,41 @@ def small(device: str, note: Note) -> None:
         times, errors = in_turns(runs, device, *((7, 20) if device == "cuda" else (2, 1)))
         rates = {mode: spread([steps[mode][1] / one for one in of_it], 1) for mode, of_it in times.items()}
         note(name, {"batch": steps["eager"][1], "images_per_s": rates | errors})
+
+
+PACKED = {  # images as the cluttered digits, and CIFAR's; batches as in conf/
+    "mini_xception": (lambda: attnlab.create("mini_xception", num_classes=10, in_channels=1), (1, 40, 40), 32),
+    "resnet20": (lambda: attnlab.create("resnet20", num_classes=10), (3, 32, 32), 128),
+}
+
+
+def packed(device: str, note: Note) -> None:
+    """Images a second of all seeds together: stacked as one network, and eagerly one after another."""
+    for name in PACKED if device == "cuda" else ("mini_xception",):
+        for seeds in (1, 2, 4, 8, 16) if device == "cuda" else (2,):
+            attempt(note, f"{name} {seeds}", packed_and_alone, device, name, seeds)
+
+
+def packed_and_alone(device: str, name: str, seeds: int) -> dict[str, Any]:
+    build, shape, batch = PACKED[name]
+    batch = batch if device == "cuda" else 2
+    make = functools.partial(torch.optim.SGD, lr=0.01, momentum=0.9)
+    classifiers = [Classifier(Optimisation(build(), optimizer=make), 10).to(device).train() for _ in range(seeds)]
+    optimizers = [classifier.optimisation.optimizer() for classifier in classifiers]
+    stacked = Stacked(classifiers, optimizers, [0] * seeds, contextlib.nullcontext)
+    x, y = torch.randn(seeds, batch, *shape, device=device), torch.randint(10, (seeds, batch), device=device)
+    net = build().to(device, memory_format=torch.channels_last)
+    alone = training_step(net, x[0].to(memory_format=torch.channels_last), 10)
+    runs = {"packed": lambda: stacked.step(x, y), "alone": alone}
+    times, errors = in_turns(runs, device, *((5, 10) if device == "cuda" else (2, 1)))
+    if errors:
+        return next(iter(errors.values()))
+    rates = {
+        "packed": [seeds * batch / one for one in times["packed"]],
+        "alone": [batch / one for one in times["alone"]],
+    }
+    ratios = [mine / other for mine, other in zip(rates["packed"], rates["alone"], strict=True)]
+    return {"images_per_s": {mode: spread(each, 1) for mode, each in rates.items()}, "ratio": spread(ratios, 2)}
 
 
 def ahead(device: str, note: Note, build: Callable[..., tuple[Callable[[], object], int]], *which: str) -> None:

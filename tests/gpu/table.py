@@ -40,6 +40,13 @@ def lines(measured: dict[str, Any]) -> Iterator[str]:
             rows.append([f"{network}, batch {found['batch']}", *(f"{rate:,.0f}" if rate else "" for rate in rates)])
     yield from table(["training, images/s", *MODES.values()], rows)
 
+    rows = []
+    for setting, found in parts.get("packed", {}).items():
+        if isinstance(found, dict) and "ratio" in found:
+            rates = (f"{found['images_per_s'][mode]['median']:,.0f}" for mode in ("packed", "alone"))
+            rows.append([setting, *rates, f"{found['ratio']['median']:.1f}"])
+    yield from table(["seeds as one network", "images/s", "one after another", "ratio"], rows)
+
     counts = {n: found for n, found in parts.get("slots", {}).items() if isinstance(found, dict)}
     rows = [[n, f"{found['points_per_hour']:,}", str(found["seconds_each"])] for n, found in counts.items()]
     yield from table(["points at once", "points an hour", "seconds each"], rows)

@@ -69,6 +69,22 @@ def test_the_attentions_learning_rate_is_a_setting_of_the_attention(tmp_path):
         assert variant.settings == ledger.without_seed(ledger.read_json(folder / "point.json")["identity"])
 
 
+def test_compiled_attention_is_judged_against_the_bare_network(tmp_path):
+    write_point(tmp_path / "s", "none", 0, 0.9)
+    write_point(tmp_path / "s", "none", 0, 0.9, trainer={"max_epochs": 3, "compile": "network"})
+    for compiled in ("attention", "network"):
+        write_point(tmp_path / "s", "se", 0, 0.9, trainer={"max_epochs": 3, "compile": compiled})
+    study = read_study(tmp_path / "s")
+    bases = baselines(study, study.baseline)
+    found = {variant.label: base and base.label for variant, base in zip(study.variants, bases, strict=True)}
+    assert found == {
+        "none trainer.compile=none": None,
+        "none trainer.compile=network": None,
+        "se compile=attention trainer.compile=none": "none trainer.compile=none",
+        "se compile=none trainer.compile=network": "none trainer.compile=network",
+    }
+
+
 def test_parts_of_a_hybrid_are_its_attention(tmp_path):
     for parts in (["eca", "spatial"], ["se", "spatial"]):
         write_point(tmp_path / "s", "sequence", 0, 0.9, parts=[{"name": f"x.{part}"} for part in parts])

@@ -26,6 +26,15 @@ def test_output_and_gradients_are_those_of_the_convolution(stride, bias):
     torch.testing.assert_close(conv.weight.grad.double(), exact.weight.grad, rtol=1e-5, atol=1e-5)
 
 
+def test_gradients_keep_the_layout():
+    """Else the network before mixes layouts, which is slow."""
+    conv, x = nn.Conv2d(8, 24, 1, stride=2), torch.randn(2, 8, 6, 7).to(memory_format=torch.channels_last)
+    avoid_onednn_bug(conv)
+    y = conv(x.requires_grad_())
+    (gradient,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_other_convolutions_are_left_alone():
     for conv in (
         nn.Conv2d(8, 16, 1),

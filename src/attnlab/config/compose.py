@@ -255,7 +255,7 @@ def _leaves_like(name: str, config: DictConfig) -> list[str]:
 
 def _lacks_plus(group: str, key: str, node: Any) -> bool:
     """Whether a group takes this setting, though none of its files lists it."""
-    from attnlab.config.settings import CROSSED, MONITOR, TRAINER
+    from attnlab.config.settings import CROSSED, OUR_TRAINER, TRAINER
 
     if group == "optimizer":  # torch's have more settings than a file lists
         from attnlab.config.signatures import locate
@@ -263,7 +263,7 @@ def _lacks_plus(group: str, key: str, node: Any) -> bool:
 
         with contextlib.suppress(InputError):
             return key in parameters(locate(str(node["_target_"]), group))[0] and key != "params"
-    return key in {"trainer": {**TRAINER, **MONITOR}, "attention": CROSSED}.get(group, ())
+    return key in {"trainer": {**TRAINER, **OUR_TRAINER}, "attention": CROSSED}.get(group, ())
 
 
 def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) -> str:

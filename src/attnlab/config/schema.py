@@ -18,8 +18,8 @@ from attnlab.config.settings import (
     EXPLAIN,
     GROUPS,
     LOSS,
-    MONITOR,
     NOT_EXPLAINED,
+    OUR_TRAINER,
     SITES,
     SWEEP,
     TOP,
@@ -65,7 +65,7 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
     checked["loss"] = {**LATER["loss"], **check_keys("loss", mapping_of(raw, "loss"), LOSS)}
     checked["trainer"] = {
         **LATER["trainer"],
-        **check_keys("trainer", mapping_of(raw, "trainer"), {**TRAINER, **MONITOR}),
+        **check_keys("trainer", mapping_of(raw, "trainer"), {**TRAINER, **OUR_TRAINER}),
     }
     checked["trainer"]["monitor"] = checked["trainer"]["monitor"].removeprefix("val/")
     frozen = checked["backbone"]["freeze"]
@@ -76,6 +76,8 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
             checked["backbone"]["freeze"] = False
     if bare:
         checked["optimizer"]["attention_lr_scale"] = 1.0
+        if checked["trainer"]["compile"] == "attention":
+            checked["trainer"]["compile"] = "none"
     checked["checkpoint"] = check_keys("checkpoint", raw.get("checkpoint") or {"every_n_steps": None}, CHECKPOINT)
     explained = mapping_of(raw, "explain") if raw.get("explain") is not None else {}  # older configs have none
     checked["explain"] = {**NOT_EXPLAINED, **check_keys("explain", explained, EXPLAIN)}

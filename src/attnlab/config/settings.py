@@ -77,6 +77,7 @@ SWEEP: dict[str, Any] = {
     "zip": list,
     "exclude": list,
     "equal_cost": dict[Literal["parameters", "macs"], str] | None,
+    "pack": Literal["seeds"] | None,
 }
 PICTURES = Annotated[int, Field(ge=0, le=64)]
 LOGGERS: dict[str, dict[str, Any]] = {
@@ -123,10 +124,11 @@ SITES: dict[str, Any] = {  # as attach has them
     "merge": Literal["scale", "add", "concat"],
 }
 COUNT = Annotated[int, Field(ge=1)]
-MONITOR: dict[str, Any] = {  # the validation metric that chooses the best epoch, under either of its names
-    "monitor": Literal[
+OUR_TRAINER: dict[str, Any] = {  # what is attnlab's, not Lightning's
+    "monitor": Literal[  # the validation metric that chooses the best epoch, under either of its names
         "accuracy", "f1", "balanced_accuracy", "loss", "val/accuracy", "val/f1", "val/balanced_accuracy", "val/loss"
     ],
+    "compile": Literal["none", "attention", "network"],
 }
 # Settings of Lightning's Trainer that a config may set, with the types of its signature and, where attnlab takes less,
 # ours. attnlab decides the others itself, or they would lose results.
@@ -160,7 +162,7 @@ def precheck(raw: Settings) -> None:
         if isinstance(node := raw.get(group), Mapping):
             check_keys(group, dict(node), hints)
     check_logger(mapping_of(raw, "logger"))
-    known = {"attention": CROSSED, "trainer": {**TRAINER, **MONITOR}}
+    known = {"attention": CROSSED, "trainer": {**TRAINER, **OUR_TRAINER}}
     for group, hints in known.items():
         node = raw.get(group)
         for key, value in node.items() if isinstance(node, Mapping) else ():

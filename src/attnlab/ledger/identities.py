@@ -21,7 +21,7 @@ LATER: dict[str, dict[str, Any]] = {
     "optimizer": {"attention_lr_scale": 1.0},
     "data": {"normalise": "train", "sampler": None},
     "loss": {"class_weights": None},
-    "trainer": {"monitor": "accuracy"},
+    "trainer": {"monitor": "accuracy", "compile": "none"},
     "augment": {
         "_target_": "attnlab.data.Augment",
         "crop_scale": None,

@@ -58,6 +58,7 @@ SHAPES: dict[str, Shape] = {
         "data?": [{"files": WHOLE, "names": TEXT, "times": TEXT, "contents": TEXT}],
         "libraries?": {"*": TEXT},
         "threads?": WHOLE,
+        "packed?": WHOLE,
         "wandb_id?": TEXT,
     },
     "status.json": {"state": STATE, "attempts?": WHOLE, "error?": TEXT},

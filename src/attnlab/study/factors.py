@@ -58,7 +58,7 @@ def levels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mappin
 
 
 def _in_full(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """With settings that are newer than the point; the attention's learning rate is a setting of the attention.
+    """With settings that are newer than the point; what concerns the attention alone is a setting of it.
 
     A fold is left out: it has an effect only in cross-validation, where it tells replicates apart.
     """
@@ -69,7 +69,12 @@ def _in_full(settings: Mapping[str, Any]) -> dict[str, Any]:
     scale = optimizer.pop("attention_lr_scale", None)
     if attention and scale is not None:
         attention["attention_lr_scale"] = scale
-    return {**full, "optimizer": optimizer, "attention": attention}
+    trainer = dict(full.get("trainer") or {})
+    if attention and "compile" in trainer:
+        if alone := trainer["compile"] == "attention":
+            trainer["compile"] = "none"
+        attention["compile"] = "attention" if alone else "none"
+    return {**full, "trainer": trainer, "optimizer": optimizer, "attention": attention}
 
 
 def short(factor: str) -> str:

@@ -41,6 +41,7 @@ class Planned:
     code: str  # the versions that have trained it, if it is done
     variant: str = ""  # what tells it from the others, but for the seed
     title: str = ""  # what the terminal calls it
+    pack: str = ""  # points that may be trained as one network have the same
     cost: "Cost | None" = None  # of an unfinished point
 
     @property
@@ -61,6 +62,7 @@ class Plan:
     multirun: bool = False
     retry: bool = False  # failed points are trained again
     hydra: dict[str, Any] = field(default_factory=dict)  # launcher and sweeper
+    packs: list[str] = field(default_factory=list)  # which points are trained as one network, and why others are not
 
     @property
     def is_grid(self) -> bool:
@@ -118,9 +120,37 @@ def make(
         plan.collapsed += lines
         _entitle(plan.points)
     plan.retry = not multirun or settings.get("retry") == "failed"
+    if multirun and settings.get("pack"):
+        pack_seeds(plan, hydra["launcher"], tell)
     if plan.errors and (settings.get("on_error") != "skip" or not plan.points):
         raise InputError("\n".join(plan.errors))
     return plan
+
+
+def pack_seeds(plan: Plan, launcher: dict[str, Any], tell: Told = lambda text: None) -> None:
+    """Note which unfinished points may be trained as one network. Raises InputError if the launcher cannot do it."""
+    if not launcher["_target_"].endswith("attnlab_launcher.Local"):
+        name = launcher["_target_"].rpartition(".")[2]
+        raise InputError(f"sweep.pack=seeds: only hydra/launcher=local packs points, not {name}; set sweep.pack=null")
+    tell("looking which points can be trained as one network")
+    from attnlab.training.packed import likeness, obstacle
+
+    alike: dict[str, list[Planned]] = defaultdict(list)
+    for point in plan.todo:
+        alike[likeness(point.config)].append(point)
+    several = {key: points for key, points in alike.items() if len(points) > 1}
+    why = {key: obstacle(points[0].config) for key, points in several.items()}
+    for key, points in several.items():
+        for point in points if not why[key] else ():
+            point.pack = key
+    number, together = (len(each) for each in ([p for p in plan.todo if p.pack], {p.pack for p in plan.todo} - {""}))
+    plan.packs = [
+        f"sweep.pack=seeds: {number} of {len(plan.todo)} points in {together} pack{'s' * (together != 1)}"
+        " (in more where slots would be idle)"
+    ]
+    for reason in dict.fromkeys(filter(None, why.values())):
+        count = sum(len(points) for key, points in several.items() if why[key] == reason)
+        plan.packs.append(f"{count} points are trained alone: {reason}")
 
 
 def _planned(

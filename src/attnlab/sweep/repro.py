@@ -99,6 +99,7 @@ def _made_with(point: Point) -> dict[str, Any]:
         "attnlab's code": code[-1].get("source"),
         **{key: point.about.get(key) for key in keys},
         **{key: point.result.get(key) for key in ("device", "devices")},
+        "trained as one network with others": max(0, (point.about.get("packed") or 1) - 1),
         "data": [f"{seen['files']} files, {seen['contents']}" for seen in (point.about.get("data") or [])[-1:]],
         "host": point.status.get("host"),
     }

@@ -27,7 +27,7 @@ def summary(plan: Plan) -> Iterator[str]:
     parts = [f"{n} {word}" for word in words if (n := counts[word])]
     combinations = f"{plan.combinations} combinations are " if plan.combinations > points else ""
     yield f"{combinations}{points} point{'s' * (points > 1)}: {', '.join(parts)}"
-    yield from (f"  {line}" for line in plan.collapsed)
+    yield from (f"  {line}" for line in [*plan.collapsed, *plan.packs])
     yield from (f"  {line}" for line in [*plan.notes, *changed_data(plan.points)])
     if counts["failed"] and not plan.retry:
         yield "  failed points are skipped; sweep.retry=failed retries them"

@@ -7,7 +7,7 @@ import random
 import shutil
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,18 @@ class Checkpoints(Checkpoint):
     ``monitor``, or with the lowest loss.
     """
 
-    def __init__(self, folder: Path, stop: Stop, every_n_steps: int | None = None, monitor: str = "accuracy") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stop: Stop,
+        every_n_steps: int | None = None,
+        monitor: str = "accuracy",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.folder, self.stop, self.every_n_steps, self.monitor = folder, stop, every_n_steps, monitor
         self.rows: list[dict[str, Any]] = []
         self.seconds_before = 0.0
-        self.started = time.perf_counter()
+        self.clock, self.started = clock, clock()
         self.states: dict[str, Any] | None = None
         self.saved = False
 
@@ -52,7 +59,7 @@ class Checkpoints(Checkpoint):
     @property
     def seconds(self) -> float:
         """Time spent on the point, in all attempts that led here."""
-        return self.seconds_before + time.perf_counter() - self.started
+        return self.seconds_before + self.clock() - self.started
 
     def path(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"step-{step:08d}.ckpt"
@@ -224,26 +231,37 @@ def _damage(path: Path) -> str:
 
 def save_states(trainer: Any, module: Any) -> dict[str, Any]:
     """This rank's random states, and the metrics of the epoch so far; plain values and tensors."""
+    return {
+        **random_states(trainer.strategy.root_device),
+        "metrics": {key: dict(metric.metric_state) for key, metric in _metrics(module)},
+    }
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """This process's random states, those of the device included; plain values and tensors."""
     name, keys, *position = np.random.get_state(legacy=True)
-    device = trainer.strategy.root_device
     return {
         "python": random.getstate(),
         "numpy": (name, np.asarray(keys).tolist(), *position),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "metrics": {key: dict(metric.metric_state) for key, metric in _metrics(module)},
     }
 
 
-def restore_states(states: dict[str, Any], trainer: Any, module: Any) -> None:
-    """What ``save_states`` saved."""
+def set_random_states(states: dict[str, Any], device: torch.device) -> None:
+    """What ``random_states`` returned."""
     version, keys, gauss = states["python"]
     random.setstate((version, tuple(keys), gauss))
     np.random.set_state(tuple(states["numpy"]))
     torch.set_rng_state(states["torch"].cpu())
-    device = trainer.strategy.root_device
     if states["cuda"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+
+
+def restore_states(states: dict[str, Any], trainer: Any, module: Any) -> None:
+    """What ``save_states`` saved."""
+    device = trainer.strategy.root_device
+    set_random_states(states, device)
     for key, metric in _metrics(module):
         for name, value in states["metrics"][key].items():
             setattr(metric, name, value.to(device))

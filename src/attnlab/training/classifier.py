@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from attnlab.data import Batches, ImageData
 from attnlab.data.measures import metrics, update
 from attnlab.insertion import check
+from attnlab.training.compiled import Compiled, What
 from attnlab.training.onednn_bug import avoid_onednn_bug
 from attnlab.training.optimisation import Optimisation
 
@@ -20,14 +21,17 @@ class Classifier(lightning.LightningModule):
     """Cross-entropy classification of ``(N, C, H, W)`` batches by any network that returns logits.
 
     Metrics are accumulated on the device and logged once an epoch. ``eval_flip``: they are of the mean of the logits
-    for an image and for its mirror image.
+    for an image and for its mirror image. ``compiled``: what torch.compile compiles for training steps.
     """
 
-    def __init__(self, optimisation: Optimisation, num_classes: int, *, eval_flip: bool = False) -> None:
+    def __init__(
+        self, optimisation: Optimisation, num_classes: int, *, eval_flip: bool = False, compiled: What = "none"
+    ) -> None:
         super().__init__()
         self.eval_flip = eval_flip
         self.net = optimisation.net.to(memory_format=torch.channels_last)
         avoid_onednn_bug(self.net)
+        self.compiled = Compiled(self.net, compiled)
         self.optimisation = optimisation
         self.train_loss = MeanMetric()
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -40,7 +44,9 @@ class Classifier(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
         x, y = batch
-        total, loss, logits = self.optimisation.losses(self(x), y)
+        with self.compiled.running():
+            output = self(x)
+        total, loss, logits = self.optimisation.losses(output, y)
         self.train_loss.update(loss.detach())
         self.train_accuracy.update(logits.detach(), y.argmax(1) if y.is_floating_point() else y)
         return total

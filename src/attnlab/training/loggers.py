@@ -92,9 +92,7 @@ def open_loggers(config: Mapping[str, Any], point: Path, first: bool = True) -> 
     if name == "tensorboard":
         yield [TensorBoardLogger(str(point), name="", version="tensorboard")]
     elif name == "wandb":
-        import wandb
-
-        exit_code = 1
+        exit_code, logger = 1, None
         with artifacts_in(point / "wandb"):
             try:
                 logger = _wandb_logger(config, point)
@@ -105,9 +103,10 @@ def open_loggers(config: Mapping[str, Any], point: Path, first: bool = True) -> 
                         logger.experiment.mark_preempting()
                     raise
                 exit_code = 0
-            finally:  # else the next point of this process would go on in the same run
+            finally:
                 with surviving("W&B"):
-                    wandb.finish(exit_code=exit_code)
+                    if logger is not None:
+                        logger.experiment.finish(exit_code=exit_code)
     else:
         yield []
 
@@ -137,6 +136,7 @@ def _wandb_logger(config: Mapping[str, Any], point: Path) -> Wandb:
         name=point.name,
         id=about["wandb_id"],
         resume="allow",
+        reinit="create_new",  # beside those of other points of this process
         group=config["study"],
         job_type="train",
         tags=tags(config),

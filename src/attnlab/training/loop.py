@@ -7,18 +7,23 @@ import logging
 import os
 import platform
 import random
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attnlab import ledger
 from attnlab.ledger import lock
 from attnlab.ledger.fingerprints import fingerprint, same_data
 from attnlab.training import meeting
+from attnlab.training.memory import keep_freed_memory
 from attnlab.training.stop import Preempted, Stop
 from attnlab.training.version import code_version, library_versions
+
+if TYPE_CHECKING:
+    from attnlab.training.packed import Member
 
 Config = Mapping[str, Any]
 log = logging.getLogger("attnlab")
@@ -29,15 +34,17 @@ class PointFailed(Exception):
     """A point failed; its folder has the traceback."""
 
 
-def run(folder: Path, title: str = "", bar: bool = False, threads: int | None = None) -> None:
+def run(
+    folder: Path, title: str = "", bar: bool = False, threads: int | None = None, member: "Member | None" = None
+) -> None:
     """Train the prepared point of ``folder`` from its last checkpoint, unless it is finished.
 
     ``threads``: CPU threads of the first attempt; later attempts use the same number, because it changes sums in the
-    last bit.
+    last bit. ``member``: of a pack of points that are trained as one network.
     Raises lock.Busy while another process trains it, PointFailed, and Preempted if a signal asked to stop, after
     writing the folder's status.json and log.txt.
     """
-    stop, lost = Stop(), functools.partial(_give_up, folder)
+    stop, lost = member.stop if member else Stop(), functools.partial(_give_up, folder)
     with stop.listening(), meeting.opened(lost) as others, lock.hold(folder, lost=_abandon), _log_file(folder):
         if ledger.is_done(folder):
             return
@@ -45,7 +52,7 @@ def run(folder: Path, title: str = "", bar: bool = False, threads: int | None = 
             config = ledger.read_config(folder)
             _write_about(folder, config, threads)
             ledger.set_status(folder, "running")
-            checkpoints, result = _fit(config, folder, stop, title or folder.name, bar, others)
+            checkpoints, result = _fit(config, folder, stop, title or folder.name, bar, others, member)
             ledger.write_json(folder / "result.json", result)
             ledger.set_status(folder, "done")
         except (Preempted, KeyboardInterrupt) as error:
@@ -80,7 +87,13 @@ def rank() -> int:
 
 
 def _fit(
-    config: Config, folder: Path, stop: Stop, title: str, bar: bool, others: meeting.Others | None = None
+    config: Config,
+    folder: Path,
+    stop: Stop,
+    title: str,
+    bar: bool,
+    others: meeting.Others | None = None,
+    member: "Member | None" = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Train, choose the checkpoint on validation data, touch the test data once."""
     import lightning
@@ -90,7 +103,7 @@ def _fit(
     from lightning.pytorch.plugins.environments import LightningEnvironment
 
     from attnlab.config.build import build_data, build_network
-    from attnlab.config.settings import NOT_EXPLAINED
+    from attnlab.config.settings import NOT_EXPLAINED, OUR_TRAINER
     from attnlab.data import Preprocess
     from attnlab.data.measures import per_class
     from attnlab.insertion import check, count, time_forward, trace
@@ -104,10 +117,12 @@ def _fit(
     from attnlab.training.progress import PointProgress, ProgressFile
 
     first, ranks = rank() == 0, ledger.ranks(config)
+    keep_freed_memory()
     _set_threads(max(1, ledger.read_json(folder / "point.json")["threads"] // ranks))
     monitor = config["trainer"]["monitor"]
-    checkpoints = Checkpoints(folder, stop, config["checkpoint"]["every_n_steps"], monitor)
-    data = build_data(config)
+    clock = member.clock if member else time.perf_counter
+    checkpoints = Checkpoints(folder, stop, config["checkpoint"]["every_n_steps"], monitor, clock)
+    data = member.share(config) if member else build_data(config)
     net, sites = build_network(config, data)
     counted = count(net, trace(net, data.shape))
     if first:
@@ -117,7 +132,9 @@ def _fit(
         synchronise(net)
     check(net, data.shape)
     optimisation = build_optimisation(config, net, data)
-    classifier = Classifier(optimisation, data.num_classes, eval_flip=data.augment.eval_flip)
+    classifier = Classifier(
+        optimisation, data.num_classes, eval_flip=data.augment.eval_flip, compiled=config["trainer"]["compile"]
+    )
     feed = Feed(data)
     counted = dataclasses.replace(counted, trainable=optimisation.trainable())
     if optimisation.body is not None and first:
@@ -127,7 +144,7 @@ def _fit(
     for seed in (random.seed, numpy.random.seed, torch.manual_seed):
         seed(config["seed"])
 
-    settings = {key: value for key, value in config["trainer"].items() if key != "monitor"}
+    settings = {key: value for key, value in config["trainer"].items() if key not in OUR_TRAINER}
     progress = PointProgress(title)
     callbacks: list[Callback] = [checkpoints, ProgressFile(folder)]
     explained = {**NOT_EXPLAINED, **(config.get("explain") or {})}
@@ -154,6 +171,8 @@ def _fit(
         )
         if str(settings.get("precision")).startswith("64"):
             classifier.double()  # as Lightning does only after it has loaded a checkpoint
+        if member:
+            member.join(config, trainer, classifier)
         start = latest(folder) if first else None
         if ranks > 1:
             start = _told_by_first(folder, start, first, others)

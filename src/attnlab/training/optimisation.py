@@ -59,14 +59,19 @@ class Optimisation:
 
         ``output``: what the network returned in training; ``y``: labels ``(N,)``, or each class's share ``(N, K)``.
         """
-        logits, *auxiliary = output if isinstance(output, tuple) else (output,)
-        loss = self.cross_entropy(logits, y)
-        for other in auxiliary:  # heads that only train, such as GoogLeNet's
-            loss = loss + self.net.aux_weight * self.cross_entropy(other, y)  # type: ignore[operator]
+        loss, logits = self.classification(output, y)
         total = loss
         for parameter, strength in self.l2:
             total = total + strength * parameter.square().sum()
         return total, loss, logits
+
+    def classification(self, output: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss without regularisation, and the logits."""
+        logits, *auxiliary = output if isinstance(output, tuple) else (output,)
+        loss = self.cross_entropy(logits, y)
+        for other in auxiliary:  # heads that only train, such as GoogLeNet's
+            loss = loss + self.net.aux_weight * self.cross_entropy(other, y)  # type: ignore[operator]
+        return loss, logits
 
     def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
         """PyTorch's mean; of weighted labels it is the mean by weight, of shares ``(N, K)`` the mean over images."""

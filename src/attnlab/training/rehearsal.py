@@ -12,13 +12,14 @@ from torch import nn
 
 from attnlab import ledger
 from attnlab.config.build import build_data, build_network, named
-from attnlab.config.settings import NOT_EXPLAINED
+from attnlab.config.settings import NOT_EXPLAINED, OUR_TRAINER
 from attnlab.data import ImageData
 from attnlab.data.places import Given, require_places
 from attnlab.errors import InputError, MissingData, first_line
 from attnlab.explain.cams import require_layer, require_libraries
 from attnlab.insertion import Cost, count, trace
 from attnlab.insertion.tracing import in_mode
+from attnlab.training.compiled import require_compiler
 from attnlab.training.distributed import synchronise
 from attnlab.training.optimisation import build_optimisation
 
@@ -203,7 +204,10 @@ def _rehearse_trainer(config: Config, data: ImageData, net: nn.Module, here: boo
         except InputError as error:
             raise InputError(f"trainer.devices={ranks}: {error}") from None
     settings = {**config["trainer"], **({} if here else {"accelerator": "cpu", "devices": 1})}
-    del settings["monitor"]  # is ours
+    if here and settings["compile"] != "none":
+        require_compiler(settings["compile"])
+    for ours in OUR_TRAINER:
+        del settings[ours]
     settings.pop("num_nodes", None)  # any machine can be one of several
     if {key: settings.get(key) for key in settings if key not in ("max_epochs", "enable_progress_bar")} == ORDINARY:
         return

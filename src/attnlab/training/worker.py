@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from attnlab import ledger
@@ -42,6 +43,16 @@ def main(folder: Path, title: str = "", threads: int | None = None, patience_s: 
     except Preempted:
         return 0 if loop.rank() else loop.PREEMPTED  # a rank's error would have Lightning kill rank 0
     return 0
+
+
+def main_packed(folders: Sequence[Path], titles: Sequence[str], threads: int | None = None, force: bool = False) -> int:
+    """Exit codes: 0 when all that this process could lock have ended, 1 where something broke, 75 asked to stop."""
+    faulthandler.enable()
+    print_anywhere(log=True)
+    die_with_parent(signal.SIGTERM)
+    from attnlab.training.packed import Pack
+
+    return Pack(folders, titles, threads, force).train()
 
 
 def command(folder: Path, *title_and_threads: object) -> list[str]:

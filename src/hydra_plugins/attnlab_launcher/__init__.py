@@ -35,6 +35,8 @@ class _Attnlab(Launcher):
         jobs = [list(overrides) for overrides in job_overrides]
         planned = plan.check(((job, compose(job)) for job in jobs), here=isinstance(self, Local))
         planned.retry = self.config.sweep.retry == "failed"
+        if self.config.sweep.pack:
+            plan.pack_seeds(planned, {"_target_": f"{type(self).__module__}.{type(self).__name__}"})
         if planned.errors:
             raise InputError("\n".join(planned.errors))
         target = f"{type(self).__module__}.{type(self).__name__}"

@@ -1,6 +1,7 @@
 """Points on this machine: a queue over slots, each point in a fresh process pinned to its GPUs."""
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -22,17 +23,18 @@ from attnlab.ledger import lock
 from attnlab.sweep.launch import slots as machine
 from attnlab.sweep.launch.display import Display
 from attnlab.sweep.plan import Planned
-from attnlab.training import worker
+from attnlab.training import loop, worker
 
 Count = Annotated[int, Field(ge=1)]
+MOST = 16  # points in a pack: all are lost time if its process is killed
 GRACE_S = 60  # between asking a point whose time is up to save and killing it
 
 
 @dataclass
 class Running:
-    """A point in its process."""
+    """A point, or a pack of them, in its process."""
 
-    point: Planned
+    points: list[Planned]
     process: Any  # multiprocessing.Process
     slots: list[str]
     since: float = field(default_factory=time.monotonic)
@@ -48,6 +50,7 @@ def launch(
     cpu_slots: Literal["auto"] | Count = "auto",
     timeout_min: Annotated[float, Field(gt=0)] | None = None,
     train: Callable[..., int] = worker.main,
+    train_pack: Callable[..., int] = worker.main_packed,
 ) -> None:
     """Train the points; their folders say how it went. Raises KeyboardInterrupt after Ctrl-C, once all have saved.
 
@@ -55,7 +58,7 @@ def launch(
     without a GPU, ``cpu_slots``, by default the number that finishes all points soonest. The cores are divided among
     the slots. A point of several devices takes slots on as many GPUs. The launcher waits for a point that another
     launcher trains. ``timeout_min``: minutes after which a point is asked to save and counts as failed. Out of memory
-    on a shared GPU, a point is tried once more alone.
+    on a shared GPU, a point is tried once more alone. A pack of points takes one slot, for as many times the minutes.
     """
     slots = machine.make(gpus, slots_per_gpu, cpu_slots, len(points))
     for wanted in sorted({ledger.devices(point.config) for point in points}):
@@ -65,36 +68,40 @@ def launch(
     context = start_fork_server()
     broken: OSError | None = None  # the first folder that could not be written
     free, running = list(slots), list[Running]()
-    queue, elsewhere, alone = deque(points), list[Planned](), set[Path]()
+    queue, elsewhere, alone = deque(packs(points, len(slots))), list[Planned](), set[Path]()
     with Display(points) as display, _interrupts(display) as interrupts:
         while running or ((queue or elsewhere) and not interrupts):
             while queue and not interrupts:
-                point = queue[0]
-                if not _needs_training(point, alone):
-                    display.finished(queue.popleft())
-                    continue
-                taken = machine.take(free, slots, ledger.devices(point.config), point.folder in alone)
+                first = queue[0][0]
+                taken = machine.take(free, slots, ledger.devices(first.config), first.folder in alone)
                 if not taken:
                     break
-                queue.popleft()
-                try:
-                    ledger.prepare(point.folder, point.config, point.overrides)
-                except lock.Busy as busy:
-                    elsewhere.append(point)
-                    display.note(f"{point.title}  waiting: already being trained by {busy}")
-                    continue
-                except OSError as error:
-                    broken = broken or error
-                    display.note(f"{point.title}  {unwritable(error, point.folder)}")
+                ready = list[Planned]()
+                for point in queue.popleft():
+                    if not _needs_training(point, alone):
+                        display.finished(point)
+                        continue
+                    try:
+                        ledger.prepare(point.folder, point.config, point.overrides)
+                        ready.append(point)
+                    except lock.Busy as busy:
+                        elsewhere.append(point)
+                        display.note(f"{point.title}  waiting: already being trained by {busy}")
+                    except OSError as error:
+                        broken = broken or error
+                        display.note(f"{point.title}  {unwritable(error, point.folder)}")
+                if not ready:
                     continue
                 for slot in taken:
                     free.remove(slot)
                 threads = machine.threads(slots) * len(taken)
-                running.append(Running(point, _start(context, train, point, taken, threads), taken))
-                display.started(point)
+                how = train if len(ready) == 1 else train_pack
+                running.append(Running(ready, _start(context, how, ready, taken, threads), taken))
+                for point in ready:
+                    display.started(point)
             if not queue and elsewhere:
-                queue += [point for point in elsewhere if lock.holder(point.folder) is None]
-                elsewhere = [point for point in elsewhere if point not in queue]
+                queue += [[point] for point in elsewhere if lock.holder(point.folder) is None]
+                elsewhere = [point for point in elsewhere if [point] not in queue]
             wait([item.process.sentinel for item in running], timeout=0.5) if running else time.sleep(0.5)
             display.refresh()
             for item in list(running):
@@ -104,25 +111,53 @@ def launch(
                 item.process.join()
                 running.remove(item)
                 free += item.slots
-                display.ended(item.point)
                 code = item.process.exitcode
-                if code == worker.BUSY:
-                    elsewhere.append(item.point)
-                    continue
-                if item.reason or not (interrupts and code == -signal.SIGKILL):  # a second Ctrl-C is no failure
-                    broken = worker.record_end(item.point.folder, code, item.reason) or broken
-                if slots_per_gpu > 1 and item.point.folder not in alone and _out_of_memory(item.point):
-                    alone.add(item.point.folder)
-                    queue.append(item.point)
-                    with contextlib.suppress(lock.Busy, OSError):  # not failed yet, should the launcher be stopped now
-                        ledger.prepare(item.point.folder, item.point.config, item.point.overrides)
-                    display.note(f"{item.point.title}  out of GPU memory: retrying alone on its GPU")
-                else:
-                    display.finished(item.point)
+                died = len(item.points) > 1 and code not in (0, loop.PREEMPTED) and not (item.reason or interrupts)
+                if died:
+                    display.note(f"{len(item.points)} points  {worker.death(code)}: trained alone from here on")
+                for point in item.points:
+                    display.ended(point)
+                    if died:
+                        queue.append([point])
+                        continue
+                    if code == worker.BUSY or (len(item.points) > 1 and not code and _is_open(point)):
+                        elsewhere.append(point)
+                        continue
+                    if item.reason or not (interrupts and code == -signal.SIGKILL):  # a second Ctrl-C is no failure
+                        broken = worker.record_end(point.folder, code, item.reason) or broken
+                    if slots_per_gpu > 1 and point.folder not in alone and _out_of_memory(point):
+                        alone.add(point.folder)
+                        queue.append([point])
+                        with contextlib.suppress(lock.Busy, OSError):  # not failed yet, should we be stopped now
+                            ledger.prepare(point.folder, point.config, point.overrides)
+                        display.note(f"{point.title}  out of GPU memory: retrying alone on its GPU")
+                    else:
+                        display.finished(point)
     if interrupts:
         raise KeyboardInterrupt
     if broken is not None:
         raise broken
+
+
+def packs(points: Sequence[Planned], slots: int) -> list[list[Planned]]:
+    """The points as they are trained, in the order of the first of each: alone, or those with one ``pack`` together.
+
+    At most so many together that there is work for all slots, and at most MOST.
+    """
+    most = min(MOST, math.ceil(len(points) / slots))
+    alike: dict[str, list[Planned]] = {}
+    for point in points:
+        alike.setdefault(point.pack or str(point.folder), []).append(point)
+    found = list[list[Planned]]()
+    for those in alike.values():
+        number = math.ceil(len(those) / most)  # of about equal size
+        found += [those[len(those) * i // number : len(those) * (i + 1) // number] for i in range(number)]
+    return found
+
+
+def _is_open(point: Planned) -> bool:
+    """Whether a pack that has ended in order has left the point out, as another process was training it."""
+    return ledger.read_json(point.folder / "status.json").get("state") in ("pending", "running")
 
 
 def _needs_training(point: Planned, alone: set[Path]) -> bool:
@@ -157,12 +192,13 @@ def start_fork_server() -> Any:
     return context
 
 
-def _start(context: Any, train: Callable[..., int], point: Planned, taken: list[str], threads: int) -> Any:
+def _start(context: Any, train: Callable[..., int], points: list[Planned], taken: list[str], threads: int) -> Any:
     env = dict(os.environ)
     if taken[0] != "cpu":
         env["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(taken))
-    several = ledger.devices(point.config) > 1
-    process = context.Process(target=_child, args=(train, point.folder, point.title, threads, env, several))
+    several = ledger.devices(points[0].config) > 1
+    folders, titles = [point.folder for point in points], [point.title for point in points]
+    process = context.Process(target=_child, args=(train, folders, titles, threads, env, several))
     try:
         process.start()
     except (EOFError, ConnectionError):
@@ -173,22 +209,22 @@ def _start(context: Any, train: Callable[..., int], point: Planned, taken: list[
 
 
 def _child(
-    train: Callable[..., int], folder: Path, title: str, threads: int, env: dict[str, str], several: bool
+    train: Callable[..., int], folders: list[Path], titles: list[str], threads: int, env: dict[str, str], several: bool
 ) -> None:
-    """In the fresh process: what it prints goes to the point's log, and Ctrl-C is for the launcher."""
+    """In the fresh process: what it prints goes to the (first) point's log, and Ctrl-C is for the launcher."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.environ.clear()
     os.environ.update(env)
-    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    log = os.open(folders[0] / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     if several:  # its ranks are started by the command that started it, so there must be one
         worker.die_with_parent(signal.SIGTERM)  # from now on, not only when it has imported all
         os.closerange(3, 1024)  # the fork server would live as long as one of these
-        os.execv(sys.executable, worker.command(folder, title, threads))
+        os.execv(sys.executable, worker.command(folders[0], titles[0], threads))
     threading.Thread(target=_stop_with_launcher, daemon=True).start()
-    sys.exit(train(folder, title, threads))
+    sys.exit(train(folders[0], titles[0], threads) if len(folders) == 1 else train(folders, titles, threads))
 
 
 def _stop_with_launcher() -> None:
@@ -203,8 +239,8 @@ def _ask_to_stop(item: Running, interrupts: int, timeout_min: float | None) -> N
     """After Ctrl-C or the timeout a point is asked to save; killed at the second Ctrl-C, or long after the timeout."""
     now = time.monotonic()
     if item.asked is None:
-        if timeout_min and now - item.since > 60 * timeout_min:
-            item.reason = f"timed out after {timeout_min:g} min"
+        if timeout_min and now - item.since > 60 * timeout_min * len(item.points):
+            item.reason = f"timed out after {timeout_min * len(item.points):g} min"
         if interrupts or item.reason:
             item.asked = now
             item.process.terminate()

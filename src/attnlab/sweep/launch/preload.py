@@ -16,6 +16,7 @@ import attnlab.training.checkpoints
 import attnlab.training.classifier
 import attnlab.training.distributed
 import attnlab.training.loop
+import attnlab.training.packed
 import attnlab.training.progress
 import attnlab.training.version
 import attnlab.training.worker

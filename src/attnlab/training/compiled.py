@@ -1,0 +1,144 @@
+"""``trainer.compile``: torch.compile for the steps of a training; all else runs as it is written.
+
+So validation, test, gates and latency are those of the network that ``attnlab.load`` loads. Training batches have one
+size, and one graph serves all epochs.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from attnlab.errors import InputError
+from attnlab.insertion import places_with_attention
+from attnlab.training.stop import SIGNALS
+
+What = Literal["none", "attention", "network"]
+LOGGERS = ("torch", "torch._dynamo", "torch._inductor", "torch._functorch")
+RECOMPILATIONS = 256  # of one function, as the forward of all attention modules is; PyTorch's 8 is soon used up
+
+log = logging.getLogger("attnlab")
+
+
+class Compiled:
+    """The network, or each attention module in it, compiled inside ``running``.
+
+    Modules of equal class and shapes share their compiled code. The log says how long it took, and what runs
+    uncompiled. Raises InputError if this machine cannot compile.
+    """
+
+    def __init__(self, net: nn.Module, what: What) -> None:
+        self.what = what
+        self.calls: dict[nn.Module, Any] = {}
+        if what == "none":
+            return
+        require_compiler(what)
+        _prepare()
+        options: Any = {
+            "cpp.threads": torch.get_num_threads(),  # else older PyTorch takes from its cache what is for other numbers
+            "fallback_random": True,  # dropout draws what it draws uncompiled
+        }
+        places = places_with_attention(net).values()
+        for module in [net] if what == "network" else dict.fromkeys(place.attended_by for place in places):
+            self.calls[module] = torch.compile(module._call_impl, dynamic=False, options=options)
+        self.before = _so_far()
+        self.told: float = -1  # how many graphs there were when the log was told last
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Inside, calls of the modules are compiled."""
+        if not self.calls:
+            yield
+            return
+        for module, call in self.calls.items():
+            module._compiled_call_impl = call
+        try:
+            with _signals_held():
+                yield
+        finally:
+            for module in self.calls:
+                module._compiled_call_impl = None
+        if torch._dynamo.utils.counters["stats"]["unique_graphs"] != self.told:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Of what has been compiled since the last time."""
+        now = _so_far()
+        new = {key: value - self.before.get(key, 0) for key, value in now.items()}
+        self.before, self.told = now, now["graphs"]
+        graphs, missed, found, seconds = (new.pop(key) for key in ("graphs", "missed", "found", "seconds"))
+        for reason, times in new.items():
+            if times:
+                log.warning("trainer.compile=%s: breaks %d times: %s", self.what, times, reason.strip().splitlines()[0])
+        if not graphs:
+            log.warning("trainer.compile=%s: nothing could be compiled; training goes on uncompiled", self.what)
+            self.calls = {}
+            return
+        how = "loaded from the cache on disk" if found and not missed else "compiled"
+        graphs_of_it = f"{graphs} graph{'s' * (graphs > 1)}"
+        log.info("trainer.compile=%s: %s of a training step %s in %.1f s", self.what, graphs_of_it, how, seconds)
+
+
+def require_compiler(what: What) -> None:
+    """Raise InputError, one line, if this machine lacks what torch.compile needs to make a program of C++ code."""
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if sys.platform != "win32" and shutil.which(compiler) is None:
+        raise InputError(
+            f"trainer.compile={what}: needs a C++ compiler ({compiler}); install one (apt install g++), "
+            "or set trainer.compile=none"
+        )
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        raise InputError(
+            f"trainer.compile={what}: needs Python's headers (Python.h); install them (apt install python3-dev), "
+            "or set trainer.compile=none"
+        )
+
+
+def _prepare() -> None:
+    """Have PyTorch compile by no more processes than the point has threads, and log to the point's log."""
+    import torch._inductor.config as inductor
+
+    if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
+        inductor.compile_threads = torch.get_num_threads()
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TORCH_WARM_POOL", "0")  # these processes would compile for GPUs alone
+    torch._dynamo.config.recompile_limit = RECOMPILATIONS
+    for name in LOGGERS:
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no GPU is no news
+
+
+def _so_far() -> dict[str, float]:
+    """What this process has compiled: counts, seconds, and how often a graph broke, by the reason."""
+    from torch._dynamo.utils import calculate_time_spent, counters  # a second, when a point is planned
+
+    return {
+        "graphs": counters["stats"]["unique_graphs"],
+        "missed": counters["inductor"]["fxgraph_cache_miss"],
+        "found": counters["inductor"]["fxgraph_cache_hit"],
+        "seconds": calculate_time_spent()["total_wall_time"],
+        **counters["graph_break"],
+    }
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals wait until the body ends: Ctrl-C reaches the C++ compiler, too, and would end it and so the point."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,157 @@
+"""Compiled training: the same numbers, one graph for all epochs, and to the bit again after SIGKILL."""
+
+import copy
+import csv
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+import attnlab
+from attnlab import ledger
+from attnlab.errors import InputError
+from attnlab.sweep import plan
+from attnlab.training.classifier import Classifier
+from attnlab.training.compiled import Compiled
+from attnlab.training.optimisation import Optimisation
+from tests.conftest import COMMAND
+from tests.training import test_checkpoints as worlds
+from tests.training.test_checkpoints import _world as _world  # noqa: PLC0414
+
+POINT = ["trainer.max_epochs=2", "data.batch_size=200", "attention.ratio=8"]
+
+
+def graphs():
+    return counters["stats"]["unique_graphs"]
+
+
+class Net(nn.Module):
+    """Two places of equal shapes; dropout; a loop over layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(i, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()) for i in (1, 8)
+        )
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(nn.functional.dropout(x.mean((2, 3)), 0.3, self.training))
+
+
+class Broken(Net):
+    """What torch.compile cannot follow, between two parts that it can."""
+
+    def forward(self, x):
+        x = self.layers[1](self.layers[0](x))
+        torch._dynamo.graph_break()
+        return self.head(x.mean((2, 3)))
+
+
+class Refused(Net):
+    @torch.compiler.disable
+    def forward(self, x):
+        return super().forward(x)
+
+
+def trained(net, what, steps=4):
+    """Weights after steps of SGD in float64, and the losses; graphs after the first step and after the last."""
+    torch.manual_seed(1)
+    classifier = Classifier(
+        Optimisation(net, optimizer=functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)), 4, compiled=what
+    ).double()
+    optimizer = classifier.optimisation.optimizer()
+    x, y = torch.randn(6, 1, 9, 9, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0, 1])
+    losses, seen = [], []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = classifier.training_step((x, y), 0)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        seen.append(graphs())
+    return classifier, losses, seen
+
+
+@pytest.mark.parametrize("what", ["attention", "network"])
+def test_steps_are_those_of_the_network_as_written(what, caplog):
+    net = Net()
+    attnlab.attach(net, "se", at="module", names=["layers.0", "layers.1"], input_size=(1, 9, 9), ratio=2)
+    before = graphs()
+    with caplog.at_level("INFO", "attnlab"):
+        classifier, losses, seen = trained(copy.deepcopy(net), what)
+    assert set(seen) == {before + 1}  # also of the two attention modules, whose shapes are equal
+    assert sum("1 graph of a training step" in record.getMessage() for record in caplog.records) == 1
+    plain, expected, _ = trained(net, "none")
+    assert losses == pytest.approx(expected, rel=1e-10)
+    state, written = classifier.state_dict(), plain.state_dict()
+    assert list(state) == list(written)
+    for key, value in written.items():
+        torch.testing.assert_close(state[key], value, rtol=1e-8, atol=1e-10)
+
+    with warnings.catch_warnings():  # of record, about a compiled network
+        warnings.simplefilter("error")
+        with attnlab.record(classifier.net) as gates, torch.no_grad():
+            classifier.eval()(torch.randn(3, 1, 9, 9, dtype=torch.float64))
+    assert len(gates) == 2
+    assert graphs() == before + 1
+    copy.deepcopy(classifier.net)
+
+
+def test_what_cannot_be_compiled_trains_all_the_same_and_is_told(caplog):
+    net = Broken()
+    with caplog.at_level("INFO", "attnlab"):
+        losses = trained(copy.deepcopy(net), "network")[1]
+        assert "trainer.compile=network: breaks 1 times: " in caplog.text
+        assert "2 graphs of a training step" in caplog.text
+        caplog.clear()
+        trained(Refused(), "network")
+        assert caplog.text.count("nothing could be compiled; training goes on uncompiled") == 1
+    assert losses == pytest.approx(trained(net, "none")[1], rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("CXX", "no-such-compiler", r"needs a C\+\+ compiler \(no-such-compiler\)"),
+    ],
+)
+def test_a_machine_without_a_compiler_is_told_when_points_are_planned(monkeypatch, variable, value, message):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=f"trainer.compile=network: {message}; install one"):
+        plan.make(["data=digits", "trainer.compile=network"])
+    plan.make(["-m", "data=digits", "trainer.compile=network", "hydra/launcher=slurm"])  # another machine's may do
+    plan.make(["data=digits", "attention=none", "trainer.compile=attention"])  # nothing to compile
+
+
+@pytest.fixture(scope="module")
+def compiled(_world):
+    folder = worlds.prepared("compiled", "trainer.compile=network", *POINT)
+    assert worlds.end(worlds.start(folder)) == 0
+    return folder
+
+
+def test_killed_in_an_epoch_it_ends_to_the_bit_as_if_never_killed(compiled):
+    folder = worlds.prepared("killed", "trainer.compile=network", "checkpoint.every_n_steps=1", *POINT)
+    process = worlds.start(folder)
+    worlds.wait_for(lambda: worlds.newest(folder) >= 7, process)  # 5 steps are an epoch
+    process.kill()
+    process.join()
+    assert worlds.end(worlds.start(folder)) == 0
+    log = (folder / "log.txt").read_text()
+    assert log.count("1 graph of a training step") == 2
+    assert "1 graph of a training step loaded from the cache on disk in" in log
+    worlds.assert_equal(folder, compiled)
+    assert (np.load(folder / "test.npy") == np.load(compiled / "test.npy")).all()
