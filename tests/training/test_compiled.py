@@ -1,7 +1,6 @@
 """Compiled training: the same numbers, one graph for all epochs, and to the bit again after SIGKILL."""
 
 import copy
-import csv
 import functools
 import os
 import signal
@@ -17,16 +16,15 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-import attnlab
-from attnlab import ledger
+from attnlab import attach, ledger, record
 from attnlab.errors import InputError
 from attnlab.sweep import plan
 from attnlab.training.classifier import Classifier
-from attnlab.training.compiled import Compiled
+from attnlab.training.compiled import require_compiler
 from attnlab.training.optimisation import Optimisation
-from tests.conftest import COMMAND
+from tests.conftest import COMMAND, attnlab
 from tests.training import test_checkpoints as worlds
-from tests.training.test_checkpoints import _world as _world  # noqa: PLC0414
+from tests.training.test_checkpoints import _world as _world
 
 POINT = ["trainer.max_epochs=2", "data.batch_size=200", "attention.ratio=8"]
 
@@ -85,10 +83,10 @@ def trained(net, what, steps=4):
     return classifier, losses, seen
 
 
-@pytest.mark.parametrize("what", ["attention", "network"])
+@pytest.mark.parametrize("what", ["attention", pytest.param("network", marks=pytest.mark.slow)])
 def test_steps_are_those_of_the_network_as_written(what, caplog):
     net = Net()
-    attnlab.attach(net, "se", at="module", names=["layers.0", "layers.1"], input_size=(1, 9, 9), ratio=2)
+    attach(net, "se", at="module", names=["layers.0", "layers.1"], input_size=(1, 9, 9), ratio=2)
     before = graphs()
     with caplog.at_level("INFO", "attnlab"):
         classifier, losses, seen = trained(copy.deepcopy(net), what)
@@ -103,7 +101,7 @@ def test_steps_are_those_of_the_network_as_written(what, caplog):
 
     with warnings.catch_warnings():  # of record, about a compiled network
         warnings.simplefilter("error")
-        with attnlab.record(classifier.net) as gates, torch.no_grad():
+        with record(classifier.net) as gates, torch.no_grad():
             classifier.eval()(torch.randn(3, 1, 9, 9, dtype=torch.float64))
     assert len(gates) == 2
     assert graphs() == before + 1
@@ -111,35 +109,48 @@ def test_steps_are_those_of_the_network_as_written(what, caplog):
 
 
 def test_what_cannot_be_compiled_trains_all_the_same_and_is_told(caplog):
+    net = Refused()
+    with caplog.at_level("INFO", "attnlab"):
+        losses = trained(copy.deepcopy(net), "network")[1]
+    assert caplog.text.count("nothing could be compiled; training goes on uncompiled") == 1
+    assert losses == trained(net, "none")[1]
+
+
+@pytest.mark.slow
+def test_a_broken_graph_trains_in_parts(caplog):
     net = Broken()
     with caplog.at_level("INFO", "attnlab"):
         losses = trained(copy.deepcopy(net), "network")[1]
-        assert "trainer.compile=network: breaks 1 times: " in caplog.text
-        assert "2 graphs of a training step" in caplog.text
-        caplog.clear()
-        trained(Refused(), "network")
-        assert caplog.text.count("nothing could be compiled; training goes on uncompiled") == 1
+    assert caplog.text.count("trainer.compile=network: runs in parts: ") == 1
+    assert caplog.text.count("2 graphs of a training step") == 1
     assert losses == pytest.approx(trained(net, "none")[1], rel=1e-10)
 
 
-@pytest.mark.parametrize(
-    ("variable", "value", "message"),
-    [
-        ("CXX", "no-such-compiler", r"needs a C\+\+ compiler \(no-such-compiler\)"),
-    ],
-)
-def test_a_machine_without_a_compiler_is_told_when_points_are_planned(monkeypatch, variable, value, message):
-    monkeypatch.setenv(variable, value)
-    with pytest.raises(InputError, match=f"trainer.compile=network: {message}; install one"):
-        plan.make(["data=digits", "trainer.compile=network"])
-    plan.make(["-m", "data=digits", "trainer.compile=network", "hydra/launcher=slurm"])  # another machine's may do
+def test_a_machine_without_a_compiler_is_told_when_points_are_planned(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    words = ["data=digits", "trainer.compile=network"]
+    with pytest.raises(
+        InputError, match=r"^trainer.compile=network: needs a C\+\+ compiler \(no-such-compiler\);.*none$"
+    ):
+        plan.make(words)
+    plan.make(["-m", *words, "hydra/launcher=slurm"])  # other machines may have one
     plan.make(["data=digits", "attention=none", "trainer.compile=attention"])  # nothing to compile
+    monkeypatch.setenv("CXX", sys.executable)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.raises(InputError, match=r"^trainer.compile=network: needs Python's headers \(Python.h\);.*none$"):
+        require_compiler("network")
+
+
+def end(process):
+    """Its exit code; compiling takes its time."""
+    process.join(300)
+    return process.exitcode
 
 
 @pytest.fixture(scope="module")
 def compiled(_world):
     folder = worlds.prepared("compiled", "trainer.compile=network", *POINT)
-    assert worlds.end(worlds.start(folder)) == 0
+    assert end(worlds.start(folder)) == 0
     return folder
 
 
@@ -149,9 +160,48 @@ def test_killed_in_an_epoch_it_ends_to_the_bit_as_if_never_killed(compiled):
     worlds.wait_for(lambda: worlds.newest(folder) >= 7, process)  # 5 steps are an epoch
     process.kill()
     process.join()
-    assert worlds.end(worlds.start(folder)) == 0
+    assert end(worlds.start(folder)) == 0
     log = (folder / "log.txt").read_text()
     assert log.count("1 graph of a training step") == 2
     assert "1 graph of a training step loaded from the cache on disk in" in log
     worlds.assert_equal(folder, compiled)
     assert (np.load(folder / "test.npy") == np.load(compiled / "test.npy")).all()
+
+
+@pytest.mark.slow  # it compiles anew
+def test_ctrl_c_while_it_compiles_ends_the_point_not_the_compiler(tmp_path):
+    compiler, begun = tmp_path / "c++", tmp_path / "begun"
+    compiler.write_text(  # dash would take signals that it should not
+        f"#!{sys.executable} -S\nimport os, sys, time\nopen({str(begun)!r}, 'w')\ntime.sleep(1)\n"
+        "os.execvp('g++', ['g++', *sys.argv[1:]])\n"
+    )
+    compiler.chmod(0o755)
+    env = {**os.environ, "CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    words = [*worlds.ARGV, *POINT, "study=stopped", "trainer.compile=network", "data.batch_size=30", "data.seed=3"]
+    process = subprocess.Popen([*COMMAND, "train", *words], env=env, start_new_session=True)
+    while not begun.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(300)
+    (folder,) = Path("outputs/stopped").iterdir()
+    assert ledger.read_json(folder / "status.json")["error"] == "asked to stop by SIGINT"
+    assert worlds.newest(folder) == 1
+    assert "Traceback" not in (folder / "log.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [["trainer=ddp", "trainer.devices=2"], ["backbone.freeze=1"]])
+def test_several_devices_and_frozen_epochs_too(tmp_path, more):
+    """In float64 the numbers are those of the network as written, in one process."""
+    words = [*worlds.ARGV, *POINT, "trainer.precision=64-true", f"output_dir={tmp_path}"]
+    same = [word for word in more if "freeze" in word]
+    for study, settings in (("compiled", ["trainer.compile=network", *more]), ("written", same)):
+        done = attnlab("train", *words, f"study={study}", *settings, cwd=Path.cwd())
+        assert done.returncode == 0, done.stderr
+    folders = [next((tmp_path / study).glob("*-se-*")) for study in ("compiled", "written")]
+    last = [torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for f in folders]
+    for key, value in last[1].items():
+        torch.testing.assert_close(last[0][key], value, rtol=1e-8, atol=1e-9)
+    log = (folders[0] / "log.txt").read_text()
+    assert log.count("graph of a training step") == 1 + len(same)  # what trains has changed once

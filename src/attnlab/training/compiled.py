@@ -24,7 +24,7 @@ from attnlab.training.stop import SIGNALS
 
 What = Literal["none", "attention", "network"]
 LOGGERS = ("torch", "torch._dynamo", "torch._inductor", "torch._functorch")
-RECOMPILATIONS = 256  # of one function, as the forward of all attention modules is; PyTorch's 8 is soon used up
+RECOMPILATIONS = 8  # of one function before it runs as written, which PyTorch logs; its own default
 
 log = logging.getLogger("attnlab")
 
@@ -42,7 +42,6 @@ class Compiled:
         if what == "none":
             return
         require_compiler(what)
-        _prepare()
         options: Any = {
             "cpp.threads": torch.get_num_threads(),  # else older PyTorch takes from its cache what is for other numbers
             "fallback_random": True,  # dropout draws what it draws uncompiled
@@ -50,7 +49,9 @@ class Compiled:
         places = places_with_attention(net).values()
         for module in [net] if what == "network" else dict.fromkeys(place.attended_by for place in places):
             self.calls[module] = torch.compile(module._call_impl, dynamic=False, options=options)
+        _prepare(RECOMPILATIONS + 2 * len(self.calls))  # modules of all shapes share a function; ``freeze`` changes it
         self.before = _so_far()
+        self.broken: set[str] = set()
         self.told: float = -1  # how many graphs there were when the log was told last
 
     @contextlib.contextmanager
@@ -75,10 +76,12 @@ class Compiled:
         now = _so_far()
         new = {key: value - self.before.get(key, 0) for key, value in now.items()}
         self.before, self.told = now, now["graphs"]
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+            return
         graphs, missed, found, seconds = (new.pop(key) for key in ("graphs", "missed", "found", "seconds"))
-        for reason, times in new.items():
-            if times:
-                log.warning("trainer.compile=%s: breaks %d times: %s", self.what, times, reason.strip().splitlines()[0])
+        for reason in {reason for reason, times in new.items() if times} - self.broken:
+            log.warning("trainer.compile=%s: runs in parts: %s", self.what, reason.strip().splitlines()[0])
+            self.broken.add(reason)
         if not graphs:
             log.warning("trainer.compile=%s: nothing could be compiled; training goes on uncompiled", self.what)
             self.calls = {}
@@ -103,7 +106,7 @@ def require_compiler(what: What) -> None:
         )
 
 
-def _prepare() -> None:
+def _prepare(recompilations: int) -> None:
     """Have PyTorch compile by no more processes than the point has threads, and log to the point's log."""
     import torch._inductor.config as inductor
 
@@ -111,7 +114,7 @@ def _prepare() -> None:
         inductor.compile_threads = torch.get_num_threads()
     if not torch.cuda.is_available():
         os.environ.setdefault("TORCH_WARM_POOL", "0")  # these processes would compile for GPUs alone
-    torch._dynamo.config.recompile_limit = RECOMPILATIONS
+    torch._dynamo.config.recompile_limit = recompilations
     for name in LOGGERS:
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
