@@ -16,9 +16,9 @@ from attnlab.training.stacked import Stacked
 from attnlab.training.stop import Preempted, Stop
 from tests.wandb_file import records
 
-SMALL = ["data=digits", "data.batch_size=50", "trainer.accelerator=cpu", "trainer.precision=64-true"]
+SMALL = ["data=digits", "data.batch_size=20", "trainer.accelerator=cpu", "trainer.precision=64-true"]
 SMALL += ["+trainer.limit_train_batches=3", "trainer.max_epochs=2", "scheduler=cosine", "checkpoint.every_n_steps=2"]
-CBAM = ["backbone.width=0.5", "backbone.bn_momentum=0.1", "attention=cbam", "augment=shift"]
+CBAM = ["backbone.width=0.25", "backbone.bn_momentum=0.1", "attention=cbam", "augment=shift"]
 
 
 def prepared(folder, *settings):

@@ -347,7 +347,7 @@ def _gain(group: Sequence[Member]) -> float:
 
     stacked = _stacked(group)
     one_by_one = len(group) * (LIGHTNING_S + _seconds(alone, x.device))
-    return one_by_one / _seconds(lambda: stacked.step(x, y), x.device, enough=3 * one_by_one)
+    return one_by_one / _seconds(lambda: stacked.step(x, y), x.device, enough=max(2.0, 3 * one_by_one))
 
 
 def _seconds(step: Callable[[], None], device: torch.device, enough: float = float("inf")) -> float:

@@ -39,8 +39,7 @@ def prepared(launcher: Mapping[str, Any]) -> functools.partial[None]:
         raise InputError(f"hydra/launcher={name}: {needed}") from None
     function = importlib.import_module(f"attnlab.sweep.launch.{name}").launch
     takes, _ = parameters(function)
-    keyword = {key: p for key, p in takes.items() if p.kind is p.KEYWORD_ONLY and not key.startswith("train")}
-    hints = {key: p.annotation for key, p in keyword.items()}
+    hints = {key: p.annotation for key, p in takes.items() if p.kind is p.KEYWORD_ONLY and key != "train"}
     settings = {key: value for key, value in launcher.items() if key != "_target_"}
     return functools.partial(function, **check_keys("hydra.launcher", settings, hints))
 

@@ -50,7 +50,6 @@ def launch(
     cpu_slots: Literal["auto"] | Count = "auto",
     timeout_min: Annotated[float, Field(gt=0)] | None = None,
     train: Callable[..., int] = worker.main,
-    train_pack: Callable[..., int] = worker.main_packed,
 ) -> None:
     """Train the points; their folders say how it went. Raises KeyboardInterrupt after Ctrl-C, once all have saved.
 
@@ -95,7 +94,7 @@ def launch(
                 for slot in taken:
                     free.remove(slot)
                 threads = machine.threads(slots) * len(taken)
-                how = train if len(ready) == 1 else train_pack
+                how = train if len(ready) == 1 else worker.main_packed
                 running.append(Running(ready, _start(context, how, ready, taken, threads), taken))
                 for point in ready:
                     display.started(point)
