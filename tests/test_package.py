@@ -99,7 +99,7 @@ def test_text_is_read_and_written_as_utf_8_whatever_the_locale():
         ("import attnlab.ledger", {"torch", "hydra", "lightning", "numpy"}),
         (
             "import attnlab; attnlab.create; attnlab.attach; attnlab.cost; attnlab.find_sites",
-            {"hydra", "lightning", "wandb"},
+            {"hydra", "lightning", "wandb", "attnlab.attention.kernels.on_gpu"},
         ),
         ("from attnlab.cli import main; main(['--help'])", {"torch", "hydra", "lightning"}),
         ("import attnlab; attnlab.create('mini_xception', num_classes=2, in_channels=1)", {"torchvision", "timm"}),

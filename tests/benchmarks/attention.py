@@ -1,17 +1,25 @@
-"""Cost of attnlab's modules beside timm's: time and kept memory, forward and backward, in turns in one process.
+"""Cost of attention on the CPU: beside a copy of the map, and attnlab's modules beside timm's.
 
-    python -m tests.benchmarks.attention [ROUNDS]
+    python -m tests.benchmarks.attention [copies] [--rounds N] [--threads N] [--json FILE]
+    python -m tests.benchmarks.attention timm [--rounds N]
 
-On the CPU with one thread, batch 16 of 256 channels, 28×28, contiguous and channels_last. A ratio below 1: attnlab's is
-cheaper. Times are medians of the ratios of the rounds with the middle half of them; memory is what autograd keeps
-for the backward pass.
+``copies``: forward and backward pass of SE, ECA and CBAM as multiples of those of ``x * 1``, eager and compiled, timm's
+modules beside them; 8 maps of 256 channels, 56×56, and of 1024 channels, 14×14, float32, channels_last.
+
+``timm``: one thread, batch 16 of 256 channels, 28×28, contiguous and channels_last. A ratio below 1: attnlab's is
+cheaper. Memory is what autograd keeps for the backward pass.
+
+All modules take turns in one process; times are medians of the ratios of the rounds.
 """
 
+import argparse
+import json
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import timm.layers as theirs
 import torch
@@ -73,7 +81,51 @@ def kept(module: nn.Module, x: Tensor) -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
-def main(rounds: int = 30) -> None:
+class Copy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 1
+
+
+def copies(rounds: int = 20, threads: int = 1) -> dict[str, dict[str, float]]:
+    """By shape: milliseconds of a copy, and times of each module as multiples of it."""
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter  # the former: without waiting for a busy processor
+    return {f"8×{c}×{size}²": multiples(c, size, rounds, clock) for c, size in ((256, 56), (1024, 14))}
+
+
+def multiples(channels: int, size: int, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    torch.manual_seed(0)
+    modules: dict[str, nn.Module] = {
+        "copy": Copy(),
+        **{name: create(name, channels) for name in ("se", "eca", "cbam")},
+        "timm's se": theirs.SEModule(channels, rd_ratio=1 / 16),
+        "timm's cbam": CbamModule(channels, rd_ratio=1 / 16),
+    }
+    for module in modules.values():
+        module.to(memory_format=torch.channels_last)
+    for name in ("se", "eca", "cbam", "timm's se", "timm's cbam"):
+        modules[f"{name}, compiled"] = torch.compile(modules[name])  # type: ignore[assignment]
+    shape = (8, channels, size, size)
+    x = torch.randn(shape).to(memory_format=torch.channels_last).requires_grad_()
+    gradient = torch.randn_like(x)
+    times: dict[str, list[float]] = {name: [] for name in modules}
+    for i in range(rounds + 3):
+        for name, module in modules.items():
+            started = clock()
+            module(x).backward(gradient)
+            if i >= 3:
+                times[name].append(clock() - started)
+            module.zero_grad()
+            x.grad = None
+    copy = times.pop("copy")
+    medians = {
+        name: statistics.median(time / its for time, its in zip(of_module, copy, strict=True))
+        for name, of_module in times.items()
+    }
+    return {"copy, ms": 1e3 * statistics.median(copy), **medians}
+
+
+def beside_timm(rounds: int = 30) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(f"attnlab / timm, {BATCH}×{C}×{SIZE}×{SIZE}, {rounds} rounds")
@@ -101,4 +153,18 @@ if __name__ == "__main__":
     tunables = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
     if not os.environ.keys() >= tunables.keys():
         os.execve(sys.executable, [sys.executable, "-m", __spec__.name, *sys.argv[1:]], {**os.environ, **tunables})
-    main(*map(int, sys.argv[1:]))
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.attention")
+    parser.add_argument("what", nargs="?", choices=["copies", "timm"], default="copies")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1, help="of copies")
+    parser.add_argument("--json", type=Path, help="write the figures of copies to this file")
+    args = parser.parse_args()
+    if args.what == "timm":
+        beside_timm(args.rounds)
+    else:
+        found = copies(args.rounds, args.threads)
+        for shape, figures in found.items():
+            print(f"{shape}, channels_last, {args.threads} threads, {args.rounds} rounds")
+            print(*(f"{name:24}{figure:8.2f}" for name, figure in figures.items()), sep="\n")
+        if args.json:
+            args.json.write_text(json.dumps(found, ensure_ascii=False, indent=1), encoding="utf-8")

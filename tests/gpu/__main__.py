@@ -51,7 +51,7 @@ def main() -> int:
     started = time.monotonic()
     device = "cpu" if args.cpu else "cuda"
     if args.cpu:
-        os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}
     elif not torch.cuda.is_available():
         print("no GPU: PyTorch sees none (--cpu rehearses without)", file=sys.stderr)
         return 2

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attnlab import ledger
-from tests.gpu import correct, points, speed
+from tests.gpu import correct, fused, points, speed
 from tests.gpu.measure import last_line
 
 
@@ -31,6 +31,7 @@ LINES: list[tuple[int, list[Part]]] = [  # with how many seconds each line may t
         [
             Part("modules", correct.modules),
             Part("networks", correct.networks),
+            Part("kernels", fused.right),
             Part("resume", points.resume),
             Part("shared", points.shared),
             Part("memory", points.memory),
@@ -40,8 +41,9 @@ LINES: list[tuple[int, list[Part]]] = [  # with how many seconds each line may t
             ),
             *(
                 Part(f"ahead resnet50 {variant}", speed.ahead, (speed.resnet50, variant, "compiled"), variant == "bare")
-                for variant in speed.VARIANTS
+                for variant in speed.COMPILED
             ),
+            Part("ahead kernels over a copy", fused.ahead, on_cpu=False),
             *(
                 Part(f"ahead {name} {mode}", speed.ahead, (speed.small_step, name, mode), on_cpu=False)
                 for name in speed.SMALL
@@ -50,8 +52,9 @@ LINES: list[tuple[int, list[Part]]] = [  # with how many seconds each line may t
         ],
     ),
     (45, [Part("blocks", speed.blocks)]),
-    (30, [Part("throughput eager", speed.throughput, ("eager",))]),
-    (70, [Part("throughput compiled", speed.throughput, ("compiled",))]),
+    (50, [Part("throughput eager", speed.throughput, ("eager",))]),
+    (85, [Part("throughput compiled", speed.throughput, ("compiled",))]),
+    (60, [Part("kernels over a copy", fused.fast)]),
     (30, [Part("cost", points.cost)]),
     (50, [Part("small", speed.small)]),
     (40, [Part("packed", speed.packed)]),

@@ -17,6 +17,8 @@ from tests.gpu.measure import Note, attempt, compiled, in_turns, spread
 
 MODULES = ("se", "eca", "cbam")
 VARIANTS = ("bare", *MODULES)
+KERNELS = tuple(f"{name} kernels" for name in MODULES)  # as with ATTNLAB_KERNELS=triton
+COMPILED = (*VARIANTS, "cbam kernels")  # when compiling, the others have none
 
 
 class Copy(nn.Module):
@@ -85,17 +87,26 @@ def resnet50(device: str, variant: str, mode: str) -> tuple[Callable[[], object]
     backbone, classes, batch, size = ("resnet50", 1000, 128, 224) if device == "cuda" else ("mini_xception", 7, 2, 48)
     net: Any = attnlab.create(backbone, num_classes=classes)
     if variant != "bare":
-        attnlab.attach(net, variant, input_size=(3, size, size))
+        attnlab.attach(net, variant.removesuffix(" kernels"), input_size=(3, size, size))
     net = net.to(device, memory_format=torch.channels_last)
     if mode == "compiled":
         net = compiled(net, device)
     x = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
-    return training_step(net, x, classes, "bf16-mixed"), batch
+    step = training_step(net, x, classes, "bf16-mixed")
+    return (with_kernels(step) if variant.endswith(" kernels") else step), batch
+
+
+def with_kernels(run: Callable[[], object]) -> Callable[[], object]:
+    """As with ATTNLAB_KERNELS=triton."""
+    from tests.attention.kernels.compared import wanted
+
+    return wanted()(run)
 
 
 def throughput(device: str, note: Note, mode: str) -> None:
     """Images a second that ResNet-50 trains, bare and with attention at its residual branches."""
-    for variant in VARIANTS if device == "cuda" else ("bare", "se"):
+    variants = COMPILED if mode == "compiled" else VARIANTS + KERNELS
+    for variant in variants if device == "cuda" else ("bare", "se"):
         attempt(note, variant, images_per_s, device, variant, mode)
 
 

@@ -2,11 +2,12 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 VARIANTS = {"bare": "bare", "se": "+ SE", "eca": "+ ECA", "cbam": "+ CBAM"}
+VARIANTS |= {f"{name} kernels": f"{VARIANTS[name]}, kernels" for name in ("se", "eca", "cbam")}
 MODES = {"eager": "eager", "compiled": "compiled", "cuda_graphs": "CUDA graphs"}
 
 
@@ -33,6 +34,18 @@ def lines(measured: dict[str, Any]) -> Iterator[str]:
             rows.append([setting, *(f"{each['median']:.2f}" if "median" in each else "" for each in ratios)])
     yield from table(["forward + backward over a copy's", "SE", "ECA", "CBAM"], rows)
 
+    settings = ("eager", "eager kernels", "compiled", "compiled kernels")
+    rows, of_floor = [], []
+    for each, found in parts.get("kernels over a copy", {}).items():
+        if isinstance(found, dict) and "ratio" in found:
+            rows.append([each, *medians(found["ratio"], settings)])
+            of_floor.append([each, *medians(found.get("forward over its floor", {}), settings)])
+    yield from table(["forward + backward over a copy's", *settings], rows)
+    yield from table(["forward over 3 reads and 1 write", *settings], of_floor)
+    passes = parts.get("kernels over a copy", {}).get("passes", {})
+    rows = [[name, *medians({"": found}, [""])] for name, found in passes.items() if isinstance(found, dict)]
+    yield from table(["a pass over the map", "over a copy's time"], rows)
+
     rows = []
     for network, found in parts.get("small", {}).items():
         if isinstance(found, dict) and "images_per_s" in found:
@@ -58,6 +71,10 @@ def lines(measured: dict[str, Any]) -> Iterator[str]:
             cells = [f"{found['epoch_s']:.2f}", f"{found['images_per_s']:,}", f"{found['waiting']:.0%}", used]
             rows.append([name.removeprefix("epoch "), *cells])
     yield from table(["an epoch, end to end", "seconds", "images/s", "GPU waits", "utilisation"], rows)
+
+
+def medians(found: dict[str, Any], settings: Iterable[str]) -> list[str]:
+    return [f"{found[name]['median']:.2f}" if "median" in found.get(name, {}) else "" for name in settings]
 
 
 def table(header: list[str], rows: list[list[str]]) -> Iterator[str]:

@@ -30,7 +30,7 @@ def test_every_part_writes_its_results(tmp_path):
     assert not list(failures(measured))
     assert not (REPOSITORY / "tests" / "gpu" / "results" / "cpu.json").exists()
     text = "\n".join(table.lines(measured))
-    assert text.count("| --- |") == 6
+    assert text.count("| --- |") == 9
 
 
 def test_failures_are_errors_and_checks_beyond_their_tolerance():

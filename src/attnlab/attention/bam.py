@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnlab.attention.base import Attention, Gate, GateName, Start, hidden_width, register, require
+from attnlab.attention.kernels import mean
 from attnlab.attention.order import Combine, InOrder, Order, combine
 from attnlab.errors import InputError
 
@@ -92,7 +93,7 @@ class _Channel(Attention):
         self.expand, self.factor = nn.Linear(hidden, channels), factor
 
     def logits(self, x: Tensor) -> Tensor:
-        return self.expand(F.relu(self.norm(self.squash(x.mean((2, 3))))))[:, :, None, None]
+        return self.expand(F.relu(self.norm(self.squash(mean(x)))))[:, :, None, None]
 
     def gate(self, x: Tensor) -> Tensor:
         return self.factor(self.logits(x))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnlab.attention.kernels import scaled
 from attnlab.errors import InputError
 from attnlab.registry import Registry
 
@@ -51,7 +52,7 @@ class Attention(nn.Module):
         return found.pop() if len(found) == 1 else UNBOUNDED
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(x)
+        return scaled(x, self.gate(x))
 
     @classmethod
     def without_effect(cls, settings: Mapping[str, Any]) -> set[str]:

@@ -2,8 +2,10 @@
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
+from attnlab.attention import kernels
 from attnlab.attention.base import GateName, Init, register, require
 from attnlab.attention.channel import ChannelAttention, Squeeze
 from attnlab.attention.order import InOrder, Order
@@ -66,6 +68,13 @@ class CBAM(InOrder):
             lows, highs = zip(self.channel.limits(), self.spatial.limits(), strict=True)
             return self.sum_scale * sum(lows), self.sum_scale * sum(highs)
         return super().limits(name)
+
+    def in_turn(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            own = type(self.channel) is ChannelAttention and type(self.spatial) is SpatialAttention
+            if own and self.channel.squeeze == "both" and kernels.by_triton(x):
+                return kernels.fused.refined(x, self.channel.gate_of, self.spatial.gate_of)
+        return self.spatial(self.channel(x))
 
     def together(self, x: Tensor) -> Tensor:
         if self.combine == "product":

@@ -20,6 +20,7 @@ from attnlab.attention.base import (
     register,
     require,
 )
+from attnlab.attention.kernels import mean, mean_and_max
 
 Squeeze = Literal["avg", "max", "both", "std"]
 
@@ -68,15 +69,18 @@ class ChannelAttention(Attention):
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, 1, 1)"""
         if self.squeeze == "both":
-            z = self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3)))
-        else:
-            z = self.mlp(_pooled(x, self.squeeze))
-        return self.activation(z)[:, :, None, None]
+            return self.gate_of(mean_and_max(x))
+        return self.activation(self.mlp(_pooled(x, self.squeeze)))[:, :, None, None]
+
+    def gate_of(self, pools: tuple[Tensor, Tensor]) -> Tensor:
+        """Of ``squeeze="both"``: mean and maximum, each (N, C) -> (N, C, 1, 1)"""
+        average, maximum = pools
+        return self.activation(self.mlp(average) + self.mlp(maximum))[:, :, None, None]
 
 
 def _pooled(x: Tensor, squeeze: str) -> Tensor:
     if squeeze == "avg":
-        return x.mean((2, 3))
+        return mean(x)
     if squeeze == "max":
         return x.amax((2, 3))
     return (torch.var(in_float32(x), (2, 3), correction=0) + 1e-5).sqrt().to(x.dtype)
@@ -125,4 +129,4 @@ class ESE(Attention):
 
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, 1, 1)"""
-        return self.activation(self.fc(x.mean((2, 3))))[:, :, None, None]
+        return self.activation(self.fc(mean(x)))[:, :, None, None]

@@ -5,6 +5,7 @@ import math
 from torch import Tensor, nn
 
 from attnlab.attention.base import Attention, Gate, GateName, Start, register, require
+from attnlab.attention.kernels import mean
 from attnlab.errors import InputError
 
 
@@ -33,7 +34,7 @@ class ECA(Attention):
 
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, 1, 1)"""
-        z = self.conv(x.mean((2, 3))[:, None])[:, 0]
+        z = self.conv(mean(x)[:, None])[:, 0]
         return self.activation(z)[:, :, None, None]
 
 

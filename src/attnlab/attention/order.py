@@ -51,6 +51,10 @@ class InOrder(Attention):
         """The factor of both parts if both read ``x``: by default the product of their gates."""
         return self.channel.gate(x) * self.spatial.gate(x)
 
+    def in_turn(self, x: Tensor) -> Tensor:
+        """``channel_first``"""
+        return self.spatial(self.channel(x))
+
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """channel (N, C, 1, 1) and spatial (N, 1, H, W), as far as there are both"""
         if self.order == "channel_first":
@@ -87,7 +91,7 @@ class InOrder(Attention):
         if self.channel is None or self.spatial is None:
             y = x * self.gate(x)
         elif self.order == "channel_first":  # the same as x * gate(x), without building a full-size gate
-            y = self.spatial(self.channel(x))
+            y = self.in_turn(x)
         elif self.order == "spatial_first":
             y = self.channel(self.spatial(x))
         else:

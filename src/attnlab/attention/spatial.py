@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.attention.base import Attention, Gate, GateName, Init, he_normal_, register, require
+from attnlab.attention.kernels import max_and_mean
 from attnlab.errors import InputError
 
 Maps = Literal["max_mean", "mean_max"]
@@ -54,7 +55,11 @@ class SpatialAttention(Attention):
 
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, 1, H, W)"""
-        pooled = [x.amax(1, keepdim=True), x.mean(1, keepdim=True)]
+        return self.gate_of(max_and_mean(x))
+
+    def gate_of(self, pools: tuple[Tensor, Tensor]) -> Tensor:
+        """Maximum and mean over the channels, each (N, 1, H, W) -> (N, 1, H, W)"""
+        pooled = list(pools)
         if self.maps == "mean_max":
             pooled.reverse()
         return self.activation(self.norm(self.conv(torch.cat(pooled, 1))))

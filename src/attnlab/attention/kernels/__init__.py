@@ -1,0 +1,95 @@
+"""What attention does to a whole map: its pools, and its product with a gate.
+
+The map is what costs; pools and gates are small. Each function here has its plain formula, the reference. Where
+gradients are wanted and ``few_passes`` finds nothing that forbids it, the same numbers come in fewer passes over the
+map: on the CPU image by image, so that the next pass finds the image in the cache (``by_image``).
+
+``ATTNLAB_KERNELS`` (read at import): ``eager`` leaves the plain formulas alone; ``triton`` takes Triton's kernels
+(``on_gpu``) for maps on a GPU, also when compiling.
+"""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from attnlab.attention.kernels.by_image import MaxAndMean, MeanAndMax, Scaled, for_formula
+from attnlab.errors import InputError
+
+LEAST = 2**17  # elements of a map; below, starting a function takes longer than it saves
+if os.environ.get("ATTNLAB_KERNELS", "eager") not in ("eager", "triton"):
+    raise InputError(f"ATTNLAB_KERNELS={os.environ['ATTNLAB_KERNELS']}: must be eager or triton, or not set")
+off = os.environ.get("ATTNLAB_KERNELS") == "eager"
+fused: Any = None  # on_gpu, where it is wanted
+if os.environ.get("ATTNLAB_KERNELS") == "triton":
+    try:
+        from attnlab.attention.kernels import on_gpu as fused
+    except ImportError as error:
+        raise InputError(f"ATTNLAB_KERNELS=triton: Triton cannot be imported ({error})") from None
+
+
+def few_passes(x: Tensor, gate: Tensor | None = None) -> bool:
+    """Whether the fast functions are valid for this map (and gate), and worth it.
+
+    Not for compilers and tracers, which see through the formula and not through the function, nor for other devices
+    and dtypes, subclasses, forward mode and functorch.
+    """
+    if off or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return (
+        not for_formula(x)
+        and (gate is None or (not for_formula(gate) and gate.dtype == x.dtype and gate.requires_grad))
+        and torch.is_grad_enabled()
+        and x.requires_grad
+        and x.dim() == 4
+        and x.numel() >= LEAST
+        and forward_ad._current_level < 0
+    )
+
+
+def by_triton(x: Tensor, channel: Tensor | None = None, spatial: Tensor | None = None) -> bool:
+    """Whether Triton's kernels are wanted and valid for this map (and these gates)."""
+    if fused is None or torch.jit.is_tracing() or not fused.takes(x, channel, spatial):
+        return False
+    if torch.compiler.is_compiling():
+        return not torch.compiler.is_exporting()
+    here = not x.is_cuda or x.get_device() == torch.cuda.current_device()  # where Triton starts a kernel
+    return here and not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
+
+
+def mean(x: Tensor) -> Tensor:
+    """Over H·W: (N, C, H, W) -> (N, C)"""
+    if not torch.jit.is_scripting():  # noqa: SIM102 (what scripting must not compile)
+        if few_passes(x):
+            return x.sum((2, 3)) / (x.shape[2] * x.shape[3])  # mean's gradient is a full map, sum's an expanded number
+    return x.mean((2, 3))
+
+
+def mean_and_max(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Over H·W: (N, C, H, W) -> (N, C), (N, C). Ties of the maximum share its gradient."""
+    if not torch.jit.is_scripting():  # noqa: SIM102
+        if few_passes(x):
+            return MeanAndMax.apply(x)
+    return x.mean((2, 3)), x.amax((2, 3))
+
+
+def max_and_mean(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Over C: (N, C, H, W) -> (N, 1, H, W), (N, 1, H, W). Ties of the maximum share its gradient."""
+    if not torch.jit.is_scripting():  # noqa: SIM102
+        if few_passes(x):
+            return MaxAndMean.apply(x)
+    return x.amax(1, keepdim=True), x.mean(1, keepdim=True)
+
+
+def scaled(x: Tensor, gate: Tensor) -> Tensor:
+    """``x * gate``: (N, C, H, W) and (N, C, 1, 1), (N, 1, H, W) or what else broadcasts against it"""
+    if not torch.jit.is_scripting():
+        if few_passes(x, gate) and gate.dim() == 4 and len(gate) == len(x) and gate.numel() < x.numel():
+            return Scaled.apply(x, gate)
+        if by_triton(x, channel=gate):
+            return fused.scaled(x, gate)
+        if by_triton(x, spatial=gate):
+            return fused.scaled(x, None, gate)
+    return x * gate
