@@ -1,20 +1,18 @@
-"""Speed of attnlab's data paths beside torchvision's, in turns in one run.
+"""images a second in memory and streaming, beside torchvision's; memory of the workers
 
-    python -m tests.benchmarks.data [ROUNDS]
-
-In memory: 50,000 uint8 images of 3×32×32, by one thread, against a Dataset of PIL images with torchvision's transforms
-and a DataLoader with 2 workers; the share is of attnlab's shift_flip. Streaming: 400 JPEGs of 500×375 to random-resized
-crops of 224, against ImageFolder with the same workers. A ratio above 1: attnlab is faster. Ratios are medians over the
-rounds with the least and the largest. At last, the memory of the streaming workers for few and for many images.
+In turns in one process. In memory: 50,000 uint8 images of 3×32×32, by one thread, against a Dataset of PIL images with
+torchvision's transforms and a DataLoader with 2 workers. Streaming: 400 JPEGs of 500×375 to random-resized crops of
+224, against ImageFolder with the same workers. A ratio above 1: attnlab is faster; it is the median of the turns. At
+last, the own memory of each of two streaming workers, after it has read 500 of few images, and of many.
 """
 
 import itertools
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,39 +95,30 @@ def speed(batches: Iterable) -> float:
     return images / (time.perf_counter() - started)
 
 
-def compare(
-    data: ImageData, theirs: DataLoader, rounds: int, batches: int | None = None
-) -> tuple[float, float, list[float]]:
-    """Largest images a second of both, and the ratio of each round."""
+def compare(data: ImageData, theirs: DataLoader, turns: int, batches: int | None = None) -> dict[str, float]:
+    """Largest images a second of both, and the ratio."""
     found = []
-    for epoch in range(rounds + 1):
+    for epoch in range(turns + 1):
         mine = itertools.islice(data.batches(data.splits.train, True, epoch), batches)
         pair = [speed(each) for each in ((mine, theirs) if epoch % 2 else (theirs, mine))]
         found.append(pair if epoch % 2 else pair[::-1])
     mine, its = zip(*found[1:], strict=True)  # in the first, workers start
-    return max(mine), max(its), [a / b for a, b in zip(mine, its, strict=True)]
+    ratio = statistics.median(a / b for a, b in zip(mine, its, strict=True))
+    return {"attnlab's images/s": max(mine), "torchvision's images/s": max(its), "ratio": ratio}
 
 
-def line(name: str, mine: float, theirs: float, ratios: list[float]) -> str:
-    spread = f"{statistics.median(ratios):6.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
-    return f"{name:24}{mine:12,.0f}{theirs:12,.0f}{spread:>28}"
-
-
-def in_memory(rounds: int) -> None:
+def in_memory(turns: int) -> dict[str, dict[str, float]]:
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (CIFAR, 3, 32, 32), generator=random, dtype=torch.uint8)
     labels = torch.randint(10, (CIFAR,), generator=random)
     policies = {"trivial": [v2.TrivialAugmentWide()], "randaugment": [v2.RandAugment()]}
-    fastest = None
+    found = {}
     for name, settings in RECIPES.items():
         data = InMemory(images, labels, batch_size=BATCH, augment=Augment(pad=4, flip=True, **settings))
         chain = transforms(v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), *policies.get(name, []))
         pictures = Pictures(images[: THEIRS * BATCH], labels[: THEIRS * BATCH], chain)
-        theirs = loader(pictures, BATCH, 2, mixed if name == "mixup" else None)
-        mine, its, ratios = compare(data, theirs, rounds, MINE)
-        fastest = fastest or mine
-        del theirs  # its workers end
-        print(f"{line(name, mine, its, ratios)}{mine / fastest:9.2f}", flush=True)
+        found[name] = compare(data, loader(pictures, BATCH, 2, mixed if name == "mixup" else None), turns, MINE)
+    return found
 
 
 def photo(seed: int) -> Image.Image:
@@ -148,22 +137,23 @@ def write_photos(root: Path) -> np.ndarray:
     for i, name in enumerate(names):
         (root / name).parent.mkdir(exist_ok=True)
         photo(i).save(root / name, quality=90)
-    size = sum((root / name).stat().st_size for name in names) / JPEGS
-    print(f"{JPEGS} JPEGs of {size / 1000:.0f} kB")
     return np.array([name.encode() for name in names])
 
 
-def streaming(root: Path, names: np.ndarray, rounds: int) -> None:
+def streaming(root: Path, names: np.ndarray, turns: int) -> dict[str, dict[str, float]]:
+    found = {}
     for workers in (1, 2):
         data = InFiles(root, names, workers=workers)
         chain = transforms(v2.RandomResizedCrop(224), v2.RandomHorizontalFlip())
         theirs = loader(ImageFolder(str(root), chain), STREAM_BATCH, workers)
-        print(line(f"streaming, workers={workers}", *compare(data, theirs, rounds)), flush=True)
-        del data, theirs
+        found[f"streaming, workers={workers}"] = compare(data, theirs, turns)
+        del data, theirs  # their workers end
+    return found
 
 
-def memory(root: Path, names: np.ndarray) -> None:
-    """Each worker's own memory after it has read 1,000 images of few or of many."""
+def memory(root: Path, names: np.ndarray) -> dict[str, float]:
+    """MiB of a worker's own memory after the workers have read 1,000 images of few or of many."""
+    found = {}
     for count in (FEW, MANY):
         many = np.resize(names, count)
         data = InFiles(root, many, workers=2)
@@ -171,7 +161,8 @@ def memory(root: Path, names: np.ndarray) -> None:
         for _ in range(FEW // STREAM_BATCH):
             next(batches)
         used = [own_memory(worker.pid) for worker in data.stream._loader._iterator._workers]
-        print(f"workers' own memory, {count:7,} images: {', '.join(f'{mib:.0f}' for mib in used)} MiB")
+        found[f"worker's own memory, {count:,} images, MiB"] = statistics.mean(used)
+    return found
 
 
 def own_memory(pid: int) -> float:
@@ -180,16 +171,9 @@ def own_memory(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
 
 
-def main(rounds: int = 7) -> None:
+def measure(turns: int = 5) -> dict[str, Any]:
     torch.set_num_threads(1)  # two that wait for each other would measure what else runs on the machine
-    print(f"{'':24}{'attnlab /s':>12}{'theirs /s':>12}{'ratio':>28}{'share':>9}")
-    in_memory(rounds)
+    found = in_memory(turns)
     with tempfile.TemporaryDirectory() as folder:
-        print()
         names = write_photos(Path(folder))
-        streaming(Path(folder), names, rounds)
-        memory(Path(folder), names)
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+        return {**found, **streaming(Path(folder), names, turns), **memory(Path(folder), names)}

@@ -1,13 +1,15 @@
-"""``python -m tests.benchmarks.study [points]``: seconds and memory that reading and reporting a large study takes."""
+"""seconds and memory that reading and reporting a study of 10,000 points takes"""
 
+import contextlib
 import itertools
 import json
 import os
 import resource
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,27 +67,22 @@ def write(root: Path, wanted: int) -> int:
     return n
 
 
-def main() -> None:
+def measure(points: int = 10_000) -> dict[str, float]:
+    found = dict[str, float]()
+
+    def timed(name: str, step: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = step()
+        found[f"{name}, s"] = time.perf_counter() - started
+        return result
+
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "large"
-        n = write(root, int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
-        times = {}
-        start = time.perf_counter()
-        study = read_study(root)
-        times["read"] = time.perf_counter() - start
-        start = time.perf_counter()
-        analyse(study)
-        times["analyse"] = time.perf_counter() - start
-        start = time.perf_counter()
-        with open(os.devnull, "w", encoding="utf-8") as sys.stdout:
-            write_report(root)
-        sys.stdout = sys.__stdout__
-        times["report, all in all"] = time.perf_counter() - start
-        page = (root / "report.html").stat().st_size / 2**20
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times.items())
-    print(f"{n} points, {len(study.variants)} variants: {shown}; at most {memory:.0f} MiB; page {page:.1f} MiB")
-
-
-if __name__ == "__main__":
-    main()
+        write(root, points)
+        study = timed("read", lambda: read_study(root))
+        timed("analyse", lambda: analyse(study))
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+            timed("report, all in all", lambda: write_report(root))
+        found["page, MiB"] = (root / "report.html").stat().st_size / 2**20
+    found["memory at most, MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return found

@@ -1,14 +1,11 @@
-"""Overhead per point: attnlab's local launcher beside Hydra's basic launcher, 200 points that do nothing.
+"""overhead of a point: attnlab's local launcher beside Hydra's basic launcher, 200 points that do nothing
 
-    python -m tests.benchmarks.sweep [POINTS]
-
-In one run, in turns: Hydra's basic launcher with attnlab's configs and an empty job function; attnlab's local launcher
-(one slot), whose points are processes of their own that write the ledger and train nothing. Then the plan of as many
-points, new and finished, and the time from a point's start to the first line of its training.
+In turns: Hydra's basic launcher with attnlab's configs and an empty job function; attnlab's local launcher (one slot),
+whose points are processes of their own that write the ledger and train nothing. Then the plan of as many points, new
+and finished, and the time from a point's end to the start of the next one.
 """
 
 import itertools
-import os
 import statistics
 import subprocess
 import sys
@@ -25,12 +22,12 @@ from attnlab.config.compose import CONF
 sys.argv = ["basic", "-m", "hydra/launcher=basic", "seed=range({points})"]
 hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(lambda config: None)()
 """
-OURS = """
+LOCAL = """
 from attnlab.sweep import plan
 from attnlab.sweep.launch import local
 from tests.benchmarks.sweep import nothing
 if __name__ == "__main__":
-    planned = plan.make(["-m", "seed=range({points})", "study={study}", "data=digits"])
+    planned = plan.make(["-m", "seed=range({points})", "study=finished", "data=digits"])
     local.launch(planned.todo, cpu_slots=1, train=nothing)
 """
 PLAN = """
@@ -53,10 +50,16 @@ def nothing(folder: Path, title: str, threads: int) -> int:
     return 0
 
 
-def timed(code: str) -> float:
+def run(code: str, folder: str) -> str:
+    """What a fresh Python process prints."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder).stdout
+
+
+def timed(code: str, folder: str) -> float:
     """Seconds of a fresh Python process."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    run(code, folder)
     return time.perf_counter() - started
 
 
@@ -69,22 +72,16 @@ def ready(study: Path) -> float:
     return statistics.median(after[0] - before[1] for before, after in itertools.pairwise(times))
 
 
-def main(points: int) -> None:
-    os.environ["PYTHONPATH"] = str(Path.cwd())
+def measure(points: int = 200) -> dict[str, float]:
+    found = dict[str, float]()
     with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        for turn in range(2):
-            basic = timed(BASIC.format(points=points))
-            ours = timed(OURS.format(points=points, study=f"s{turn}"))
-            gap = ready(Path(folder) / "outputs" / f"s{turn}")
-            print(f"{points} points, basic {basic:.1f} s, {1000 * basic / points:.0f} ms each")
-            print(f"{points} points, local {ours:.1f} s, {1000 * ours / points:.0f} ms each; next ready {gap:.3f} s")
-            print(f"ratio {basic / ours:.2f}")
-        for study, kind in (("new", "new"), ("s0", "finished")):
-            code = PLAN.format(points=points, study=study)
-            said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-            print(f"planning {points} {kind} points, imports included: {float(said):.1f} s")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if sys.argv[1:] else 200)
+        basic = timed(BASIC.format(points=points), folder)
+        local = timed(LOCAL.format(points=points), folder)
+        found["basic launcher, ms a point"] = 1000 * basic / points
+        found["local launcher, ms a point"] = 1000 * local / points
+        found["basic over local"] = basic / local
+        found["a point's end to the next one's start, ms"] = 1000 * ready(Path(folder) / "outputs" / "finished")
+        for study in ("new", "finished"):
+            seconds = run(PLAN.format(points=points, study=study), folder)
+            found[f"plan of {study} points, imports included, s"] = float(seconds)
+    return found

@@ -18,6 +18,7 @@ from attnlab.errors import InputError
 from attnlab.sweep import grid, plan
 from attnlab.sweep.launch import launchers
 from tests.conftest import GOLDEN
+from tests.idx import write_fashion_mnist
 
 FILES = sorted(CONF.glob("*/*.yaml"))
 NEEDED = {  # what a choice does not say by itself
@@ -178,11 +179,15 @@ def test_experiment_says_its_command_cost_and_result_and_trains(path, tmp_path, 
 
     monkeypatch.chdir(tmp_path)
     small = ["trainer.max_epochs=1", "++trainer.limit_train_batches=2", "data.copies=1", "data.clutter=1"]
-    if {"override /data": "imagenet"} in yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("defaults", []):
+    chosen = yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("defaults", [])
+    if {"override /data": "imagenet"} in chosen:
         full = plan.make([f"experiment={path.stem}"], without_data=True)  # of ImageNet, which is not here
         assert full.missing
         assert all(point.cost for point in full.points)
         small = ["trainer.max_epochs=1", *small_imagenet(tmp_path / "images")]
+    if {"override /data": "fashion_mnist"} in chosen:
+        write_fashion_mnist(tmp_path, 300, 10)
+        small = ["trainer.max_epochs=1", f"data.root={tmp_path}", "attention=cbam", "seed=0"]
     planned = plan.make([f"experiment={path.stem}", *small])
     assert planned.points
     point = planned.points[0]

@@ -47,8 +47,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/gpu/run.sh", description="Check and measure attnlab on a GPU.")
     parser.add_argument("minutes", nargs="?", type=float, default=7, help="how long it may take (default: 7)")
     parser.add_argument("--cpu", action="store_true", help="the same script, small, on the CPU: a rehearsal")
+    parser.add_argument("--only", metavar="PART", help="this part alone, such as zoo_fashion")
     args = parser.parse_args()
     started = time.monotonic()
+    os.environ["ATTNLAB_GPU_ENDS"] = str(started + 60 * args.minutes)
     device = "cpu" if args.cpu else "cuda"
     if args.cpu:
         os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}
@@ -62,10 +64,11 @@ def main() -> int:
         results = Path(tempfile.mkdtemp()) / "results" if args.cpu else Path(__file__).parent / "results"
         kept: dict[str, Any] = {**about(device), "parts": {}}
         places = [results, *([Path(os.environ["OUT"])] if os.environ.get("OUT") else [])]
-        name = re.sub(r"[^a-z0-9]+", "-", kept["card"].lower()).strip("-") + ".json"
+        name = re.sub(r"[^a-z0-9]+", "-", f"{kept['card']} {args.only or ''}".lower()).strip("-") + ".json"
         for limit_s, parts in LINES:
-            parts = [part for part in parts if part.on_cpu or not args.cpu]
             left = 60 * args.minutes - (time.monotonic() - started)
+            parts = [part for part in parts if (part.on_cpu or not args.cpu) and args.only in (None, part.name)]
+            parts = [part for part in parts if args.cpu or left >= 60 or not part.spare]
             if not parts:
                 continue
             say(started, "start: " + ", ".join(part.name for part in parts))

@@ -72,6 +72,9 @@ def lines(measured: dict[str, Any]) -> Iterator[str]:
             rows.append([name.removeprefix("epoch "), *cells])
     yield from table(["an epoch, end to end", "seconds", "images/s", "GPU waits", "utilisation"], rows)
 
+    if report := [line for line in parts.get("zoo_fashion", {}).get("report", []) if line.startswith("|")]:
+        yield from ("", *report)
+
 
 def medians(found: dict[str, Any], settings: Iterable[str]) -> list[str]:
     return [f"{found[name]['median']:.2f}" if "median" in found.get(name, {}) else "" for name in settings]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 
 import pytest
 
@@ -28,6 +29,9 @@ def test_every_part_writes_its_results(tmp_path):
     assert list(measured["parts"]) == [part.name for _, parts in LINES for part in parts if part.on_cpu]
     assert all(len(found) > 1 for found in measured["parts"].values())  # more than its seconds
     assert not list(failures(measured))
+    assert any(line.startswith("| none | ") for line in measured["parts"]["zoo_fashion"]["report"])
+    with tarfile.open(tmp_path / "zoo_fashion.tar.gz") as tar:
+        assert sum(name.endswith("/result.json") for name in tar.getnames()) == 4
     assert not (REPOSITORY / "tests" / "gpu" / "results" / "cpu.json").exists()
     text = "\n".join(table.lines(measured))
     assert text.count("| --- |") == 9

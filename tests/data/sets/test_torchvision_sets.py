@@ -3,7 +3,6 @@
 import json
 import pickle
 import shutil
-import struct
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from scipy.io import savemat
 
 from attnlab.data import TorchvisionData, TorchvisionPhotos
 from attnlab.errors import InputError
+from tests.idx import write_idx
 
 
 def test_fashion_mnist_from_its_official_files(shared_data, tmp_path):
@@ -80,13 +80,6 @@ def test_absent_and_offline(tmp_path, monkeypatch):
 
 def make(dataset, **settings):
     return (TorchvisionData if dataset in TorchvisionData.sets else TorchvisionPhotos)(dataset=dataset, **settings)
-
-
-def write_idx(path, array):
-    """The format of MNIST's files: two zeros, the type, the number of dimensions, their sizes, the bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sizes = struct.pack(f">{array.ndim}I", *array.shape)
-    path.write_bytes(bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes())
 
 
 @pytest.mark.parametrize(
