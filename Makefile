@@ -43,6 +43,9 @@ run: install ## run the demo study on the embedded digits and show its leaderboa
 		'  attnlab sites backbone=resnet18 --input 3x224x224      where attention can go in your network' \
 		'  attnlab plan -m attention=none,se,cbam sites=branch,block "seed=range(5)" study=mine   plan your own study'
 
+# Where it is set, every worker and every process that the tests start would compile the tests and attnlab anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # One worker more than cores: some of the tests wait for processes.
 WORKERS = $$($(BIN)/python -c 'import os; print(min(4, 1 + len(os.sched_getaffinity(0))))')
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile --no-loadscope-reorder
@@ -62,8 +65,9 @@ install-oldest: ## install the oldest versions allowed into .venv-oldest (once)
 		touch $(OLDEST)/.installed; }
 
 test-oldest: install-oldest ## test the code that uses internals of Hydra and Lightning, with the oldest versions
-	@$(OLDEST)/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile -m "not slow" tests/config tests/training/test_checkpoints.py \
-		tests/training/test_classifier.py tests/training/test_loop.py tests/sweep/test_grid.py tests/sweep/test_plan.py
+	@$(OLDEST)/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile -m "not slow" tests/config/test_compose.py \
+		tests/config/test_many.py tests/training/test_checkpoints.py tests/training/test_classifier.py \
+		tests/training/test_loop.py tests/sweep/test_grid.py tests/sweep/test_plan.py
 
 test-cluster: install-dev ## run the cluster tests: real SLURM (Debian, root), real Ray
 	@$(BIN)/python -m pytest -rs -n 3 --dist=loadfile tests/cluster

@@ -45,13 +45,15 @@ def pytest_configure(config: pytest.Config) -> None:
     multiprocessing.util.Finalize(None, shutil.rmtree, [folder, True], exitpriority=-200)
 
 
-LONG = ("test_local", "test_distributed", "test_checkpoints", "test_every", "test_loop", "test_transformations")
-LONG += ("test_script", "test_docs", "test_conf", "test_page", "test_plan", "test_package", "test_sync")
+# The longest first, and before them those that wait for processes.
+LONG = ("test_script", "test_local", "test_checkpoints", "test_sync", "test_loop", "test_distributed", "test_every")
+LONG += ("test_conf", "test_export", "test_transformations", "test_structure", "test_plan", "test_page", "test_package")
+LONG += ("test_docs", "test_evaluate", "test_hydras_own", "test_report", "test_more", "test_repro", "test_cams")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long starts first, so that no worker of pytest waits in the end for another."""
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     gc.freeze()  # a million objects that were imported, through which each collection would go
     gc.enable()
 

@@ -57,5 +57,5 @@ def test_help_says_what_each_row_measures(capsys):
 
 def test_the_training_loop_trains_what_a_hand_written_one_does():
     words = ["backbone=lenet5", "sites=unit", "data=digits", "data.batch_size=400"]
-    figures = loop.measure({"lenet5": words}, epochs=1)  # it compares the weights
+    figures = loop.measure({"lenet5": words}, epochs=1, cpu=1)  # it compares the weights
     assert figures["lenet5: epoch, over by hand"] > 0

@@ -14,6 +14,8 @@ from attnlab.cli import dispatch
 from attnlab.cli.verbs.completion import COMPOSES
 from attnlab.config import schema
 from attnlab.config.compose import composing, parse
+from attnlab.config.many import compose_all
+from attnlab.errors import InputError
 from attnlab.sweep.grid import jobs
 from tests import docs
 from tests.conftest import REPOSITORY
@@ -101,7 +103,7 @@ def test_blocks_of_code_are_run_or_say_why_not(page):
 def test_commands_exist_and_compose(page):
     if docs.IN_A_COPY in page.read_text():
         return  # it adds some, and is run below
-    verbs = dispatch.names()
+    verbs, found = dispatch.names(), set()
     with composing() as compose_one:
         for words in commands(page):
             verb, *rest = words
@@ -115,10 +117,13 @@ def test_commands_exist_and_compose(page):
             if any(word.startswith("attention.rato=") for word in args.overrides):  # a page shows what is refused
                 continue
             several = jobs(args.overrides, args.multirun, compose_one)
-            for job in (several[0], several[-1]):
-                schema.check(compose_one(job))
+            found |= {tuple(several[0]), tuple(several[-1])}
+        for config in compose_all(sorted(found), compose_one):
+            assert not isinstance(config, InputError), config
+            schema.check(config)
 
 
+@pytest.mark.slow  # `make docs` runs it, too
 def test_contributing_runs():
     docs.run(REPOSITORY / "CONTRIBUTING.md")
 

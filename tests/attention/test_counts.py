@@ -51,7 +51,12 @@ def readme_table():
 README = (REPOSITORY / "src" / "attnlab" / "attention" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", COUNTS)
+QUICK = ("se", "eca", "cbam", "bam", "coordinate", "sk", "non_local")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in COUNTS]
+)
 def test_on_resnet50(name):
     cost = cost_of(name)
     parameters, macs = (sum(of) for of in zip(*(COUNTS[name](c, s, c // 16) for c, s in BLOCKS), strict=True))

@@ -16,7 +16,7 @@ PATHS = {path.stem: path for path in sorted((CONF / "backbone").glob("*.yaml"))}
 SIZES = {"inception_v3": 96, "inception_resnet_v2": 96, "alexnet": 64}  # else 32×32, if it is enough
 # The same code as another, only deeper: not exported again, and looked at by `make test-all` alone.
 DEEPER = {
-    *("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet34", "resnet101", "resnet152"),
+    *("vgg11", "vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet34", "resnet101", "resnet152"),
     *("resnet32", "resnet44", "resnet56", "resnet110", "resnext101_32x4d", "squeezenet1_0", "mobilenet_v3_large"),
 }
 TIMM = (  # a small one of each family

@@ -104,7 +104,11 @@ def test_small_stem(name, stem, sizes):
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("alexnet", 63), ("vgg11", 32), ("inception_v3", 75), ("inception_resnet_v2", 75)]
+    ("name", "least"),
+    [
+        *(("alexnet", 63), ("vgg11", 32), ("inception_v3", 75)),
+        pytest.param("inception_resnet_v2", 75, marks=pytest.mark.slow),
+    ],
 )
 def test_an_input_that_is_too_small_names_the_least_size(name, least):
     with torch.device("meta"):

@@ -9,7 +9,7 @@ from PIL import Image
 from attnlab.cli import dataset
 from attnlab.cli.dataset import of_different_classes, print_data
 from attnlab.config.compose import composing
-from tests.conftest import attnlab
+from tests.conftest import attnlab, crossed
 
 CELL = (168, 192)  # pixels of a cell of the sheet, width × height
 
@@ -121,16 +121,16 @@ def test_in_words(photos, tmp_path, capsys):
     assert any("decoded in each epoch by 1 worker, waiting for which takes" in line for line in lines)
 
 
-@pytest.mark.parametrize("memory", ["auto", "never"])
-@pytest.mark.parametrize(
-    ("settings", "rows"),
-    [
-        (["augment=none"], 2),
-        (["augment=imagenet"], 5),
-        (["augment=none", "augment.mixup=1", "augment.cutmix=1", "augment.random_erasing=1"], 5),
-    ],
-)
-def test_the_sheet(photos, tmp_path, capsys, memory, settings, rows):
+SHEETS = {
+    "plain": (["augment=none"], 2),
+    "mixed": (["augment=none", "augment.mixup=1", "augment.cutmix=1", "augment.random_erasing=1"], 5),
+    "imagenet": (["augment=imagenet"], 5),
+}
+
+
+@pytest.mark.parametrize(("memory", "sheet"), crossed(["auto", "never"], SHEETS))
+def test_the_sheet(photos, tmp_path, capsys, memory, sheet):
+    settings, rows = SHEETS[sheet]
     about, columns, drawn = told(
         tmp_path, capsys, *of(photos, f"data.memory={memory}", "data.workers=0", "data.eval_batch_size=1", *settings)
     )

@@ -12,7 +12,7 @@ import torch
 
 from tests.cluster.test_slurm import World, assert_equal, epochs, read
 
-EPOCHS = 5
+EPOCHS = 6
 SMALL = [
     f"trainer.max_epochs={EPOCHS}",
     "+trainer.limit_train_batches=4",
@@ -78,19 +78,23 @@ def test_two_nodes_equal_one_process(world, pair):
     assert [log.count("attempt 1, from the beginning") for log in logs] == [1, 1]
 
 
-@pytest.mark.parametrize("by", ["SIGTERM", "SIGUSR2"])
-def test_requeued_it_goes_on(world, pair, by):
-    folder = start(world, by)
-    (job,) = world.jobs(by)
-    if by == "SIGTERM":  # as by preemption
-        world.slurm.run("scontrol", "requeue", job)
-    else:  # as at its time limit
-        world.slurm.run("sh", "-c", f"timeout 2 scancel --signal=USR2 {job} || :")
+def test_requeued_it_goes_on(world, pair):
+    folder = start(world, "requeued")
+    (job,) = world.jobs("requeued")
+    world.slurm.run("scontrol", "requeue", job)  # as by preemption
+    world.slurm.until(
+        lambda: "attempt 2, from " in (folder / "log.txt").read_text(),
+        lambda: f"it does not go on: {world.status('requeued')}",
+        120,
+    )
+    world.slurm.run("sh", "-c", f"timeout 2 scancel --signal=USR2 {job} || :")  # as at its time limit
     world.slurm.wait([job])
     status, log = read(folder / "status.json"), (folder / "log.txt").read_text()
-    assert (status["state"], status["attempts"]) == ("done", 2)
-    assert f"stopped by {by}" in log
-    assert "attempt 2, from " in log
+    assert (status["state"], status["attempts"]) == ("done", 3)
+    for attempt, by in ((2, "SIGTERM"), (3, "SIGUSR2")):
+        before, _, after = log.partition(f"attempt {attempt}, from ")
+        assert f"stopped by {by}" in before
+        assert after
     assert "Traceback" not in log + (folder / "log-1.txt").read_text()
     assert_equal(folder, pair[0])
 

@@ -33,7 +33,11 @@ NEEDED = {  # what a choice does not say by itself
     **{name: ["attention.groups=8"] for name in ("sge", "shuffle", "sk")},  # of the 16 channels of the first site
 }
 OWN = {"backbone": "OwnNet", "attention": "OwnAttention", "data": "custom"}
-LONG = ("cbam_table4", "worth")  # their costs and widths are tested in test_cbam_tables and test_equal_cost
+LONG = (
+    "cbam_table4",
+    "cbam_table5",
+    "worth",
+)  # see test_cbam_tables and test_equal_cost
 CALLED = [path for path in FILES if path.parent.name in settings.GROUPS]
 
 
@@ -89,7 +93,8 @@ def test_keys_are_the_targets_signature(compose, path, monkeypatch):
     monkeypatch.setenv("ATTNLAB_ALLOW", "tests")
     group = path.parent.name
     overrides = [f"{group}={path.stem}", *needed(path)]
-    node = schema.plain(compose(*overrides))[group]
+    config = compose(*overrides)
+    node = schema.plain(config)[group]
     named = path.stem if path.stem not in ("torchvision", "timm") else overrides[1].partition("=")[2]
     assert node["name"] == named
     if node["_target_"] is None:
@@ -108,7 +113,7 @@ def test_keys_are_the_targets_signature(compose, path, monkeypatch):
     assert listed <= wanted
     if group != "optimizer":  # torch's have more settings than anyone wants to see
         assert listed == wanted
-    assert schema.check(compose(*overrides))[group]["name"] == (named if named != "custom" else OWN[group])
+    assert schema.check(config)[group]["name"] == (named if named != "custom" else OWN[group])
 
 
 @pytest.mark.parametrize("path", [p for p in CALLED if p.parent.name == "attention"], ids=lambda p: p.stem)

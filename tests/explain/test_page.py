@@ -179,7 +179,7 @@ def test_more_images_come_on_demand_and_by_keyboard(visit):
     assert not tab.locator("#more").is_visible()
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1440])
+@pytest.mark.parametrize("width", [320, 1440, *(pytest.param(w, marks=pytest.mark.slow) for w in (390, 768))])
 def test_it_never_scrolls_sideways(visit, width):
     tab = visit(viewport={"width": width, "height": 844})
     assert tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0

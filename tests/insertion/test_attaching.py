@@ -16,6 +16,7 @@ import attnlab
 from attnlab.attention import CBAM, SE
 from attnlab.errors import InputError
 from attnlab.insertion import Attended, attached
+from tests.conftest import crossed
 
 ROLES = ["stem", "unit", "pre", "branch", "shortcut", "block", "stage"]
 
@@ -289,8 +290,7 @@ def test_keeps_channels_last(x, merge):
     torch.testing.assert_close(y, small("cbam", at="branch", merge=merge)(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("role", ["branch", "pre", "stage"])
-@pytest.mark.parametrize("order", ["channel_first", "parallel"])
+@pytest.mark.parametrize(("role", "order"), crossed(["branch", "pre", "stage"], ["channel_first", "parallel"]))
 def test_export(x, role, order):
     net = small("cbam", at=role, order=order)
     torch.testing.assert_close(torch.export.export(net, (x,)).module()(x), net(x))

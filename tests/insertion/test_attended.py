@@ -10,6 +10,7 @@ from torch import nn
 
 import attnlab
 from attnlab.insertion import Attended, places_with_attention, without_attention
+from tests.conftest import crossed
 
 
 class TakesMore(nn.Conv2d):
@@ -62,8 +63,7 @@ def test_keys_of_the_state_dict(merge, added):
     assert net.state_dict()._metadata["norm"] == nn.Sequential(nn.BatchNorm2d(2)).state_dict()._metadata["0"]
 
 
-@pytest.mark.parametrize("merge", ["scale", "add", "concat"])
-@pytest.mark.parametrize("first", ["pre", "branch"])
+@pytest.mark.parametrize(("first", "merge"), crossed(["pre", "branch"], ["scale", "concat", "add"]))
 def test_keys_with_attention_at_both_sides_and_inside_and_around(first, merge):
     net = torchvision.models.resnet18(num_classes=3)
     bare = list(net.state_dict())

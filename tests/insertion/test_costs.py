@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import attnlab
 from attnlab.errors import InputError
 from attnlab.insertion import count, count_by_site, time_together, trace
+from tests.conftest import crossed
 
 
 @pytest.mark.parametrize(
@@ -18,9 +19,9 @@ from attnlab.insertion import count, count_by_site, time_together, trace
         ("resnet18", None, 11_689_512),
         ("resnet18", "se", 11_778_592),
         ("resnet18", "cbam", 11_779_392),
-        ("resnet50", None, 25_557_032),
-        ("resnet50", "se", 28_088_024),
-        ("resnet50", "cbam", 28_089_624),
+        pytest.param("resnet50", None, 25_557_032, marks=pytest.mark.slow),  # test_cbam_tables.py has them, too
+        pytest.param("resnet50", "se", 28_088_024, marks=pytest.mark.slow),
+        pytest.param("resnet50", "cbam", 28_089_624, marks=pytest.mark.slow),
     ],
 )
 def test_parameters_of_the_cbam_paper(name, attention, parameters):
@@ -36,7 +37,10 @@ def test_parameters_of_the_cbam_paper(name, attention, parameters):
 
 @pytest.mark.parametrize(
     ("ratio", "parameters"),
-    [(2, 45_699_240), (4, 35_635_688), (8, 30_603_912), (16, 28_088_024), (32, 26_830_080)],
+    [
+        *((2, 45_699_240), (32, 26_830_080)),
+        *(pytest.param(*row, marks=pytest.mark.slow) for row in ((4, 35_635_688), (8, 30_603_912), (16, 28_088_024))),
+    ],
 )
 def test_se_resnet50_by_ratio(ratio, parameters):
     with torch.device("meta"):
@@ -50,14 +54,16 @@ def test_resnet50_has_the_stride_on_the_3x3():
         assert f"{attnlab.cost(torchvision.models.resnet50()).macs / 1e9:.3f}" == "4.089"
 
 
-@pytest.mark.parametrize("build", [
-    lambda: attnlab.create("mini_xception", num_classes=7, in_channels=1),
-    lambda: attnlab.create("resnet18", num_classes=10, in_channels=1),
-    lambda: torchvision.models.mobilenet_v2(),
-])  # fmt: skip
-@pytest.mark.parametrize("attention", [None, "se", "cbam"])
-def test_macs_agree_with_torchs_counter(build, attention):
-    net = build().eval()
+BUILDS = {
+    "mini_xception": lambda: attnlab.create("mini_xception", num_classes=7, in_channels=1),
+    "resnet18": lambda: attnlab.create("resnet18", num_classes=10, in_channels=1),
+    "mobilenet_v2": torchvision.models.mobilenet_v2,
+}
+
+
+@pytest.mark.parametrize(("name", "attention"), crossed(BUILDS, ["cbam", "se", None]))
+def test_macs_agree_with_torchs_counter(name, attention):
+    net = BUILDS[name]().eval()
     if attention:
         first = next(m for m in net.modules() if isinstance(m, torch.nn.Conv2d))
         names = [name for name, m in net.named_modules() if m is first]
@@ -68,9 +74,12 @@ def test_macs_agree_with_torchs_counter(build, attention):
     assert attnlab.cost(net, size).macs == counter.get_total_flops() // 2
 
 
+DEEPER = ("vgg11_bn", "densenet121", "inception_v3", "efficientnet_b0", "convnext_tiny", "resnext50_32x4d")
+
+
 @pytest.mark.parametrize("name", [
-    *("alexnet", "vgg11_bn", "squeezenet1_1", "densenet121", "inception_v3", "mnasnet0_5", "mobilenet_v3_small"),
-    *("efficientnet_b0", "shufflenet_v2_x0_5", "convnext_tiny", "resnext50_32x4d"),
+    *("alexnet", "squeezenet1_1", "mnasnet0_5", "mobilenet_v3_small", "shufflenet_v2_x0_5"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in DEEPER),
 ])  # fmt: skip
 def test_macs_of_torchvisions_families_agree_with_torchs_counter(name):
     # To the last digit: these make every product in a Conv2d or Linear. Biases are in neither count.

@@ -32,11 +32,14 @@ import attnlab
 from tests.conftest import crossed
 
 BLOCK = torchvision.models.resnet.BasicBlock
-SHORT = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]  # expansion, channels, blocks, stride: the first third
+SHORT = [[1, 16, 1, 1], [6, 24, 2, 2]]  # expansion, channels, blocks, stride: the first three blocks
 NETS = {
     "resnet10": (lambda: torchvision.models.ResNet(BLOCK, [1, 1, 1, 1], num_classes=10), (3, 64, 64)),
     "mobilenet_v2": (lambda: torchvision.models.MobileNetV2(10, inverted_residual_setting=SHORT), (3, 64, 64)),
     "mini_xception": (lambda: attnlab.create("mini_xception", num_classes=10), (3, 48, 48)),
+}
+SMALLEST = {
+    "one_block": (lambda: torchvision.models.MobileNetV2(10, inverted_residual_setting=[[1, 32, 1, 1]]), (3, 64, 64))
 }
 ATTENTIONS = {"cbam": {"ratio": 4}, "se": {"ratio": 4}, "triplet": {}}
 SAME, CLOSE, ROUNDED = (0, 0, 0), (5e-6, 4, 0), (0, 3, 0.08)  # to the bit; in float32; in eight bits
@@ -44,7 +47,7 @@ SAME, CLOSE, ROUNDED = (0, 0, 0), (5e-6, 4, 0), (0, 3, 0.08)  # to the bit; in f
 
 def networks(name, attention):
     """(bare, with attention), in eval mode, with batch norms that do something; and images."""
-    make, size = NETS[name]
+    make, size = {**NETS, **SMALLEST}[name]
     torch.manual_seed(0)
     bare, x = make(), torch.randn(2, *size)
     stir(bare)
@@ -351,7 +354,17 @@ def differences(transformation, name, attention):
     return distance(*of_bare), distance(*of_net), distance(of_bare[0], of_net[0])
 
 
-@pytest.mark.parametrize(("transformation", "name", "attention"), crossed(TRANSFORMATIONS, NETS, ATTENTIONS))
+# `make test` shows these by trained/test_export.py, attention/test_every.py and the test after the next.
+ELSEWHERE = ("onnxruntime's static int8", "torch.export, dynamic batch", "torch.compile")
+
+
+@pytest.mark.parametrize(
+    ("transformation", "name", "attention"),
+    [
+        *crossed([each for each in TRANSFORMATIONS if each not in ELSEWHERE], NETS, ATTENTIONS),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in itertools.product(ELSEWHERE, NETS, ATTENTIONS)),
+    ],
+)
 @torch.no_grad()
 def test_attention_stays(transformation, name, attention):
     torch.compiler.reset()
@@ -368,9 +381,7 @@ def test_attention_stays(transformation, name, attention):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "name", ["resnet10", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mini_xception", "mobilenet_v2"))]
-)
+@pytest.mark.parametrize("name", [*SMALLEST, *(pytest.param(name, marks=pytest.mark.slow) for name in NETS)])
 def test_compiled_bare_and_then_with_attention(name):
     """What was compiled for the bare network does not serve for the other, whatever came first and however."""
     torch.compiler.reset()
@@ -378,7 +389,7 @@ def test_compiled_bare_and_then_with_attention(name):
     for each in (bare, net, bare):
         torch.testing.assert_close(torch.compile(each, backend="eager")(x), each(x))  # as guarded as any other
 
-    size = NETS[name][1]
+    size = x.shape[1:]
     for compile_it in (functools.partial(torch.compile, backend="eager"), compiled_in_place):
         twin = copy.deepcopy(bare)
         quick = compile_it(twin)
@@ -423,11 +434,11 @@ def test_checkpointing_gives_the_same_gradients():
 @pytest.mark.parametrize(
     ("name", "role", "outcome"),
     [
-        ("repvgg_a0", "block", "right"),
+        pytest.param("repvgg_a0", "block", "right", marks=pytest.mark.slow),
         ("repvgg_a0", "stage", "right"),
-        ("repvit_m0_9", "block", "right"),
-        ("repghostnet_050", "pre", "right"),
-        ("repvgg_a0", "unit", "refused"),
+        pytest.param("repvit_m0_9", "block", "right", marks=pytest.mark.slow),
+        pytest.param("repghostnet_050", "pre", "right", marks=pytest.mark.slow),
+        pytest.param("repvgg_a0", "unit", "refused", marks=pytest.mark.slow),
         ("repghostnet_050", "branch", "refused"),
         ("repvit_m0_9", "branch", "named"),  # within what timm folds into one convolution there is no place for it
     ],

@@ -2,6 +2,7 @@
 
 import pytest
 
+from attnlab.study import report
 from tests.study.points import write_point
 
 
@@ -17,3 +18,9 @@ def study(tmp_path):
     write_point(root, "se", 3, None, ratio=16.0, state="failed")
     write_point(root, "se", 4, None, ratio=16.0, state="running")
     return root
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports without figures, which take seconds."""
+    monkeypatch.setattr(report, "draw_all", lambda *_: [])

@@ -125,7 +125,7 @@ def test_another_metric_counts_there_too(points, capsys):
     assert "ensembles" not in told  # it was measured by the accuracy alone
 
 
-def test_every_form_of_the_report_shows_it(points, capsys):
+def test_every_form_of_the_report_shows_it(points, capsys, undrawn):
     root = points["se", 0].parent
     write_report(root)
     shown = capsys.readouterr().out
@@ -145,7 +145,7 @@ def test_every_form_of_the_report_shows_it(points, capsys):
     assert '"ensembles":' in (root / "report.html").read_text()
 
 
-def test_without_any_of_it_nothing_is_shown(study, capsys):
+def test_without_any_of_it_nothing_is_shown(study, capsys, undrawn):
     write_report(study)
     assert "also measured" not in capsys.readouterr().out.lower()
     assert "also" not in json.loads((study / "report.json").read_text())

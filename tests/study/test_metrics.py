@@ -37,7 +37,7 @@ def root(tmp_path):
     return root
 
 
-def test_lower_is_better_of_the_loss(root, capsys):
+def test_lower_is_better_of_the_loss(root, capsys, undrawn):
     told = write_report(root, metric="loss")
     shown = capsys.readouterr().out
     assert told["variants"][0]["label"] == "se"
@@ -93,7 +93,7 @@ def test_what_no_point_has(root):
         read_study(root, "f2")
 
 
-def test_a_loss_that_is_nan_is_no_result(root):
+def test_a_loss_that_is_nan_is_no_result(root, undrawn):
     write_point(root, "se", 7, 0.8, others={"loss": float("nan"), "f1": 0.7})
     told = write_report(root, metric="loss")
     assert [point["error"] for point in told["unfinished"]] == ["its test loss is NaN"]

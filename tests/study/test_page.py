@@ -371,7 +371,7 @@ def overflow(tab: Any) -> float:
     return tab.evaluate("document.documentElement.scrollWidth - innerWidth")
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1366])
+@pytest.mark.parametrize("width", [320, 1366, *(pytest.param(w, marks=pytest.mark.slow) for w in (390, 768))])
 def test_the_page_itself_never_scrolls_sideways(visit, width):
     tab = visit(viewport={"width": width, "height": 844})
     tab.locator("td.label button").first.click()

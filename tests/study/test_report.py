@@ -11,12 +11,15 @@ import sys
 import pytest
 from PIL import Image
 
+from attnlab.study import report
 from attnlab.study.report import _escaped, latex, write_report
 from tests.study.points import write_decided, write_point
 
 
 def test_report_writes_tables_page_and_figures(study, capsys):
-    write_report(study)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw_all", lambda *_: [])
+        write_report(study)
     shown = capsys.readouterr().out
     assert "79.0" not in shown
     assert "80.0 ± 5.0" in shown  # bare: t(0.975, 2) · 0.02 / √3 = 4.97 points
@@ -62,7 +65,7 @@ def test_figures_are_for_print_and_screen(study):
     assert (study / "figures" / "effects.svg").read_bytes() == before  # nothing in it but the data
 
 
-def test_each_format_can_be_piped(tmp_path, capsys):
+def test_each_format_can_be_piped(tmp_path, capsys, undrawn):
     root = tmp_path / "a_study"
     write_decided(root)
     shown = {}
@@ -129,7 +132,7 @@ def test_a_read_only_study_is_printed(study, capsys):
     assert f"nothing was written: {study} is read-only" in capsys.readouterr().out
 
 
-def test_another_baseline(study, capsys):
+def test_another_baseline(study, capsys, undrawn):
     write_report(study)
     before = (study / "report.md").read_text()
     told = write_report(study, baseline={"attention": "se"})

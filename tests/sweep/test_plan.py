@@ -146,22 +146,28 @@ def test_what_a_launcher_needs_starts_when_nothing_is_wrong_at_first_sight():
 NOT_RUN = r"hydra\.[\w.]+=.*: a config may not run this"
 
 
+STRANGE = [
+    ("callbacks:\n    x:\n      _target_: subprocess.Popen\n      args: ['true']", NOT_RUN),
+    ("callbacks:\n    x:\n      _target_: torch.hub.load", NOT_RUN),
+    ("callbacks:\n    x:\n      _target_: hydra._internal.utils.os.system", NOT_RUN),
+    ("launcher:\n    _target_: os.system", NOT_RUN),
+    ("sweeper:\n    _target_: ${oc.env:HOME}", NOT_RUN),
+    ("job_logging:\n    handlers:\n      x:\n        (): os.system", r"hydra.job_logging: must stay none"),
+    ("job_logging:\n    handlers:\n      x:\n        stream: ext://this.s", r"hydra.job_logging: must stay none"),
+    ("hydra_logging:\n    root:\n      level: INFO", r"hydra.hydra_logging: must stay none"),
+    ("job:\n    env_set:\n      ATTNLAB_ALLOW: os", r"hydra.job.env_set: must stay empty"),
+    ("job:\n    chdir: true", r"hydra.job.chdir: must stay false"),
+]
+
+
 @pytest.mark.parametrize(
-    ("hydra", "message"),
+    ("hydra", "message", "multirun"),
     [
-        ("callbacks:\n    x:\n      _target_: subprocess.Popen\n      args: ['true']", NOT_RUN),
-        ("callbacks:\n    x:\n      _target_: torch.hub.load", NOT_RUN),
-        ("callbacks:\n    x:\n      _target_: hydra._internal.utils.os.system", NOT_RUN),
-        ("launcher:\n    _target_: os.system", NOT_RUN),
-        ("sweeper:\n    _target_: ${oc.env:HOME}", NOT_RUN),
-        ("job_logging:\n    handlers:\n      x:\n        (): os.system", r"hydra.job_logging: must stay none"),
-        ("job_logging:\n    handlers:\n      x:\n        stream: ext://this.s", r"hydra.job_logging: must stay none"),
-        ("hydra_logging:\n    root:\n      level: INFO", r"hydra.hydra_logging: must stay none"),
-        ("job:\n    env_set:\n      ATTNLAB_ALLOW: os", r"hydra.job.env_set: must stay empty"),
-        ("job:\n    chdir: true", r"hydra.job.chdir: must stay false"),
+        *((*each, ["-m"]) for each in STRANGE),
+        (*STRANGE[0], []),
+        *(pytest.param(*each, [], marks=pytest.mark.slow) for each in STRANGE[1:]),
     ],
 )
-@pytest.mark.parametrize("multirun", [[], ["-m"]])
 def test_a_strangers_config_does_not_run_code_through_hydra(tmp_path, hydra, message, multirun):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "strange.yaml").write_text(f"# @package _global_\nhydra:\n  {hydra}\n")

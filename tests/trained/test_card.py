@@ -74,9 +74,9 @@ def test_its_code_runs(text, exported, tmp_path):
     Image.fromarray(np.zeros((50, 60, 3), np.uint8)).save(folder / "photo.jpg")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert [re.search(r"import (\w+)", block)[1] for block in blocks] == ["attnlab", "json", "torch"]
-    for block in blocks:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, "-c", block], cwd=folder, env=environment, check=True, timeout=120)
+    code = f"for block in {blocks}: exec(block, {{}})"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True, timeout=120)
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,10 @@ CASES = {f"mini_xception {name}": ["data=digits", *words] for name, words in MOD
     for net in ("resnet18", "mobilenet_v2", "shufflenet_v2")
     for name, words in (("cbam", []), ("se", []), ("eca", []))
 }
-QUICK = ("mini_xception sequence",)
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
-)
+@pytest.mark.slow  # test_export.py shows it of CBAM by the command line, attention/test_every.py of each module alone
+@pytest.mark.parametrize("case", CASES)
 def test_from_training_to_onnxruntime(case, tmp_path):
     backbone, name = case.split()
     words = [f"backbone={backbone}", f"attention={name}", *CASES[case], "study=s", "trainer.max_epochs=1"]

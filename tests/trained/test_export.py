@@ -198,7 +198,7 @@ def test_the_difference_is_relative_to_the_spread_of_the_logits():
     assert difference(torch.ones(1, 2), torch.ones(2, 2)) == float("inf")
 
 
-@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("softmax", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_small_errors_of_small_logits_are_refused(trained, tmp_path, softmax):
     class Small(Tiny):
         def forward(self, x):
@@ -391,7 +391,13 @@ def test_a_missing_package_is_one_line(trained, tmp_path, monkeypatch):
         write_export(trained, tmp_path / "export", ["onnx"])
 
 
-def test_the_command_line_tells_what_was_written(exported, study, capsys):
+def test_another_opset_than_the_exporters_is_told(trained, tmp_path):
+    with pytest.raises(InputError, match=r"^--opset 5: PyTorch's exporter gives opset \d+ here$"):
+        write_export(dataclasses.replace(trained, net=Tiny().eval()), tmp_path / "export", ["onnx"], opset=5)
+    assert not (tmp_path / "export").exists()
+
+
+def test_the_command_line_tells_what_was_written(exported, study, tmp_path, capsys):
     printed = (exported.parents[1] / "printed.txt").read_text("utf-8")
     for words in (
         f"{exported.parent.name}, written to {exported}:",
@@ -402,6 +408,9 @@ def test_the_command_line_tells_what_was_written(exported, study, capsys):
         "hf upload USER/NAME",
     ):
         assert words in printed
+    assert main(["export", str(study), "--best", "--to", "safetensors", "--output", str(tmp_path / "best")]) == 0
+    assert (tmp_path / "best" / "model.safetensors").is_file()
+    capsys.readouterr()
     for words, why in (
         (["nowhere", "--to", "onnx"], "nowhere: no such folder"),
         ([str(study), "--to", "onnx"], "not a point's folder; of a study, --best"),
@@ -410,7 +419,6 @@ def test_the_command_line_tells_what_was_written(exported, study, capsys):
         ([str(study), "--to", "onxx"], "--to onxx: no such format; nearest: onnx"),
         ([str(study), "--to", "torch", "--quantize", "int8"], "--quantize int8: needs --to onnx"),
         ([str(study), "--to", "safetensors", "--softmax"], "--softmax: needs --to onnx or torch"),
-        ([str(study), "--best", "--to", "onnx", "--opset", "5"], "--opset 5: PyTorch's exporter gives opset"),
     ):
         assert main(["export", *words]) == 2
         told = capsys.readouterr().err

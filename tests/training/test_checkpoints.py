@@ -127,11 +127,11 @@ def newest(folder):
     return next((int(path.stem[5:]) for path in checkpoints.saved(folder)), 0)
 
 
-@pytest.mark.parametrize("every_n_steps", [None, 7])
-def test_killed_at_random_moments_ends_to_the_bit_as_if_never_killed(uninterrupted, every_n_steps):
+@pytest.mark.parametrize(("every_n_steps", "kills"), [(None, 2), (7, 3)])
+def test_killed_at_random_moments_ends_to_the_bit_as_if_never_killed(uninterrupted, every_n_steps, kills):
     folder = prepared(f"killed{every_n_steps}", f"checkpoint.every_n_steps={every_n_steps or 'null'}")
     chance = random.Random(0)
-    for kill in range(1, 4):
+    for kill in range(1, kills + 1):
         process, enough = start(folder), newest(folder) + 1
         wait_for(lambda: newest(folder) >= enough, process)  # noqa: B023
         time.sleep(chance.uniform(0, 0.2))

@@ -94,7 +94,7 @@ def test_begun_packed_and_ended_alone_and_the_other_way_round(tmp_path, monkeypa
     leg = first._leg
 
     def asked_to_stop(group):
-        first.stop.asked = "SIGTERM"
+        first.stop.signal = "SIGTERM"
         return leg(group)
 
     first._leg = asked_to_stop

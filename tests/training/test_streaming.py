@@ -53,7 +53,7 @@ def undisturbed():
     return folder
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_any_number_of_workers(undisturbed, workers):
     folder = prepared(f"by{workers}", f"data.workers={workers}")
     assert folder.name == undisturbed.name  # the same point
@@ -61,7 +61,7 @@ def test_any_number_of_workers(undisturbed, workers):
     assert_equal(folder, undisturbed)
 
 
-@pytest.mark.parametrize("asked", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("asked", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_stopped_in_the_middle_of_epochs_it_ends_to_the_bit(undisturbed, asked):
     folder = prepared(f"stopped{asked}", "data.workers=2", "checkpoint.every_n_steps=2")
     for step in (2, 10):

@@ -13,6 +13,7 @@ import copy
 import json
 import logging
 import os
+import signal
 import threading
 import time
 import traceback
@@ -115,6 +116,7 @@ class Pack:
                 first = min(member.position for member in waiting)
                 group = [member for member in waiting if member.position == first]
                 batches = self._train(group) if len(group) > 1 and self.together is not False else 0
+                self.stop.at_once, self.stop.asked = not batches, self.stop.signal
                 for member in group:
                     member.batches = batches
                     member.resume()
@@ -163,7 +165,7 @@ class Pack:
         started = time.perf_counter()
         most, batches = min(member.batches_to_go() for member in group), 0
         stacked = _stacked(group)
-        while batches < most and not (batches and (self.stop.asked or time.perf_counter() - started > LEG_S)):
+        while batches < most and not (batches and (self.stop.signal or time.perf_counter() - started > LEG_S)):
             stacked.step(*_batch(group))
             for member in group:
                 member.step_schedule()
@@ -290,11 +292,21 @@ class Member:
 
 
 class _Asked(Stop):
-    """Notes a signal; the points look whether there was one, as no signal reaches their threads."""
+    """Notes a signal; the points look at ``asked``, as no signal reaches their threads.
+
+    After a leg, all of its points must find the same there, so that they stop at the same batch: ``at_once`` is for
+    points that train alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signal: str | None = None
+        self.at_once = True
 
     def _handle(self, number: int, frame: Any) -> None:
-        self.training = True
-        super()._handle(number, frame)
+        self.signal = signal.Signals(number).name
+        if self.at_once:
+            self.asked = self.signal
 
 
 @contextlib.contextmanager
