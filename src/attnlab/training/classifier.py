@@ -33,8 +33,9 @@ class Classifier(lightning.LightningModule):
         avoid_onednn_bug(self.net)
         self.compiled = Compiled(self.net, compiled)
         self.optimisation = optimisation
-        self.train_loss = MeanMetric()
-        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        # Neither looks at values, for which a GPU would have to be waited for; a NaN stays in the mean.
+        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_metrics = metrics(num_classes, "val/")
         self.test_metrics = metrics(num_classes, "test/")
         self.tested: list[Tensor] = []  # of each test batch (2, N): labels, predicted classes
