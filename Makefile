@@ -64,10 +64,12 @@ install-oldest: ## install the oldest versions allowed into .venv-oldest (once)
 		$(OLDEST)/bin/uv pip install --compile-bytecode --python $(OLDEST)/bin/python --constraint constraints-oldest.txt --editable '.[test]' && \
 		touch $(OLDEST)/.installed; }
 
-test-oldest: install-oldest ## test the code that uses internals of Hydra and Lightning, with the oldest versions
+test-oldest: install-oldest ## test the code that uses internals of Hydra, Lightning and PyTorch, with the oldest versions
 	@$(OLDEST)/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile -m "not slow" tests/config/test_compose.py \
 		tests/config/test_many.py tests/training/test_checkpoints.py tests/training/test_classifier.py \
-		tests/training/test_loop.py tests/sweep/test_grid.py tests/sweep/test_plan.py
+		tests/training/test_loop.py tests/sweep/test_grid.py tests/sweep/test_plan.py \
+		tests/attention/kernels/test_by_image.py \
+		tests/training/test_compiled.py::test_steps_are_those_of_the_network_as_written
 
 test-cluster: install-dev ## run the cluster tests: real SLURM (Debian, root), real Ray
 	@$(BIN)/python -m pytest -rs -n 3 --dist=loadfile tests/cluster

@@ -40,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own stay where they are
     folder = tempfile.mkdtemp(prefix="attnlab-")
     os.environ["TMPDIR"], tempfile.tempdir = folder, None
+    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "0")  # to try out which vectors there are takes it 7 s
     os.environ["ATTNLAB_WARM"] = f"{folder}/warm"
     # At the very end: multiprocessing removes its own folder, in this one, at -100.
     multiprocessing.util.Finalize(None, shutil.rmtree, [folder, True], exitpriority=-200)

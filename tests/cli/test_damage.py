@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from attnlab import ledger
+from attnlab.attention import kernels
 from attnlab.cli import main
 from attnlab.errors import InputError
 from attnlab.study import collect, report
@@ -310,3 +311,18 @@ def test_a_record_that_is_damaged_while_its_point_waits_is_made_again(finished, 
     loop._write_about(point, ledger.read_config(point), before["threads"])
     assert ledger.read_point(point).about == {key: value for key, value in before.items() if key != "overrides"}
     assert (point / "point.json.damaged").read_bytes() == b""
+
+
+def test_a_point_resumed_with_other_kernels_says_so(finished, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("ATTNLAB_ALLOW", "tests")
+    point = ledger.points(copied(finished, tmp_path))[0]
+    config = ledger.read_config(point)
+    loop._write_about(point, config, 1)
+    assert "ATTNLAB_KERNELS" not in caplog.text
+    before = ledger.read_json(point / "point.json")["kernels"]
+    monkeypatch.setattr(kernels, "off", before != "eager")
+    monkeypatch.delenv("ATTNLAB_KERNELS", raising=False)
+    loop._write_about(point, config, 1)
+    now = ledger.read_json(point / "point.json")["kernels"]
+    assert {before, now} > {"eager"}
+    assert f"ATTNLAB_KERNELS has changed since the last attempt: {before} then, {now} now" in caplog.text

@@ -63,7 +63,7 @@ LINES: list[tuple[int, list[Part]]] = [  # with how many seconds each line may t
     (90, [Part("slots", points.slots)]),
     (40, [Part("epoch resnet18", points.epoch, ("resnet18",), on_cpu=False)]),
     (40, [Part("epoch mini_xception", points.epoch, ("mini_xception",))]),
-    (90, [Part("packed points", points.packed)]),
+    (110, [Part("packed points", points.packed)]),
     (600, [Part("zoo_fashion", fashion, spare=True)]),  # as long as there is time
 ]
 

@@ -152,7 +152,7 @@ PACKED = {  # images as the cluttered digits, and CIFAR's; batches as in conf/
 
 
 def packed(device: str, note: Note) -> None:
-    """Images a second of all seeds together: stacked as one network, and eagerly one after another."""
+    """Images a second of all seeds together, steps only: stacked as one network, and eagerly one after another."""
     for name in PACKED if device == "cuda" else ("mini_xception",):
         for seeds in (1, 2, 4, 8, 16) if device == "cuda" else (2,):
             attempt(note, f"{name} {seeds}", packed_and_alone, device, name, seeds)

@@ -58,7 +58,7 @@ def lines(measured: dict[str, Any]) -> Iterator[str]:
         if isinstance(found, dict) and "ratio" in found:
             rates = (f"{found['images_per_s'][mode]['median']:,.0f}" for mode in ("packed", "alone"))
             rows.append([setting, *rates, f"{found['ratio']['median']:.1f}"])
-    yield from table(["seeds as one network", "images/s", "one after another", "ratio"], rows)
+    yield from table(["seeds as one network, steps only", "images/s", "one after another", "ratio"], rows)
 
     counts = {n: found for n, found in parts.get("slots", {}).items() if isinstance(found, dict)}
     rows = [[n, f"{found['points_per_hour']:,}", str(found["seconds_each"])] for n, found in counts.items()]

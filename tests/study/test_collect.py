@@ -80,9 +80,15 @@ def test_compiled_attention_is_judged_against_the_bare_network(tmp_path):
     assert found == {
         "none trainer.compile=none": None,
         "none trainer.compile=network": None,
-        "se compile=attention trainer.compile=none": "none trainer.compile=none",
-        "se compile=none trainer.compile=network": "none trainer.compile=network",
+        "se torch.compile=attention trainer.compile=none": "none trainer.compile=none",
+        "se torch.compile=none trainer.compile=network": "none trainer.compile=network",
     }
+
+
+def test_an_attentions_own_setting_named_compile_is_a_factor(tmp_path):
+    for own in (3, 4):
+        write_point(tmp_path / "s", "mine", 0, 0.9, trainer={"max_epochs": 3, "compile": "attention"}, compile=own)
+    assert read_study(tmp_path / "s").factors == {"attention.compile": ["3", "4"]}
 
 
 def test_parts_of_a_hybrid_are_its_attention(tmp_path):

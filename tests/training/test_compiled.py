@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from torch._dynamo.utils import counters
 from attnlab import attach, ledger, record
 from attnlab.errors import InputError
 from attnlab.sweep import plan
+from attnlab.training import compiled as compiling
+from attnlab.training import worker
 from attnlab.training.classifier import Classifier
 from attnlab.training.compiled import require_compiler
 from attnlab.training.optimisation import Optimisation
@@ -26,7 +30,7 @@ from tests.conftest import COMMAND, attnlab
 from tests.training import test_checkpoints as worlds
 from tests.training.test_checkpoints import _world as _world
 
-POINT = ["trainer.max_epochs=2", "data.batch_size=200", "attention.ratio=8"]
+POINT = ["trainer.max_epochs=2", "data.batch_size=200"]
 
 
 def graphs():
@@ -86,8 +90,8 @@ def trained(net, what, steps=4):
 @pytest.mark.parametrize("what", ["attention", pytest.param("network", marks=pytest.mark.slow)])
 def test_steps_are_those_of_the_network_as_written(what, caplog):
     net = Net()
-    attach(net, "se", at="module", names=["layers.0", "layers.1"], input_size=(1, 9, 9), ratio=2)
-    before = graphs()
+    attach(net, "eca", at="module", names=["layers.0", "layers.1"], input_size=(1, 9, 9))
+    another, before = copy.deepcopy(net), graphs()
     with caplog.at_level("INFO", "attnlab"):
         classifier, losses, seen = trained(copy.deepcopy(net), what)
     assert set(seen) == {before + 1}  # also of the two attention modules, whose shapes are equal
@@ -99,13 +103,23 @@ def test_steps_are_those_of_the_network_as_written(what, caplog):
     for key, value in written.items():
         torch.testing.assert_close(state[key], value, rtol=1e-8, atol=1e-10)
 
+    classifier.zero_grad()
+    twin = copy.deepcopy(classifier)
+    twin.training_step((torch.ones(6, 1, 9, 9, dtype=torch.float64), torch.zeros(6, dtype=torch.long)), 0).backward()
+    assert all(p.grad is not None for p in twin.net.parameters())
+    assert all(p.grad is None for p in classifier.net.parameters())
+
     with warnings.catch_warnings():  # of record, about a compiled network
         warnings.simplefilter("error")
         with record(classifier.net) as gates, torch.no_grad():
             classifier.eval()(torch.randn(3, 1, 9, 9, dtype=torch.float64))
     assert len(gates) == 2
     assert graphs() == before + 1
-    copy.deepcopy(classifier.net)
+
+    with caplog.at_level("INFO", "attnlab"):
+        assert trained(another, what)[1] == losses
+    assert graphs() == before + 2
+    assert "1 graph of a training step loaded from the cache on disk" in caplog.records[-1].getMessage()
 
 
 def test_what_cannot_be_compiled_trains_all_the_same_and_is_told(caplog):
@@ -114,6 +128,14 @@ def test_what_cannot_be_compiled_trains_all_the_same_and_is_told(caplog):
         losses = trained(copy.deepcopy(net), "network")[1]
     assert caplog.text.count("nothing could be compiled; training goes on uncompiled") == 1
     assert losses == trained(net, "none")[1]
+
+
+def test_where_pytorch_counts_otherwise_the_log_alone_is_missing(caplog, monkeypatch):
+    monkeypatch.delattr("torch._dynamo.utils.calculate_time_spent")
+    with caplog.at_level("INFO", "attnlab"):
+        losses = trained(Refused(), "network")[1]
+    assert np.isfinite(losses).all()
+    assert not caplog.records
 
 
 @pytest.mark.slow
@@ -138,7 +160,14 @@ def test_a_machine_without_a_compiler_is_told_when_points_are_planned(monkeypatc
     monkeypatch.setenv("CXX", sys.executable)
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     with pytest.raises(InputError, match=r"^trainer.compile=network: needs Python's headers \(Python.h\);.*none$"):
-        require_compiler("network")
+        require_compiler("network", "cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match=r"^trainer.compile=network: needs Triton, and a GPU .*none$"):
+            require_compiler("network", "cuda")
+    monkeypatch.delenv("CXX")
+    monkeypatch.setattr(compiling, "sys", SimpleNamespace(platform="win32"))
+    with pytest.raises(InputError, match=r"^trainer.compile=network: needs a C\+\+ compiler \(cl\);.*none$"):
+        require_compiler("network", "cpu")
 
 
 def end(process):
@@ -147,23 +176,27 @@ def end(process):
     return process.exitcode
 
 
-@pytest.fixture(scope="module")
-def compiled(_world):
-    folder = worlds.prepared("compiled", "trainer.compile=network", *POINT)
-    assert end(worlds.start(folder)) == 0
-    return folder
+def resume_then_train(folder, other):
+    """In one process, which need not compile the second time."""
+    os.environ["ATTNLAB_ALLOW"] = "dropping"
+    sys.exit(worker.main(folder, threads=1) or worker.main(other, threads=1))
 
 
-def test_killed_in_an_epoch_it_ends_to_the_bit_as_if_never_killed(compiled):
-    folder = worlds.prepared("killed", "trainer.compile=network", "checkpoint.every_n_steps=1", *POINT)
+def test_killed_in_an_epoch_it_ends_to_the_bit_as_if_never_killed():
+    words = ["trainer.compile=attention", "attention=eca", *POINT]
+    folder = worlds.prepared("killed", "checkpoint.every_n_steps=1", *words)
+    compiled = worlds.prepared("compiled", *words)
     process = worlds.start(folder)
     worlds.wait_for(lambda: worlds.newest(folder) >= 7, process)  # 5 steps are an epoch
     process.kill()
     process.join()
-    assert end(worlds.start(folder)) == 0
+    process = multiprocessing.get_context("forkserver").Process(target=resume_then_train, args=(folder, compiled))
+    process.start()
+    assert end(process) == 0
     log = (folder / "log.txt").read_text()
     assert log.count("1 graph of a training step") == 2
     assert "1 graph of a training step loaded from the cache on disk in" in log
+    assert (compiled / "log.txt").read_text().count("1 graph of a training step") == 1
     worlds.assert_equal(folder, compiled)
     assert (np.load(folder / "test.npy") == np.load(compiled / "test.npy")).all()
 
@@ -194,7 +227,7 @@ def test_ctrl_c_while_it_compiles_ends_the_point_not_the_compiler(tmp_path):
 @pytest.mark.parametrize("more", [["trainer=ddp", "trainer.devices=2"], ["backbone.freeze=1"]])
 def test_several_devices_and_frozen_epochs_too(tmp_path, more):
     """In float64 the numbers are those of the network as written."""
-    words = [*worlds.ARGV, *POINT, "trainer.precision=64-true", f"output_dir={tmp_path}"]
+    words = [*worlds.ARGV, *POINT, "attention.ratio=8", "trainer.precision=64-true", f"output_dir={tmp_path}"]
     for study, what in (("compiled", "network"), ("written", "none")):
         done = attnlab("train", *words, *more, f"study={study}", f"trainer.compile={what}", cwd=Path.cwd())
         assert done.returncode == 0, done.stderr

@@ -26,6 +26,14 @@ def test_output_and_gradients_are_those_of_the_convolution(stride, bias):
     torch.testing.assert_close(conv.weight.grad.double(), exact.weight.grad, rtol=1e-5, atol=1e-5)
 
 
+def test_padding_by_name_is_no_other_convolution():
+    conv, x = nn.Conv2d(8, 24, 1, stride=2, padding="valid"), torch.randn(2, 8, 6, 7)
+    y = conv(x)
+    avoid_onednn_bug(conv)
+    assert "forward" in vars(conv)
+    torch.testing.assert_close(conv(x), y)
+
+
 def test_gradients_keep_the_layout():
     """Else the network before mixes layouts, which is slow."""
     conv, x = nn.Conv2d(8, 24, 1, stride=2), torch.randn(2, 8, 6, 7).to(memory_format=torch.channels_last)

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from attnlab import ledger
 from attnlab.ledger import lock
@@ -29,8 +31,11 @@ def prepared(folder, *settings):
     return [point.folder for point in points]
 
 
-def pack(folders, **more):
-    return Pack(folders, [folder.name for folder in folders], 1, **{"force": True, **more})
+def pack(folders, together=True):
+    """``together=None``: if that is faster."""
+    made = Pack(folders, [folder.name for folder in folders], 1)
+    made.together = together
+    return made
 
 
 def checkpoint(folder, name="last"):
@@ -78,7 +83,6 @@ def test_packed_is_as_alone_and_one_that_fails_or_is_elsewhere_leaves_the_others
     assert [status["state"] for status in states] == ["done", "done", "failed", "pending"]
     assert "FloatingPointError: the training loss is" in states[2]["error"]
     for folder in folders[:3]:
-        assert "attnlab: packed with 2 others\n" in (folder / "log.txt").read_text()
         assert ledger.read_json(folder / "point.json")["packed"] == 3
     assert "Traceback" not in "".join((folder / "log.txt").read_text() for folder in folders[:2])
     assert "Traceback" in (folders[2] / "log.txt").read_text()
@@ -88,7 +92,7 @@ def test_packed_is_as_alone_and_one_that_fails_or_is_elsewhere_leaves_the_others
 
 
 def test_begun_packed_and_ended_alone_and_the_other_way_round(tmp_path, monkeypatch):
-    lenet = ["backbone=lenet5", "attention=se", "sites=unit", "seed=0,1"]
+    lenet = ["backbone=lenet5", "backbone.freeze=1", "attention=se", "sites=unit", "seed=0,1"]
     begun, unlike = prepared(tmp_path / "begun", *lenet), prepared(tmp_path / "unlike", *lenet)
     first = pack(begun)
     leg = first._leg
@@ -103,7 +107,7 @@ def test_begun_packed_and_ended_alone_and_the_other_way_round(tmp_path, monkeypa
     assert [[path.name for path in folder.glob("checkpoints/*")] for folder in begun] == [["step-00000001.ckpt"]] * 2
     shutil.copytree(tmp_path / "begun", tmp_path / "alone")
     alone = [tmp_path / "alone" / folder.relative_to(tmp_path / "begun") for folder in begun]
-    assert pack(begun, force=False).train() == 0  # it was packed before, so it is not asked whether that is faster
+    assert pack(begun, together=None).train() == 0  # it was packed before, so it is not asked whether that is faster
     for folder, reference in zip(begun, alone, strict=True):
         assert "packed with 1 other\n" in (folder / "log.txt").read_text().partition("attempt 2")[2]
         loop.run(reference, threads=1)
@@ -121,51 +125,95 @@ def test_begun_packed_and_ended_alone_and_the_other_way_round(tmp_path, monkeypa
         same(folder, reference)
 
 
-def broken(step, times=[]):  # noqa: B006
+def failing(times, error):
     """A step that fails the second time."""
+    step = Stacked.step
 
-    def failing(*args):
+    def one(*args):
         times.append(1)
         if len(times) == 2:
-            raise RuntimeError("broken on purpose")
+            raise error
         return step(*args)
 
-    return failing
+    return one
 
 
 @pytest.mark.parametrize(
-    ("patch", "force", "words"),
+    ("together", "patch", "words"),
     [
-        (
-            (packed, "_gain", lambda group: packed._batch(group) and 0.5),
-            False,
-            "trained one after another: packing is no faster here (0.5 ×)",
-        ),
-        (
-            (Stacked, "step", broken(Stacked.step)),
-            True,
-            "trained one after another from here on: RuntimeError: broken on purpose",
-        ),
+        (None, (packed, "_gain", lambda group: 0.5), "trained alone: packing is slower here (0.5 ×)"),
+        (True, (Stacked, "step", failing([], RuntimeError("broken"))), "alone from here on: RuntimeError: broken"),
     ],
 )
-def test_points_of_a_pack_are_trained_one_after_another_to_the_bit(tmp_path, monkeypatch, patch, force, words):
-    """Where packing is slower, and where it fails, in the course of a leg."""
+def test_where_packing_is_slower_or_fails_the_points_are_left_to_be_trained_alone(
+    tmp_path, monkeypatch, together, patch, words
+):
     monkeypatch.setattr(*patch)
-    lenet = ["backbone=lenet5", "seed=0,1", "checkpoint.every_n_steps=null"]
-    folders = prepared(tmp_path / "packed", *lenet)
-    assert pack(folders, force=force).train() == 0
-    for folder, reference in zip(folders, prepared(tmp_path / "alone", *lenet), strict=True):
-        assert words in (folder / "log.txt").read_text()
-        loop.run(reference, threads=1)
-        same(folder, reference, tolerance=0)
-
-
-def test_the_choice_is_measured_and_each_point_has_a_wandb_run_of_its_own(tmp_path):
-    folders = prepared(tmp_path, "backbone=lenet5", "seed=0,1", "logger=wandb")
-    assert pack(folders, force=False).train() == 0
+    folders = prepared(tmp_path, "backbone=lenet5", "seed=0,1")
+    assert pack(folders, together=together).train() == loop.ALONE
     for folder in folders:
         text = (folder / "log.txt").read_text()
-        assert "as fast as one after another" in text or "one after another: packing is no faster here" in text
+        assert words in text
+        assert ("Traceback" in text) == (together is True)
+        assert ledger.state(folder) == "preempted"
+        assert "packed" not in ledger.read_json(folder / "point.json")
+        assert not [*folder.glob("checkpoints/*")]
+
+
+def test_after_a_cuda_error_nothing_more_is_tried_in_this_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(Stacked, "step", failing([], RuntimeError("CUDA error: an illegal memory access")))
+    folders = prepared(tmp_path, "backbone=lenet5", "seed=0,1,2")
+    begun = pack(folders)
+    assert begun.train() == loop.ALONE
+    assert [ledger.read_json(folder / "status.json")["state"] for folder in folders] == ["running"] * 3
+    for member in begun.members:  # which ends with the process
+        member.resume()
+
+
+def test_a_point_that_another_process_takes_over_ends_the_pack_but_not_as_if_asked_to_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.05)
+    codes = []
+    monkeypatch.setattr(loop.os, "_exit", codes.append)
+    folders = prepared(tmp_path, "backbone=lenet5", "seed=0,1")
+    begun = pack(folders)
+    leg = begun._leg
+
+    def taken_over(group):
+        shutil.rmtree(folders[0] / "lock")
+        time.sleep(0.5)
+        begun.stop.signal = "SIGTERM"
+        return leg(group)
+
+    begun._leg = taken_over
+    begun.train()
+    assert codes[:1] == [loop.ALONE]
+
+
+def test_folds_of_different_length_have_schedules_of_their_own(tmp_path):
+    """Of 31, 31 and 32 images, in batches of 16: one batch an epoch, or two."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(25):
+            image = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(image).save(tmp_path / "images" / name / f"{i}.png")
+    words = ["data=image_folder", f"data.folder={tmp_path}/images", "data.size=32", "data.folds=4", "data.fold=0,1,2"]
+    words += ["backbone=lenet5", "data.batch_size=16"]
+    folders = prepared(tmp_path / "packed", *words)
+    assert pack(folders).train() == 0
+    lengths = set()
+    for folder, reference in zip(folders, prepared(tmp_path / "alone", *words), strict=True):
+        loop.run(reference, threads=1)
+        same(folder, reference)
+        lengths.add(checkpoint(folder)["global_step"])
+        assert ledger.read_json(folder / "point.json")["packed"] > 1
+    assert len(lengths) == 2
+
+
+def test_each_point_has_a_wandb_run_of_its_own(tmp_path):
+    folders = prepared(tmp_path, "backbone=lenet5", "seed=0,1", "logger=wandb")
+    assert pack(folders).train() == 0
+    for folder in folders:
         (path,) = folder.glob("wandb/offline-run-*/*.wandb")
         kept = [
             {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
@@ -188,6 +236,9 @@ def test_which_points_are_alike():
         assert packed.likeness(config(*settings)) != base
 
 
+ELEMENTWISE = "SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adadelta, Adamax"
+
+
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
@@ -196,7 +247,10 @@ def test_which_points_are_alike():
         (["backbone=squeezenet1_1", "data.size=64"], "its network draws random numbers in training (dropout, say)"),
         (["+trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches=2"),
         (["trainer.precision=16-mixed"], "trainer.precision=16-mixed"),
-        (["optimizer=adamw", "optimizer._target_=torch.optim.RAdam"], "RAdam steps a weight by others than itself"),
+        (
+            ["optimizer=adamw", "optimizer._target_=torch.optim.ASGD"],
+            f"ASGD is not one of {ELEMENTWISE}",
+        ),
     ],
 )
 def test_what_is_trained_alone(settings, why):

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnlab.attention import kernels
 from attnlab.attention.base import GateName, Init, register, require
@@ -72,7 +72,8 @@ class CBAM(InOrder):
     def in_turn(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
             own = type(self.channel) is ChannelAttention and type(self.spatial) is SpatialAttention
-            if own and self.channel.squeeze == "both" and kernels.by_triton(x):
+            heard = _has_hooks(self.channel) or _has_hooks(self.spatial)  # refined calls what is in them, not them
+            if own and not heard and self.channel.squeeze == "both" and kernels.by_triton(x):
                 return kernels.fused.refined(x, self.channel.gate_of, self.spatial.gate_of)
         return self.spatial(self.channel(x))
 
@@ -80,6 +81,10 @@ class CBAM(InOrder):
         if self.combine == "product":
             return self.channel.gate(x) * self.spatial.gate(x)
         return self.sum_scale * (self.channel.gate(x) + self.spatial.gate(x))
+
+
+def _has_hooks(part: nn.Module) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)
 
 
 @register("cbam_article")

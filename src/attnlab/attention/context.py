@@ -18,6 +18,7 @@ from attnlab.attention.base import (
     register,
     require,
 )
+from attnlab.attention.kernels import scaled
 from attnlab.errors import InputError
 
 Fusion = Literal["add", "mul"]
@@ -85,7 +86,7 @@ class GC(Attention):
             return self.activation(self._transformed(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(x) if self.is_gate else x + self._transformed(x)
+        return scaled(x, self.gate(x)) if self.is_gate else x + self._transformed(x)
 
     def _transformed(self, x: Tensor) -> Tensor:
         if self.mask is None:

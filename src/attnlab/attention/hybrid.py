@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from attnlab.attention.base import UNBOUNDED, Attention, Init, product_of_limits, register, require
+from attnlab.attention.kernels import scaled
 from attnlab.attention.order import Combine, combine
 from attnlab.errors import InputError, choices
 from attnlab.targets import parameters
@@ -47,7 +48,7 @@ class InSequence(Attention):
         for i, part in enumerate(self.parts):
             if getattr(part, "is_gate", False):
                 gates[f"{i}_{type(part).__name__}"] = gate = part.gate(x)  # type: ignore[operator]
-                x = x * gate
+                x = scaled(x, gate)
             else:
                 x = part(x)
         return gates
@@ -64,7 +65,7 @@ class InSequence(Attention):
         whole = x
         for i, part in enumerate(self.parts):
             gate = part.gate(x)  # type: ignore[operator]
-            x = x * gate
+            x = scaled(x, gate)
             whole = gate if i == 0 else whole * gate
         return whole
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from attnlab.attention.base import Attention, product_of_limits, require
+from attnlab.attention.kernels import scaled
 
 Order = Literal["channel_first", "spatial_first", "parallel", "channel_only", "spatial_only"]
 Combine = Literal["product", "sum", "max"]
@@ -59,10 +60,10 @@ class InOrder(Attention):
         """channel (N, C, 1, 1) and spatial (N, 1, H, W), as far as there are both"""
         if self.order == "channel_first":
             channel = self.channel.gate(x)
-            return {"channel": channel, "spatial": self.spatial.gate(x * channel)}
+            return {"channel": channel, "spatial": self.spatial.gate(scaled(x, channel))}
         if self.order == "spatial_first":
             spatial = self.spatial.gate(x)
-            return {"channel": self.channel.gate(x * spatial), "spatial": spatial}
+            return {"channel": self.channel.gate(scaled(x, spatial)), "spatial": spatial}
         parts = {"channel": self.channel, "spatial": self.spatial}
         return {name: part.gate(x) for name, part in parts.items() if part is not None}
 
@@ -81,21 +82,21 @@ class InOrder(Attention):
             gate = self.together(x)
         elif self.order == "channel_first":
             channel = self.channel.gate(x)
-            gate = channel * self.spatial.gate(x * channel)
+            gate = channel * self.spatial.gate(scaled(x, channel))
         else:
             spatial = self.spatial.gate(x)
-            gate = self.channel.gate(x * spatial) * spatial
+            gate = self.channel.gate(scaled(x, spatial)) * spatial
         return gate
 
     def forward(self, x: Tensor) -> Tensor:
         if self.channel is None or self.spatial is None:
-            y = x * self.gate(x)
+            y = scaled(x, self.gate(x))
         elif self.order == "channel_first":  # the same as x * gate(x), without building a full-size gate
             y = self.in_turn(x)
         elif self.order == "spatial_first":
             y = self.channel(self.spatial(x))
         else:
-            y = x * self.gate(x)
+            y = scaled(x, self.gate(x))
         return y
 
     @classmethod

@@ -58,6 +58,7 @@ SHAPES: dict[str, Shape] = {
         "data?": [{"files": WHOLE, "names": TEXT, "times": TEXT, "contents": TEXT}],
         "libraries?": {"*": TEXT},
         "threads?": WHOLE,
+        "kernels?": TEXT,
         "packed?": WHOLE,
         "wandb_id?": TEXT,
     },

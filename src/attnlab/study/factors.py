@@ -60,6 +60,8 @@ def levels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mappin
 def _in_full(settings: Mapping[str, Any]) -> dict[str, Any]:
     """With settings that are newer than the point; what concerns the attention alone is a setting of it.
 
+    ``torch.compile`` is one, too, by a name that no argument of a class can have.
+
     A fold is left out: it has an effect only in cross-validation, where it tells replicates apart.
     """
     full = in_full(settings)
@@ -73,7 +75,7 @@ def _in_full(settings: Mapping[str, Any]) -> dict[str, Any]:
     if attention and "compile" in trainer:
         if alone := trainer["compile"] == "attention":
             trainer["compile"] = "none"
-        attention["compile"] = "attention" if alone else "none"
+        attention["torch.compile"] = "attention" if alone else "none"
     return {**full, "trainer": trainer, "optimizer": optimizer, "attention": attention}
 
 

@@ -42,6 +42,7 @@ class Planned:
     variant: str = ""  # what tells it from the others, but for the seed
     title: str = ""  # what the terminal calls it
     pack: str = ""  # points that may be trained as one network have the same
+    packed: int = 0  # of an interrupted point: with how many it was trained as one
     cost: "Cost | None" = None  # of an unfinished point
 
     @property
@@ -120,8 +121,11 @@ def make(
         plan.collapsed += lines
         _entitle(plan.points)
     plan.retry = not multirun or settings.get("retry") == "failed"
-    if multirun and settings.get("pack"):
-        pack_seeds(plan, hydra["launcher"], tell)
+    if settings.get("pack"):
+        if multirun:
+            pack_seeds(plan, hydra["launcher"], tell)
+        else:
+            plan.packs = ["sweep.pack=seeds makes no difference: it packs the points of a sweep (-m)"]
     if plan.errors and (settings.get("on_error") != "skip" or not plan.points):
         raise InputError("\n".join(plan.errors))
     return plan
@@ -151,6 +155,8 @@ def pack_seeds(plan: Plan, launcher: dict[str, Any], tell: Told = lambda text: N
     for reason in dict.fromkeys(filter(None, why.values())):
         count = sum(len(points) for key, points in several.items() if why[key] == reason)
         plan.packs.append(f"{count} points are trained alone: {reason}")
+    if single := len(alike) - len(several):
+        plan.packs.append(f"points that have none like them: {single}")
 
 
 def _planned(
@@ -158,8 +164,8 @@ def _planned(
 ) -> Planned:
     read = ledger.read_point(folder)
     code = code_of(read.about) if read.state == "done" else ""
-    attempts = read.status.get("attempts") or 0
-    return Planned(folder, config, combinations, read.state, attempts, read.damage, code, cost=cost)
+    attempts, packed = read.status.get("attempts") or 0, read.about.get("packed") or 0
+    return Planned(folder, config, combinations, read.state, attempts, read.damage, code, packed=packed, cost=cost)
 
 
 def _priced(point: Planned) -> dict[str, int]:

@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from attnlab.data import Batches, ImageData
 from attnlab.data.measures import metrics, update
 from attnlab.insertion import check
-from attnlab.training.compiled import Compiled, What
+from attnlab.training.compiled import Compiled, What, require_compiler
 from attnlab.training.onednn_bug import avoid_onednn_bug
 from attnlab.training.optimisation import Optimisation
 
@@ -54,6 +54,8 @@ class Classifier(lightning.LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
+            if self.compiled.modules:
+                require_compiler(self.compiled.what, self.trainer.strategy.root_device.type)
             self.optimisation.freeze(self.current_epoch)  # before DDP looks which parameters are trained
 
     def teardown(self, stage: str) -> None:

@@ -5,6 +5,7 @@ size, and one graph serves all epochs.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -24,6 +25,7 @@ from attnlab.training.stop import SIGNALS
 
 What = Literal["none", "attention", "network"]
 LOGGERS = ("torch", "torch._dynamo", "torch._inductor", "torch._functorch")
+RENAMED = (AttributeError, ImportError, KeyError)  # what PyTorch counts is private; only the log depends on it
 RECOMPILATIONS = 8  # of one function before it runs as written, which PyTorch logs; its own default
 
 log = logging.getLogger("attnlab")
@@ -33,43 +35,46 @@ class Compiled:
     """The network, or each attention module in it, compiled inside ``running``.
 
     Modules of equal class and shapes share their compiled code. The log says how long it took, and what runs
-    uncompiled. Raises InputError if this machine cannot compile.
+    uncompiled. What this process has compiled before is forgotten: PyTorch loads it from the disk.
     """
 
     def __init__(self, net: nn.Module, what: What) -> None:
         self.what = what
-        self.calls: dict[nn.Module, Any] = {}
+        self.modules: list[nn.Module] = []
         if what == "none":
             return
-        require_compiler(what)
+        torch._dynamo.reset()  # else a second network of these shapes takes the first one's code, and counts no graph
         options: Any = {
             "cpp.threads": torch.get_num_threads(),  # else older PyTorch takes from its cache what is for other numbers
             "fallback_random": True,  # dropout draws what it draws uncompiled
         }
         places = places_with_attention(net).values()
-        for module in [net] if what == "network" else dict.fromkeys(place.attended_by for place in places):
-            self.calls[module] = torch.compile(module._call_impl, dynamic=False, options=options)
-        _prepare(RECOMPILATIONS + 2 * len(self.calls))  # modules of all shapes share a function; ``freeze`` changes it
-        self.before = _so_far()
+        self.modules = [net] if what == "network" else list(dict.fromkeys(place.attended_by for place in places))
+        self.call = torch.compile(nn.Module._call_impl, dynamic=False, options=options)
+        _prepare(RECOMPILATIONS + 2 * len(self.modules))  # they share a function; ``freeze`` changes it
+        self.before: dict[str, float] = {}
+        with contextlib.suppress(*RENAMED):
+            self.before = _so_far()
         self.broken: set[str] = set()
         self.told: float = -1  # how many graphs there were when the log was told last
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Inside, calls of the modules are compiled."""
-        if not self.calls:
+        if not self.modules:
             yield
             return
-        for module, call in self.calls.items():
-            module._compiled_call_impl = call
+        for module in self.modules:
+            module._compiled_call_impl = functools.partial(self.call, module)
         try:
             with _signals_held():
                 yield
         finally:
-            for module in self.calls:
+            for module in self.modules:
                 module._compiled_call_impl = None
-        if torch._dynamo.utils.counters["stats"]["unique_graphs"] != self.told:
-            self._tell()
+        with contextlib.suppress(*RENAMED):
+            if torch._dynamo.utils.counters["stats"]["unique_graphs"] != self.told:
+                self._tell()
 
     def _tell(self) -> None:
         """Of what has been compiled since the last time."""
@@ -84,26 +89,40 @@ class Compiled:
             self.broken.add(reason)
         if not graphs:
             log.warning("trainer.compile=%s: nothing could be compiled; training goes on uncompiled", self.what)
-            self.calls = {}
             return
         how = "loaded from the cache on disk" if found and not missed else "compiled"
         graphs_of_it = f"{graphs} graph{'s' * (graphs > 1)}"
         log.info("trainer.compile=%s: %s of a training step %s in %.1f s", self.what, graphs_of_it, how, seconds)
 
 
-def require_compiler(what: What) -> None:
-    """Raise InputError, one line, if this machine lacks what torch.compile needs to make a program of C++ code."""
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if sys.platform != "win32" and shutil.which(compiler) is None:
-        raise InputError(
-            f"trainer.compile={what}: needs a C++ compiler ({compiler}); install one (apt install g++), "
-            "or set trainer.compile=none"
-        )
+def require_compiler(what: What, device: str) -> None:
+    """Raise InputError, one line, if this machine lacks what torch.compile needs for a type of device."""
+    if what != "none" and (lacking := _lacking(device)):
+        raise InputError(f"trainer.compile={what}: needs {lacking}, or set trainer.compile=none")
+
+
+def _lacking(device: str) -> str:
+    """Programs for a CPU are C++; those for a GPU are Triton's, which a C compiler links."""
+    on_gpu = device in ("cuda", "xpu")
+    if on_gpu and not _has_triton():
+        return "Triton, and a GPU that it supports (NVIDIA's from compute capability 7.0); pip install triton"
+    named = os.environ.get("CC" if on_gpu else "CXX")
+    usual = ["gcc", "clang"] if on_gpu else [{"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")]
+    compilers = [named] if named else usual
+    if not any(map(shutil.which, compilers)) and not (on_gpu and sys.platform == "win32"):  # Triton brings one there
+        how = "Visual Studio's, and run in its command prompt" if sys.platform == "win32" else "apt install g++"
+        return f"a {'C' if on_gpu else 'C++'} compiler ({' or '.join(compilers)}); install one ({how})"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        raise InputError(
-            f"trainer.compile={what}: needs Python's headers (Python.h); install them (apt install python3-dev), "
-            "or set trainer.compile=none"
-        )
+        return "Python's headers (Python.h); install them (apt install python3-dev)"
+    return ""
+
+
+def _has_triton() -> bool:
+    with contextlib.suppress(ImportError):  # it is private
+        from torch.utils._triton import has_triton
+
+        return has_triton()
+    return True
 
 
 def _prepare(recompilations: int) -> None:
@@ -115,7 +134,7 @@ def _prepare(recompilations: int) -> None:
     if not torch.cuda.is_available():
         os.environ.setdefault("TORCH_WARM_POOL", "0")  # these processes would compile for GPUs alone
     torch._dynamo.config.recompile_limit = recompilations
-    for name in LOGGERS:
+    for name in () if "TORCH_LOGS" in os.environ else LOGGERS:  # else they log where they are asked to
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no GPU is no news

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Config = Mapping[str, Any]
 log = logging.getLogger("attnlab")
 PREEMPTED = 75  # exit code of a process that saved and stopped because it was asked to (EX_TEMPFAIL)
+ALONE = 4  # of a process that has ended to have its points trained in a process for each
 
 
 class PointFailed(Exception):
@@ -45,7 +46,8 @@ def run(
     writing the folder's status.json and log.txt.
     """
     stop, lost = member.stop if member else Stop(), functools.partial(_give_up, folder)
-    with stop.listening(), meeting.opened(lost) as others, lock.hold(folder, lost=_abandon), _log_file(folder):
+    abandon = functools.partial(_abandon, ALONE if member else PREEMPTED)
+    with stop.listening(), meeting.opened(lost) as others, lock.hold(folder, lost=abandon), _log_file(folder):
         if ledger.is_done(folder):
             return
         try:
@@ -292,9 +294,9 @@ def _set_threads(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning chooses for data-parallel training
 
 
-def _abandon() -> None:
+def _abandon(code: int) -> None:
     log.error("another process has taken this point over; leaving it")
-    os._exit(PREEMPTED)
+    os._exit(code)
 
 
 def _give_up(folder: Path, why: str) -> None:
@@ -307,6 +309,8 @@ def _give_up(folder: Path, why: str) -> None:
 def _write_about(folder: Path, config: Config, threads: int | None) -> None:
     """point.json: what the point is made with."""
     import torch
+
+    from attnlab.attention import kernels
 
     about = ledger.mended(folder / "point.json") or ledger.about(config)
     code = code_version(config)
@@ -323,10 +327,14 @@ def _write_about(folder: Path, config: Config, threads: int | None) -> None:
             )
             before = [*before, seen]
         about["data"] = [*before[:-1], seen]  # the last one is what this attempt saw
+    computed = "eager" if kernels.off else os.environ.get("ATTNLAB_KERNELS", "default")
+    if (earlier := about.get("kernels") or computed) != computed:
+        log.warning("ATTNLAB_KERNELS has changed since the last attempt: %s then, %s now", earlier, computed)
     about |= {
         "code": versions,  # the last one is that of this attempt
         "python": platform.python_version(),
         "libraries": library_versions(),
+        "kernels": computed,
         "threads": about.get("threads") or threads or torch.get_num_threads(),
     }
     ledger.write_json(folder / "point.json", about)

@@ -23,7 +23,7 @@ def avoid_onednn_bug(net: nn.Module) -> None:
 
 
 def _is_strided_1x1(conv: nn.Conv2d) -> bool:
-    return conv.kernel_size == (1, 1) and max(conv.stride) > 1 and conv.padding == (0, 0)
+    return conv.kernel_size == (1, 1) and max(conv.stride) > 1 and conv.padding in ((0, 0), "valid")
 
 
 def _of_every_nth_pixel(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -26,14 +26,13 @@ from torch import Tensor
 
 from attnlab import ledger
 from attnlab.config.build import build_data, build_network
-from attnlab.data.images import Batches
 from attnlab.errors import InputError, first_line
 from attnlab.ledger import lock
 from attnlab.training import loop
 from attnlab.training.checkpoints import random_states, set_random_states
 from attnlab.training.lightning_insides import position, rewind, train_elsewhere
 from attnlab.training.optimisation import build_optimisation
-from attnlab.training.stacked import ELEMENTWISE, Stacked, numbers
+from attnlab.training.stacked import ELEMENTWISE, Stacked, not_stacked, numbers
 from attnlab.training.stop import Preempted, Stop
 
 Config = Mapping[str, Any]
@@ -42,14 +41,14 @@ log = logging.getLogger("attnlab")
 WANDB = "WANDB_DATA_DIR"
 WORTH = 1.1  # times as fast
 LEG_S = 1.0  # after which the points write their progress
-LIGHTNING_S = 0.002  # that Lightning's loop adds to a step; 2 to 3 ms were measured
+LIGHTNING_S = 0.001  # that Lightning's loop adds to a step, at least; 2 to 3 ms were measured on a slow machine
 # Settings of the Trainer under which a leg does what Lightning's loop would.
 KNOWN = {
     *("max_epochs", "monitor", "accelerator", "enable_progress_bar", "limit_train_batches"),
     *("gradient_clip_val", "deterministic", "benchmark"),
 }
 PLAIN = {"precision": ("32-true", "32", 32, "64-true", "64", 64, None), "devices": (1,), "num_nodes": (1,)}
-PLAIN |= {"gradient_clip_algorithm": (None, "norm"), "strategy": ("auto",), "compile": (None, False, "none")}
+PLAIN |= {"gradient_clip_algorithm": (None, "norm"), "strategy": ("auto",), "compile": ("none",)}
 
 
 def likeness(config: Config) -> str:
@@ -74,7 +73,7 @@ def obstacle(config: Config) -> str:
             optimisation = build_optimisation({**config, "loss": loss}, net, data)
             optimizer = optimisation.optimizer()
             if type(optimizer) not in ELEMENTWISE:
-                return f"{type(optimizer).__name__} steps a weight by others than itself"
+                return not_stacked(optimizer)
             x, y = torch.randn(2, 2, *data.shape), torch.zeros(2, 2, dtype=torch.long)
 
             def forward(parameters: Any, buffers: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -96,69 +95,76 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-class Pack:
-    """Points that are trained in this process. ``force``: as one network, even if that is slower."""
+def _is_lost(error: Exception) -> bool:
+    """Whether all that follows on the GPU will fail in this process. (Out of memory has other words.)"""
+    return "CUDA error" in str(error)
 
-    def __init__(self, folders: Sequence[Path], titles: Sequence[str], threads: int | None, force: bool = False):
+
+class Pack:
+    """Points that are trained in this process."""
+
+    def __init__(self, folders: Sequence[Path], titles: Sequence[str], threads: int | None) -> None:
         self.stop = _Asked()
         self.data: dict[str, Any] = {}  # by its settings: points of the same share it
-        self.force = force
-        self.together: bool | None = None  # None: not yet known
+        self.together: bool | None = None  # None: not yet known; False: each goes on in a process of its own
+        self.lost = False  # after a CUDA error, all that this process does on the GPU fails
         self.threads = threads
         self.members = [Member(self, *point) for point in zip(folders, titles, strict=True)]
 
     def train(self) -> int:
-        """Train the points; their folders say how it went. Returns the exit code of their process."""
+        """Train the points; their folders say how it went. Returns the exit code of their process.
+
+        ALONE: those that have not ended go on from their last checkpoints in a process for each.
+        """
         with self.stop.listening():
             for member in self.members:  # to its first batch, or to its end
-                member.resume()
-            while waiting := [member for member in self.members if not member.ended]:
+                if not self.lost:
+                    member.resume()
+            while not self.lost and (waiting := [member for member in self.members if not member.ended]):
                 first = min(member.position for member in waiting)
                 group = [member for member in waiting if member.position == first]
-                batches = self._train(group) if len(group) > 1 and self.together is not False else 0
+                batches = self._train(group) if len(group) > 1 else 0
                 self.stop.at_once, self.stop.asked = not batches, self.stop.signal
-                for member in group:
+                for member in waiting if self.together is False else group:
                     member.batches = batches
-                    member.resume()
+                    if not self.lost:
+                        member.resume()
+        if self.lost or self.together is False:
+            return loop.ALONE
         if any(member.broken for member in self.members):
             return 1
         return loop.PREEMPTED if self.stop.asked else 0
 
     def _train(self, group: list["Member"]) -> int:
-        """A leg. Returns how many batches of each are trained; 0 if they shall be trained one after another."""
+        """A leg. Returns how many batches of each are trained; 0 if they shall be trained alone."""
+        for member in group:
+            member.note_numbers()
         group.sort(key=lambda member: member.numbers)  # equal ones are stepped as one
         torch.set_num_threads(group[0].threads)
-        before = [member.schedule() for member in group]
         with _heard_by(group):
             try:
                 if self.together is None:
                     self.together = self._choose(group)
                 if self.together:
                     return self._leg(group)
-            except Exception as error:  # the points are as they were before the leg, but for what follows
-                log.warning("trained one after another from here on: %s", _words(error))
-                self.together = False
-        for member, schedule in zip(group, before, strict=True):
-            member.set_schedule(schedule)
-            rewind(member.trainer, member.fetcher)
-        torch.cuda.empty_cache()  # does nothing without a GPU
+            except Exception as error:
+                memory = isinstance(error, torch.OutOfMemoryError)
+                log.warning("trained alone from here on: %s", _words(error), exc_info=not memory)
+                self.together, self.lost = False, _is_lost(error)
         return 0
 
     def _choose(self, group: list["Member"]) -> bool:
         """Whether the points are trained as one: where that is faster, or was before."""
         others = f"packed with {len(group) - 1} other{'s' * (len(group) > 2)}"
-        abouts = [ledger.read_json(member.folder / "point.json") for member in group]
-        if self.force or all(about.get("packed") == len(group) for about in abouts):
+        if all(member.packed == len(group) for member in group):
             log.info(others)
-        else:
-            with torch.random.fork_rng(devices=[]):
-                gain = _gain(group)
-            if gain < WORTH:
-                log.info("trained one after another: packing is no faster here (%.1f ×)", gain)
-                return False
-            log.info("%s: %.1f × as fast as one after another", others, gain)
-        for member, about in zip(group, abouts, strict=True):
-            ledger.write_json(member.folder / "point.json", {**about, "packed": len(group)})
+            return True
+        with torch.random.fork_rng(devices=[]):
+            gain = _gain(group)
+        if gain < WORTH:
+            log.info("trained alone: packing is %s here (%.1f ×)", "slower" if gain < 1 else "hardly faster", gain)
+            return False
+        log.info("%s: %.1f × as fast as one after another", others, gain)
         return True
 
     def _leg(self, group: list["Member"]) -> int:
@@ -173,6 +179,7 @@ class Pack:
         stacked.give_back()
         for member in group:
             member.seconds += (time.perf_counter() - started) / len(group)
+            member.note_packed(len(group))
         return batches
 
 
@@ -186,6 +193,7 @@ class Member:
     def __init__(self, pack: Pack, folder: Path, title: str) -> None:
         self.pack, self.folder, self.title, self.stop = pack, folder, title, pack.stop
         self.numbers = ""
+        self.packed = 0  # with how many it was trained as one
         self.batches = 0  # of the last leg
         self.seconds = 0.0  # this point's part of the process's time
         self.since: float | None = None
@@ -202,11 +210,14 @@ class Member:
         try:
             if self.stop.asked is None:
                 loop.run(self.folder, self.title, threads=self.pack.threads, member=self)
-        except (loop.PointFailed, lock.Busy, Preempted):  # its folder says so
+        except loop.PointFailed as failed:  # its folder says so, as of the next ones
+            self.pack.lost |= _is_lost(failed)
+        except (lock.Busy, Preempted):
             pass
         except BaseException:
-            traceback.print_exc()
             self.broken = True
+            with contextlib.suppress(OSError), (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+                traceback.print_exc(file=file)
         finally:
             self.ended = True
             self.waits.release()
@@ -252,16 +263,16 @@ class Member:
     def join(self, config: Config, trainer: Any, classifier: Any) -> None:
         """From now on, the trainer's batches are trained in legs."""
         self.config, self.trainer, self.classifier = config, trainer, classifier
-        self.numbers = json.dumps([config["optimizer"], config["scheduler"]], sort_keys=True)
+        self.packed = ledger.read_json(self.folder / "point.json").get("packed") or 0
         self.device, self.threads = trainer.strategy.root_device, torch.get_num_threads()
         train_elsewhere(trainer, self._await_leg)
 
     def _await_leg(self, fetcher: Any) -> int:
         self.fetcher = fetcher
-        if self.pack.together is False or not isinstance(self.trainer.train_dataloader, Batches):
-            return 0
         self.waits.release()
         self.go.acquire()
+        if self.pack.together is False:
+            raise Preempted("its pack")
         return self.batches
 
     @property
@@ -278,17 +289,19 @@ class Member:
             config.scheduler.optimizer._opt_called = True  # else PyTorch warns that it was not stepped before
             config.scheduler.step()
 
-    def schedule(self) -> Any:
-        """The state of its schedule, and the optimizer's numbers."""
-        states = [config.scheduler.state_dict() for config in self.trainer.lr_scheduler_configs]
-        return copy.deepcopy((states, [numbers(group) for group in self.trainer.optimizers[0].param_groups]))
+    def note_numbers(self) -> None:
+        """Equal ones: the same steps with the same learning rates, from here to the end."""
+        settings, trainer = [self.config["optimizer"], self.config["scheduler"]], self.trainer
+        groups = [numbers(group) for group in trainer.optimizers[0].param_groups]
+        # Folds may differ in the number of batches, and so in what their schedules do.
+        steps = [trainer.num_training_batches, trainer.global_step]
+        self.numbers = json.dumps([settings, steps, groups], sort_keys=True, default=str)
 
-    def set_schedule(self, schedule: Any) -> None:
-        states, groups = schedule
-        for config, state in zip(self.trainer.lr_scheduler_configs, states, strict=True):
-            config.scheduler.load_state_dict(state)
-        for group, values in zip(self.trainer.optimizers[0].param_groups, groups, strict=True):
-            group.update(values)
+    def note_packed(self, number: int) -> None:
+        if not self.packed:
+            self.packed = number
+            about = ledger.read_json(self.folder / "point.json")
+            ledger.write_json(self.folder / "point.json", {**about, "packed": number})
 
 
 class _Asked(Stop):

@@ -205,7 +205,8 @@ def _rehearse_trainer(config: Config, data: ImageData, net: nn.Module, here: boo
             raise InputError(f"trainer.devices={ranks}: {error}") from None
     settings = {**config["trainer"], **({} if here else {"accelerator": "cpu", "devices": 1})}
     if here and settings["compile"] != "none":
-        require_compiler(settings["compile"])
+        gpu = torch.accelerator.current_accelerator(check_available=True)
+        require_compiler(settings["compile"], gpu.type if gpu and settings.get("accelerator") != "cpu" else "cpu")
     for ours in OUR_TRAINER:
         del settings[ours]
     settings.pop("num_nodes", None)  # any machine can be one of several

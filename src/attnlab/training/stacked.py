@@ -14,8 +14,15 @@ from attnlab.training.classifier import Classifier
 from attnlab.training.lightning_insides import mark_updated
 
 # Each weight's step depends on that weight alone, so that stacked weights step as each network's own.
-ELEMENTWISE = (optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.Adagrad, optim.Adamax)
-OF_ALL = ("step",)  # what an optimizer keeps of a weight that is no tensor of the weight's shape
+ELEMENTWISE = (
+    *(optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam),
+    *(optim.RMSprop, optim.Adagrad, optim.Adadelta, optim.Adamax),
+)
+OF_ALL = ("step", "mu_product")  # what an optimizer keeps of a weight that is no tensor of the weight's shape
+
+
+def not_stacked(optimizer: optim.Optimizer) -> str:
+    return f"{type(optimizer).__name__} is not one of {', '.join(each.__name__ for each in ELEMENTWISE)}"
 
 
 class Stacked:
@@ -39,7 +46,7 @@ class Stacked:
         self.optimisation = classifiers[0].optimisation
         self.net = classifiers[0].net
         if any(type(each) not in ELEMENTWISE for each in optimizers):
-            raise ValueError(f"{type(optimizers[0]).__name__} steps a weight by others than itself")
+            raise ValueError(not_stacked(optimizers[0]))
         self.parameters = _stacked([dict(each.net.named_parameters()) for each in classifiers])
         self.buffers = _stacked([dict(each.net.named_buffers()) for each in classifiers])
         for name, parameter in self.net.named_parameters():

@@ -45,14 +45,17 @@ def main(folder: Path, title: str = "", threads: int | None = None, patience_s: 
     return 0
 
 
-def main_packed(folders: Sequence[Path], titles: Sequence[str], threads: int | None = None, force: bool = False) -> int:
-    """Exit codes: 0 when all that this process could lock have ended, 1 where something broke, 75 asked to stop."""
+def main_packed(folders: Sequence[Path], titles: Sequence[str], threads: int | None = None) -> int:
+    """Exit codes: 0 when all that this process could lock have ended, 1 where something broke, 75 asked to stop.
+
+    4: the points that have not ended shall be trained alone, each in a process of its own.
+    """
     faulthandler.enable()
     print_anywhere(log=True)
     die_with_parent(signal.SIGTERM)
     from attnlab.training.packed import Pack
 
-    return Pack(folders, titles, threads, force).train()
+    return Pack(folders, titles, threads).train()
 
 
 def command(folder: Path, *title_and_threads: object) -> list[str]:
@@ -94,7 +97,7 @@ def record_end(folder: Path, exit_code: int, reason: str = "") -> OSError | None
         with contextlib.suppress(lock.Busy), lock.hold(folder):
             state = ledger.read_json(folder / "status.json").get("state")
             if state in ("running", "pending") or (reason and state == "preempted"):
-                asked = not reason and exit_code in (loop.PREEMPTED, -signal.SIGTERM)
+                asked = not reason and exit_code in (loop.PREEMPTED, loop.ALONE, -signal.SIGTERM)
                 ledger.set_status(folder, "preempted" if asked else "failed", error=reason or death(exit_code))
     except OSError as error:
         error.filename = error.filename or str(folder / "status.json")

@@ -1,5 +1,6 @@
 """The Hydra plugins for attnlab's launchers: hydra/launcher=local, slurm, ray."""
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
+
+log = logging.getLogger("attnlab")
 
 
 class _Attnlab(Launcher):
@@ -37,6 +40,8 @@ class _Attnlab(Launcher):
         planned.retry = self.config.sweep.retry == "failed"
         if self.config.sweep.pack:
             plan.pack_seeds(planned, {"_target_": f"{type(self).__module__}.{type(self).__name__}"})
+            for line in planned.packs:
+                log.info(line)
         if planned.errors:
             raise InputError("\n".join(planned.errors))
         target = f"{type(self).__module__}.{type(self).__name__}"

@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from attnlab.attention import SE, create, kernels
 from attnlab.attention.kernels import by_image
 from attnlab.errors import InputError
-from tests.benchmarks.attention import kept
 
 C = 12
 MODULES = {
@@ -84,6 +83,19 @@ def test_numbers_of_unusual_shapes(shape, monkeypatch):
     assert error(numbers(module, x, d), plainly(monkeypatch, lambda: numbers(module, x, d))) < 1e-12
 
 
+def test_two_threads_give_the_same_bits_again(monkeypatch):
+    module, x, d = make("cbam").double(), *torch.randn(2, 6, C, 64, 64, dtype=torch.float64)
+    alone = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        monkeypatch.setattr(by_image, "ELEMENTS", C * 64 * 64)  # of each thread: two images at a time
+        once, again = numbers(module.eval(), x, d), numbers(module, x, d)
+    finally:
+        torch.set_num_threads(alone)
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+    assert error(once, plainly(monkeypatch, lambda: numbers(module, x, d))) < 1e-12
+
+
 @pytest.mark.parametrize("case", ["se", "cbam", "cbam parallel"])
 def test_gradients_of_gradients_and_many_at_once(case, monkeypatch):
     module = create(case.partition(" ")[0], 4, **{**MODULES[case], "ratio": 2}).double()
@@ -95,6 +107,29 @@ def test_gradients_of_gradients_and_many_at_once(case, monkeypatch):
     torch.testing.assert_close(again(), plainly(monkeypatch, again))
     assert torch.autograd.gradcheck(module, x, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(module, x, fast_mode=True)
+
+
+@pytest.mark.parametrize("pools", ["mean_and_max", "max_and_mean"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_many_gradients_at_once_of_one_output_alone(pools, which, monkeypatch):
+    x = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+
+    def jacobian():
+        return torch.autograd.functional.jacobian(lambda x: getattr(kernels, pools)(x)[which], x, vectorize=True)
+
+    torch.testing.assert_close(jacobian(), plainly(monkeypatch, jacobian))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 1, 1), (3, 5, 6, 1), (3, 1, 6, 1), (3, 1, 1, 1), (1, 1, 6, 7), (3, 1, 6, 7)])
+def test_gates_of_any_shape_that_broadcasts(shape, monkeypatch):
+    """Also wider than the map."""
+    x = torch.randn(3, 1, 6, 7, dtype=torch.float64, requires_grad=True)
+    gate = torch.rand(shape, dtype=torch.float64, requires_grad=True)
+
+    def gradients():
+        return torch.autograd.grad(kernels.scaled(x, gate).square().sum(), (x, gate))
+
+    torch.testing.assert_close(gradients(), plainly(monkeypatch, gradients))
 
 
 class Taken(Exception):
@@ -213,6 +248,9 @@ def test_training_agrees_with_the_formulas(monkeypatch):
 
 @every
 def test_no_more_is_kept_for_the_backward_pass(case, monkeypatch):
+    pytest.importorskip("timm.layers.coord_attn", reason="the oldest timm lacks a module that is measured beside")
+    from tests.benchmarks.attention import kept
+
     module, x = make(case), torch.randn(4, C, 16, 16).to(memory_format=torch.channels_last).requires_grad_()
     assert kept(module, x) <= plainly(monkeypatch, lambda: kept(module, x))
 
@@ -247,3 +285,22 @@ def test_the_environment_turns_them_off(monkeypatch):
         with pytest.raises(InputError, match="ATTNLAB_KERNELS=off: must be eager or triton"):
             importlib.reload(kernels)
     assert not importlib.reload(kernels).off
+
+
+def test_a_pytorch_without_the_internals_keeps_the_formulas(monkeypatch, caplog):
+    with monkeypatch.context() as m:
+        m.delattr(torch._C, "_dispatch_keys")
+        assert importlib.reload(kernels).off
+        assert "attention keeps its plain formulas" in caplog.text
+        assert "has no _dispatch_keys" in caplog.text
+        make("cbam")(torch.randn(2, C, 4, 4, requires_grad=True)).sum().backward()
+    assert not importlib.reload(kernels).off
+
+
+@pytest.mark.parametrize("order", ["channel_only", "spatial_only"])
+def test_one_part_alone_is_as_fast_as_its_module(order, raising):
+    module = create("cbam", C, ratio=4, order=order)
+    gate = module.gate(torch.randn(2, C, 4, 4))
+    module.gate = lambda x: gate
+    with pytest.raises(Taken):
+        module(torch.randn(2, C, 4, 4, requires_grad=True))

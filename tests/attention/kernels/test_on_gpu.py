@@ -23,7 +23,7 @@ from attnlab.attention import create, kernels
 from attnlab.attention.kernels import on_gpu
 from attnlab.errors import InputError
 from tests.attention.kernels.compared import FORMULA, TOLERANCES, outputs_of
-from tests.conftest import REPOSITORY, crossed
+from tests.conftest import REPOSITORY
 
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int32: "i32"}
 SIZES = ("2x24x7x7", "1x1024x2x2", "3x5x1x1", "2x40x14x14", "1x1x3x2", "1x20x5x9")
@@ -51,10 +51,11 @@ def check_interpreted(cases):
         assert max(in_float32) < 1e-6
         assert max(in_bfloat16) < 0.03
     assert found["falls back"]
+    assert found["hooks"]
 
 
 def test_the_interpreter_finds_what_float64_does():
-    check_interpreted([CASES[i] for i in (0, 10, 17, 24, 38, 66, 77, -1)])
+    check_interpreted([CASES[i] for i in (0, 100, 105, -1)])  # each layout, each dtype
 
 
 @pytest.mark.slow
@@ -114,12 +115,17 @@ def machine_code(kernel, args, constants, capability):
 
 @pytest.mark.parametrize(
     ("capability", "dtype", "layout", "shape"),
-    crossed(
-        (90, 80),
-        (torch.bfloat16, torch.float32, torch.float16),
-        (torch.channels_last, torch.contiguous_format),
-        ((8, 256, 56, 56), (2, 24, 7, 7), (2, 1, 1, 1)),
-    ),
+    [
+        pytest.param(*case, marks=() if i == 0 else pytest.mark.slow)
+        for i, case in enumerate(
+            itertools.product(
+                (90, 80),
+                (torch.bfloat16, torch.float32, torch.float16),
+                (torch.channels_last, torch.contiguous_format),
+                ((8, 256, 56, 56), (2, 24, 7, 7), (2, 1, 1, 1)),
+            )
+        )
+    ],
 )
 def test_every_kernel_compiles_for_a_gpu(capability, dtype, layout, shape, monkeypatch, tmp_path):
     """The interpreter accepts what the compiler refuses."""
@@ -182,7 +188,8 @@ def test_results_have_the_plain_formulas_types_and_layouts(layout, dtypes):
         x = torch.empty(8, 256, 14, 14, device="cuda", dtype=dtypes[0]).to(memory_format=layout)
         channel = torch.empty(8, 256, 1, 1, device="cuda", dtype=dtypes[1])
         spatial = torch.empty(8, 1, 14, 14, device="cuda", dtype=dtypes[1])
-        assert on_gpu.takes(x, channel, spatial)
+        assert on_gpu.takes(x, channel)
+        assert on_gpu.takes(x, spatial)
         for one, other in zip(*(outputs_of(by, x, channel, spatial) for by in (on_gpu, FORMULA)), strict=True):
             assert (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
             assert one.stride() == other.stride()
@@ -198,7 +205,7 @@ def test_kernels_take_maps_and_their_gates():
         assert not on_gpu.takes(x[0])
         assert not on_gpu.takes(x[:0])
         assert not on_gpu.takes(x, x)
-        assert not on_gpu.takes(x, None, x[:, :1, :1])
+        assert not on_gpu.takes(x, x[:, :1, :1])
         assert not on_gpu.takes(x, x.new_empty(2, 3, 1, 1, device="cpu"))
 
 

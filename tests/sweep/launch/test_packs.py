@@ -1,5 +1,6 @@
 """Packs by the real command line: stopped, killed and typed again; and how points are put into packs."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -10,8 +11,10 @@ import torch
 
 from attnlab import ledger
 from attnlab.sweep import plan, repro, table
+from attnlab.sweep.launch import local
 from attnlab.sweep.launch.local import packs
 from attnlab.sweep.plan import Planned
+from attnlab.training import loop
 from tests import warm
 from tests.conftest import attnlab
 
@@ -112,8 +115,59 @@ def test_points_of_a_pack_whose_process_dies_are_trained_alone(command, tmp_path
         assert (folder / "log.txt").read_text().count("packed with") == 1
 
 
-def point(pack, i):
-    return Planned(Path(str(i)), {}, [[]], "new", 0, "", "", pack=pack)
+def left_alone(folders):
+    """A pack's process that gives up: one point has ended, two have begun."""
+    ledger.set_status(folders[0], "failed", error="broken")
+    return loop.ALONE
+
+
+def without_memory(folders):
+    """A pack's process: a point runs out of memory, one is being stopped elsewhere, one fails."""
+    ledger.set_status(folders[0], "failed", error="OutOfMemoryError: CUDA out of memory.")
+    ledger.set_status(folders[1], "preempted")
+    ledger.set_status(folders[2], "failed", error="broken")
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("end", "again", "told"),
+    [(left_alone, [1, 2], "2 points  trained alone from here on"), (without_memory, [0, 1], "out of GPU memory")],
+)
+def test_what_the_end_of_a_pack_leaves_is_trained_alone(tmp_path, monkeypatch, capsys, end, again, told):
+    """The packs' processes only write how it went."""
+
+    def begin(context, train, points, taken, threads):
+        assert len(points) in (1, 3)
+        folders = [point.folder for point in points]
+        for folder in folders:
+            ledger.set_status(folder, "running")
+            with (folder / "seen").open("a") as file:
+                file.write(f"{len(points)} ")
+
+        def ended():
+            if len(points) > 1:
+                os._exit(end(folders))
+            ledger.set_status(folders[0], "failed", error="as it was alone")
+
+        process = multiprocessing.get_context("fork").Process(target=ended)
+        process.start()
+        return process
+
+    monkeypatch.setattr(local, "_start", begin)
+    monkeypatch.setattr(local, "start_fork_server", lambda: None)
+    points = plan.make(["-m", *WORDS, "seed=0,1,2", f"output_dir={tmp_path}"]).points
+    local.launch(points, cpu_slots=1)
+    for i, each in enumerate(points):
+        assert (each.folder / "seen").read_text() == ("3 1 " if i in again else "3 ")
+        if i in again:
+            assert ledger.read_json(each.folder / "status.json")["error"] == "as it was alone"
+    out = capsys.readouterr().out
+    assert told in out
+    assert out.count("✗") == 3
+
+
+def point(pack, i, packed=0):
+    return Planned(Path(str(i)), {}, [[]], "new", 0, "", "", pack=pack, packed=packed)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +191,13 @@ def test_packs_leave_no_slot_idle(kinds, slots, sizes):
     assert all(len({p.pack for p in each}) == 1 for each in found)
 
 
+def test_interrupted_packs_stay_together():
+    points = [point("a", i, packed=4) for i in range(8)] + [point("a", i) for i in range(8, 14)]
+    assert [len(each) for each in packs(points, 1)] == [4, 4, 6]
+    assert [len(each) for each in packs(points, 7)] == [4, 4, 2, 2, 2]
+    assert [len(each) for each in packs(points[1:], 1)] == [13]  # one is done
+
+
 def test_the_plan_says_what_is_packed(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     words = ["-m", "data=digits", "backbone=lenet5", "attention=none,se", "sites=unit", "seed=0,1", "sweep.pack=seeds"]
@@ -145,5 +206,9 @@ def test_the_plan_says_what_is_packed(monkeypatch, tmp_path):
     told = [*table.summary(plan.make([*words, "trainer.precision=16-mixed"]))]
     assert "  sweep.pack=seeds: 0 of 4 points in 0 packs (in more where slots would be idle)" in told
     assert "  4 points are trained alone: trainer.precision=16-mixed" in told
+    told = [*table.summary(plan.make([*words[:-2], "seed=0", words[-1]]))]
+    assert "  points that have none like them: 2" in told
+    told = [*table.summary(plan.make(["data=digits", "backbone=lenet5", "sweep.pack=seeds"]))]
+    assert "  sweep.pack=seeds makes no difference: it packs the points of a sweep (-m)" in told
     with pytest.raises(plan.InputError, match=r"sweep\.pack=seeds: only hydra/launcher=local packs points, not Ray"):
         plan.make([*words, "hydra/launcher=ray"])

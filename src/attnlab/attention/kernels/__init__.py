@@ -8,6 +8,7 @@ map: on the CPU image by image, so that the next pass finds the image in the cac
 (``on_gpu``) for maps on a GPU, also when compiling.
 """
 
+import logging
 import os
 from typing import Any
 
@@ -15,15 +16,24 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from attnlab.attention.kernels.by_image import MaxAndMean, MeanAndMax, Scaled, for_formula
+from attnlab.attention.kernels.by_image import PLAIN, MaxAndMean, MeanAndMax, Scaled, for_formula
 from attnlab.errors import InputError
 
 LEAST = 2**17  # elements of a map; below, starting a function takes longer than it saves
 if os.environ.get("ATTNLAB_KERNELS", "eager") not in ("eager", "triton"):
     raise InputError(f"ATTNLAB_KERNELS={os.environ['ATTNLAB_KERNELS']}: must be eager or triton, or not set")
-off = os.environ.get("ATTNLAB_KERNELS") == "eager"
+# No promise of PyTorch's, but nothing else says what looks on.
+PRIVATE = (
+    (torch._C, ("DispatchKey", "_are_functorch_transforms_active", "_dispatch_keys", "_len_torch_dispatch_stack")),
+    (forward_ad, ("_current_level",)),
+)
+missing = [name for module, names in PRIVATE for name in names if not hasattr(module, name)]
+off = os.environ.get("ATTNLAB_KERNELS") == "eager" or bool(missing)
 fused: Any = None  # on_gpu, where it is wanted
-if os.environ.get("ATTNLAB_KERNELS") == "triton":
+if missing:
+    message = f"attention keeps its plain formulas: PyTorch {torch.__version__} has no {', '.join(missing)}"
+    logging.getLogger("attnlab").warning(message)
+elif os.environ.get("ATTNLAB_KERNELS") == "triton":
     try:
         from attnlab.attention.kernels import on_gpu as fused
     except ImportError as error:
@@ -36,27 +46,44 @@ def few_passes(x: Tensor, gate: Tensor | None = None) -> bool:
     Not for compilers and tracers, which see through the formula and not through the function, nor for other devices
     and dtypes, subclasses, forward mode and functorch.
     """
-    if off or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if off or torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in PLAIN:
         return False
-    return (
-        not for_formula(x)
-        and (gate is None or (not for_formula(gate) and gate.dtype == x.dtype and gate.requires_grad))
-        and torch.is_grad_enabled()
+    return (  # what is cheap to ask, first
+        x.numel() >= LEAST
         and x.requires_grad
+        and torch.is_grad_enabled()
         and x.dim() == 4
-        and x.numel() >= LEAST
+        and (gate is None or _is_factor(gate, x))
+        and not for_formula(x)
+        and (gate is None or not for_formula(gate))
         and forward_ad._current_level < 0
     )
 
 
-def by_triton(x: Tensor, channel: Tensor | None = None, spatial: Tensor | None = None) -> bool:
-    """Whether Triton's kernels are wanted and valid for this map (and these gates)."""
-    if fused is None or torch.jit.is_tracing() or not fused.takes(x, channel, spatial):
+def _is_factor(gate: Tensor, x: Tensor) -> bool:
+    """Whether the gate has some axes of the map, and 1 for the others; all images are its own."""
+    return (
+        type(gate) in PLAIN
+        and gate.requires_grad
+        and gate.dtype == x.dtype
+        and gate.dim() == 4
+        and len(gate) == len(x)
+        and gate.shape != x.shape
+        and all(g in (1, size) for g, size in zip(gate.shape[1:], x.shape[1:], strict=True))
+    )
+
+
+def by_triton(x: Tensor, gate: Tensor | None = None) -> bool:
+    """Whether Triton's kernels are wanted and valid for this map (and its gate)."""
+    if fused is None or torch.jit.is_tracing() or type(x) not in PLAIN:
+        return False
+    if (gate is not None and type(gate) not in PLAIN) or not fused.takes(x, gate):
         return False
     if torch.compiler.is_compiling():
         return not torch.compiler.is_exporting()
     here = not x.is_cuda or x.get_device() == torch.cuda.current_device()  # where Triton starts a kernel
-    return here and not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
+    seen = torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
+    return here and not seen and forward_ad._current_level < 0
 
 
 def mean(x: Tensor) -> Tensor:
@@ -86,10 +113,8 @@ def max_and_mean(x: Tensor) -> tuple[Tensor, Tensor]:
 def scaled(x: Tensor, gate: Tensor) -> Tensor:
     """``x * gate``: (N, C, H, W) and (N, C, 1, 1), (N, 1, H, W) or what else broadcasts against it"""
     if not torch.jit.is_scripting():
-        if few_passes(x, gate) and gate.dim() == 4 and len(gate) == len(x) and gate.numel() < x.numel():
+        if few_passes(x, gate):
             return Scaled.apply(x, gate)
-        if by_triton(x, channel=gate):
+        if not torch.compiler.is_compiling() and by_triton(x, gate):  # the compiler needs no kernel for a product
             return fused.scaled(x, gate)
-        if by_triton(x, spatial=gate):
-            return fused.scaled(x, None, gate)
     return x * gate

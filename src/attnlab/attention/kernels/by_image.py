@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-ELEMENTS = 2**18  # 1 MiB in float32; smaller images go together
+ELEMENTS = 2**18  # for each thread: 1 MiB in float32; smaller images go together
+PLAIN = (Tensor, nn.Parameter)  # subclasses have formulas of their own
 
 
 def for_formula(x: Any) -> bool:
     """Whether only the plain formula is valid for ``x``: for its type, device or dtype, or for what looks on."""
     return (
-        type(x) not in (Tensor, nn.Parameter)
+        type(x) not in PLAIN
         or not torch._C._dispatch_keys(x).has(torch._C.DispatchKey.CPU)  # sparse ones and batches of vmap have others
         or x.dtype not in (torch.float32, torch.float64)
         or torch._C._len_torch_dispatch_stack() > 0
@@ -44,7 +45,7 @@ class MeanAndMax(Function):
     @staticmethod
     def backward(ctx: Any, d_mean: Tensor, d_maximum: Tensor) -> Any:
         x, maximum = ctx.saved_tensors
-        if _by_formula(d_mean):
+        if _by_formula(d_mean, d_maximum):
             return _gradients(MeanAndMax.formula, (x,), (d_mean, d_maximum))
         d_mean, d_maximum, maximum = (z[:, :, None, None] for z in (d_mean, d_maximum, maximum))
         return _of_mean_and_max(x, (2, 3), d_mean / (x.shape[2] * x.shape[3]), d_maximum, maximum)
@@ -71,7 +72,7 @@ class MaxAndMean(Function):
     @staticmethod
     def backward(ctx: Any, d_maximum: Tensor, d_mean: Tensor) -> Any:
         x, maximum = ctx.saved_tensors
-        if _by_formula(d_mean):
+        if _by_formula(d_maximum, d_mean):
             return _gradients(MaxAndMean.formula, (x,), (d_maximum, d_mean))
         return _of_mean_and_max(x, (1,), d_mean.contiguous() / x.shape[1], d_maximum.contiguous(), maximum)
 
@@ -108,12 +109,12 @@ def _of_mean_and_max(x: Tensor, over: tuple[int, ...], d_mean: Tensor, d_maximum
 
 def _images(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The tensors, a few images at a time."""
-    count = max(1, ELEMENTS * len(x) // x.numel())
+    count = max(1, torch.get_num_threads() * ELEMENTS * len(x) // x.numel())  # a pass ends when all threads have
     return zip(*(tensor.split(count) for tensor in (x, *others)), strict=True)
 
 
-def _by_formula(d: Tensor) -> bool:
-    return torch.is_grad_enabled() or for_formula(d)  # gradients of gradients, or of many at once by vmap
+def _by_formula(*d: Tensor) -> bool:
+    return torch.is_grad_enabled() or any(map(for_formula, d))  # gradients of gradients, or of many at once by vmap
 
 
 def _gradients(formula: Callable[..., Any], inputs: tuple[Tensor, ...], d: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

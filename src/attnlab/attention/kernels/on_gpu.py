@@ -265,16 +265,14 @@ cbam_channels.register_autograd(_channels_gradient, setup_context=_keep_channels
 cbam_product.register_autograd(_product_gradient, setup_context=_keep_product)
 
 
-def takes(x: Tensor, channel: Tensor | None = None, spatial: Tensor | None = None) -> bool:
-    """Whether the kernels know such a map and such gates: on a GPU, or anywhere in Triton's interpreter."""
-    if not (x.is_cuda or INTERPRETED) or x.dim() != 4 or x.numel() == 0:
+def takes(x: Tensor, gate: Tensor | None = None) -> bool:
+    """Whether the kernels know such a map and such a gate: on a GPU, or anywhere in Triton's interpreter."""
+    if not (x.is_cuda or INTERPRETED) or x.dim() != 4 or x.numel() == 0 or x.dtype not in DTYPES:
         return False
-    gates = [gate for gate in (channel, spatial) if gate is not None]
-    return (
-        all(each.dtype in DTYPES and each.device == x.device for each in (x, *gates))
-        and (channel is None or channel.shape == (*x.shape[:2], 1, 1))
-        and (spatial is None or spatial.shape == (x.shape[0], 1, *x.shape[2:]))
-    )
+    if gate is None:
+        return True
+    shapes = (*x.shape[:2], 1, 1), (x.shape[0], 1, *x.shape[2:])
+    return gate.dtype in DTYPES and gate.device == x.device and tuple(gate.shape) in shapes
 
 
 Gating = Callable[[tuple[Tensor, Tensor]], Tensor]
@@ -293,9 +291,7 @@ def refined(x: Tensor, channel_of: Gating, spatial_of: Gating) -> Tensor:
     return cbam_product(x, channel, spatial, of_map, of_spatial)
 
 
-def scaled(x: Tensor, channel: Tensor | None, spatial: Tensor | None = None) -> Tensor:
-    """``x * channel * spatial``"""
-    if torch.compiler.is_compiling():
-        y = x if channel is None else x * channel
-        return y if spatial is None else y * spatial
-    return scale(x, channel, spatial)
+def scaled(x: Tensor, gate: Tensor) -> Tensor:
+    """``x * gate``, either gate of a map"""
+    by_channel = gate.shape[:2] == x.shape[:2] and gate.shape[2:] == (1, 1)
+    return scale(x, gate, None) if by_channel else scale(x, None, gate)

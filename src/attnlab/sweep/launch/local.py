@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
@@ -57,7 +57,8 @@ def launch(
     without a GPU, ``cpu_slots``, by default the number that finishes all points soonest. The cores are divided among
     the slots. A point of several devices takes slots on as many GPUs. The launcher waits for a point that another
     launcher trains. ``timeout_min``: minutes after which a point is asked to save and counts as failed. Out of memory
-    on a shared GPU, a point is tried once more alone. A pack of points takes one slot, for as many times the minutes.
+    on a shared GPU or in a pack, a point is tried once more alone. A pack takes one slot, for as many times the
+    minutes; where that is not worth it, or fails, its points are queued again, each alone.
     """
     slots = machine.make(gpus, slots_per_gpu, cpu_slots, len(points))
     for wanted in sorted({ledger.devices(point.config) for point in points}):
@@ -111,27 +112,30 @@ def launch(
                 running.remove(item)
                 free += item.slots
                 code = item.process.exitcode
-                died = len(item.points) > 1 and code not in (0, loop.PREEMPTED) and not (item.reason or interrupts)
-                if died:
-                    display.note(f"{len(item.points)} points  {worker.death(code)}: trained alone from here on")
+                packed = len(item.points) > 1
+                apart = packed and code not in (0, loop.PREEMPTED) and not (item.reason or interrupts)
+                if apart and (left := [point for point in item.points if _needs_training(point, alone)]):
+                    why = "" if code == loop.ALONE else f"{worker.death(code)}: "
+                    display.note(f"{len(left)} point{'s' * (len(left) > 1)}  {why}trained alone from here on")
                 for point in item.points:
                     display.ended(point)
-                    if died:
-                        queue.append([point])
-                        continue
-                    if code == worker.BUSY or (len(item.points) > 1 and not code and _is_open(point)):
+                    if code == worker.BUSY or (packed and not code and _is_open(point)):
                         elsewhere.append(point)
                         continue
-                    if item.reason or not (interrupts and code == -signal.SIGKILL):  # a second Ctrl-C is no failure
+                    again = apart and _needs_training(point, alone)
+                    killed = interrupts and code == -signal.SIGKILL  # a second Ctrl-C is no failure
+                    if not again and (item.reason or not killed):
                         broken = worker.record_end(point.folder, code, item.reason) or broken
-                    if slots_per_gpu > 1 and point.folder not in alone and _out_of_memory(point):
+                    if (packed or slots_per_gpu > 1) and point.folder not in alone and _out_of_memory(point):
                         alone.add(point.folder)
-                        queue.append([point])
-                        with contextlib.suppress(lock.Busy, OSError):  # not failed yet, should we be stopped now
-                            ledger.prepare(point.folder, point.config, point.overrides)
+                        again = True
                         display.note(f"{point.title}  out of GPU memory: retrying alone on its GPU")
-                    else:
+                    if not again:
                         display.finished(point)
+                        continue
+                    queue.append([point])
+                    with contextlib.suppress(lock.Busy, OSError):  # not failed yet, should we be stopped now
+                        ledger.prepare(point.folder, point.config, point.overrides)
     if interrupts:
         raise KeyboardInterrupt
     if broken is not None:
@@ -141,22 +145,25 @@ def launch(
 def packs(points: Sequence[Planned], slots: int) -> list[list[Planned]]:
     """The points as they are trained, in the order of the first of each: alone, or those with one ``pack`` together.
 
-    At most so many together that there is work for all slots, and at most MOST.
+    At most so many together that there is work for all slots, and at most MOST; those of a pack that was interrupted
+    stay together.
     """
     most = min(MOST, math.ceil(len(points) / slots))
-    alike: dict[str, list[Planned]] = {}
+    alike: dict[tuple[str, int], list[Planned]] = {}
+    begun = Counter((point.pack, point.packed) for point in points if point.pack)
     for point in points:
-        alike.setdefault(point.pack or str(point.folder), []).append(point)
+        whole = point.packed > 1 and begun[point.pack, point.packed] % point.packed == 0
+        alike.setdefault((point.pack or str(point.folder), point.packed * whole), []).append(point)
     found = list[list[Planned]]()
-    for those in alike.values():
-        number = math.ceil(len(those) / most)  # of about equal size
+    for (_, packed), those in alike.items():
+        number = math.ceil(len(those) / (packed or most))  # of about equal size
         found += [those[len(those) * i // number : len(those) * (i + 1) // number] for i in range(number)]
     return found
 
 
 def _is_open(point: Planned) -> bool:
     """Whether a pack that has ended in order has left the point out, as another process was training it."""
-    return ledger.read_json(point.folder / "status.json").get("state") in ("pending", "running")
+    return ledger.read_json(point.folder / "status.json").get("state") in ("pending", "running", "preempted")
 
 
 def _needs_training(point: Planned, alone: set[Path]) -> bool:
