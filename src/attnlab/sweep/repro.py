@@ -109,7 +109,7 @@ def _differences(first: Point, second: Point) -> Iterator[str]:
     for name, value in first.result["test"].items():
         now = second.result["test"].get(name)
         if repr(now) != repr(value):  # NaN is like itself
-            yield f"test {name}: {value:.6g}, now {'missing' if now is None else f'{now:.6g}'}"
+            yield f"test {name}: {value}, now {'missing' if now is None else now}"
     answers, now_answers = first.answers(), second.answers()
     if answers is not None and now_answers is not None and answers.shape != now_answers.shape:
         yield f"test images: {answers.shape[1]}, now {now_answers.shape[1]}: the data have changed"

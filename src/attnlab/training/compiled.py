@@ -134,6 +134,7 @@ def _prepare(recompilations: int) -> None:
     if not torch.cuda.is_available():
         os.environ.setdefault("TORCH_WARM_POOL", "0")  # these processes would compile for GPUs alone
     torch._dynamo.config.recompile_limit = recompilations
+    torch._functorch.config.force_non_lazy_backward_lowering = True  # all in the forward pass, where signals wait
     for name in () if "TORCH_LOGS" in os.environ else LOGGERS:  # else they log where they are asked to
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True

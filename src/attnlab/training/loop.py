@@ -327,7 +327,7 @@ def _write_about(folder: Path, config: Config, threads: int | None) -> None:
             )
             before = [*before, seen]
         about["data"] = [*before[:-1], seen]  # the last one is what this attempt saw
-    computed = "eager" if kernels.off else os.environ.get("ATTNLAB_KERNELS", "default")
+    computed = "eager" if kernels.off else kernels.wanted or "default"
     if (earlier := about.get("kernels") or computed) != computed:
         log.warning("ATTNLAB_KERNELS has changed since the last attempt: %s then, %s now", earlier, computed)
     about |= {

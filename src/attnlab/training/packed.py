@@ -164,7 +164,7 @@ class Pack:
         if gain < WORTH:
             log.info("trained alone: packing is %s here (%.1f ×)", "slower" if gain < 1 else "hardly faster", gain)
             return False
-        log.info("%s: %.1f × as fast as one after another", others, gain)
+        log.info("%s: about %.1f × as fast as one after another, by a few steps", others, gain)
         return True
 
     def _leg(self, group: list["Member"]) -> int:

@@ -109,7 +109,7 @@ def test_points_of_a_pack_whose_process_dies_are_trained_alone(command, tmp_path
     until(lambda: all(map(steps, folders)), process)
     os.kill(ledger.read_json(folders[0] / "status.json")["process"], signal.SIGKILL)
     assert process.wait(120) == 0
-    assert "2 points  killed by SIGKILL (out of memory?): trained alone from here on" in (tmp_path / "out").read_text()
+    assert "2 points trained alone from here on: killed by SIGKILL (out of memory?)" in (tmp_path / "out").read_text()
     for folder in folders:
         assert ledger.read_json(folder / "status.json")["attempts"] == 2
         assert (folder / "log.txt").read_text().count("packed with") == 1
@@ -131,7 +131,7 @@ def without_memory(folders):
 
 @pytest.mark.parametrize(
     ("end", "again", "told"),
-    [(left_alone, [1, 2], "2 points  trained alone from here on"), (without_memory, [0, 1], "out of GPU memory")],
+    [(left_alone, [1, 2], "2 points trained alone from here on"), (without_memory, [0, 1], "out of GPU memory")],
 )
 def test_what_the_end_of_a_pack_leaves_is_trained_alone(tmp_path, monkeypatch, capsys, end, again, told):
     """The packs' processes only write how it went."""

@@ -20,20 +20,21 @@ from attnlab.attention.kernels.by_image import PLAIN, MaxAndMean, MeanAndMax, Sc
 from attnlab.errors import InputError
 
 LEAST = 2**17  # elements of a map; below, starting a function takes longer than it saves
-if os.environ.get("ATTNLAB_KERNELS", "eager") not in ("eager", "triton"):
-    raise InputError(f"ATTNLAB_KERNELS={os.environ['ATTNLAB_KERNELS']}: must be eager or triton, or not set")
+wanted = os.environ.get("ATTNLAB_KERNELS", "")
+if wanted not in ("", "eager", "triton"):
+    raise InputError(f"ATTNLAB_KERNELS={wanted}: must be eager or triton, or not set")
 # No promise of PyTorch's, but nothing else says what looks on.
 PRIVATE = (
     (torch._C, ("DispatchKey", "_are_functorch_transforms_active", "_dispatch_keys", "_len_torch_dispatch_stack")),
     (forward_ad, ("_current_level",)),
 )
 missing = [name for module, names in PRIVATE for name in names if not hasattr(module, name)]
-off = os.environ.get("ATTNLAB_KERNELS") == "eager" or bool(missing)
+off = wanted == "eager" or bool(missing)
 fused: Any = None  # on_gpu, where it is wanted
 if missing:
     message = f"attention keeps its plain formulas: PyTorch {torch.__version__} has no {', '.join(missing)}"
     logging.getLogger("attnlab").warning(message)
-elif os.environ.get("ATTNLAB_KERNELS") == "triton":
+elif wanted == "triton":
     try:
         from attnlab.attention.kernels import on_gpu as fused
     except ImportError as error:

@@ -115,8 +115,8 @@ def launch(
                 packed = len(item.points) > 1
                 apart = packed and code not in (0, loop.PREEMPTED) and not (item.reason or interrupts)
                 if apart and (left := [point for point in item.points if _needs_training(point, alone)]):
-                    why = "" if code == loop.ALONE else f"{worker.death(code)}: "
-                    display.note(f"{len(left)} point{'s' * (len(left) > 1)}  {why}trained alone from here on")
+                    why = "packing is not worth it, says log.txt" if code == loop.ALONE else worker.death(code)
+                    display.note(f"{len(left)} point{'s' * (len(left) > 1)} trained alone from here on: {why}")
                 for point in item.points:
                     display.ended(point)
                     if code == worker.BUSY or (packed and not code and _is_open(point)):
