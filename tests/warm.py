@@ -190,8 +190,10 @@ def _import_everything() -> None:
     for name in HEAVY:
         importlib.import_module(name)
     import torch
+    from wandb.sdk.data_types._private import MEDIA_TMP
 
     torch.set_num_threads(1)
+    MEDIA_TMP._finalizer.detach()  # type: ignore[attr-defined]  # else the first fork to end removes it for all
     assert len(os.listdir("/proc/self/task")) == 1  # or a fork would lack the others
     gc.freeze()  # else each fork would look at all of it, and so copy it
     gc.enable()
@@ -205,7 +207,7 @@ def _run(request: dict[str, Any], own_path: list[str]) -> None:
     os.chdir(request["cwd"])
     sys.argv[1:] = request["argv"]
     sys.path[:] = [request["cwd"], *_python_path(), *own_path]
-    os.makedirs(MEDIA_TMP.name, exist_ok=True)  # W&B's, which the end of a command before may have removed
+    MEDIA_TMP.name = tempfile.mkdtemp("wandb-media")  # W&B's, which the end of the command removes
     multiprocessing.util.spawnv_passfds = _spawn
     runpy.run_module("attnlab.cli", run_name="__main__", alter_sys=True)
 

@@ -40,6 +40,13 @@ LAYOUTS = {
 every = pytest.mark.parametrize("case", MODULES)
 
 
+@pytest.fixture(autouse=True)
+def _on(monkeypatch):
+    """Whatever ATTNLAB_KERNELS says: the other tests can so be run with the formulas alone."""
+    monkeypatch.delenv("ATTNLAB_KERNELS", raising=False)
+    monkeypatch.setattr(kernels, "off", bool(kernels.missing))
+
+
 def make(case):
     return create(case.partition(" ")[0], C, **MODULES[case])
 
