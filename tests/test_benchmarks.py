@@ -39,7 +39,13 @@ def test_spread_and_ratios():
 
 @pytest.mark.parametrize(
     "argv",
-    [["nothing"], ["study", "--rounds", "0"], ["study", "--against", "nowhere"], ["study", "points=many"]],
+    [
+        ["nothing"],
+        ["study", "--rounds", "0"],
+        ["study", "--against", "nowhere"],
+        ["study", "points=many"],
+        ["study", "pointz=3"],
+    ],
 )
 def test_a_wrong_command_measures_nothing(argv, capsys):
     with pytest.raises(SystemExit, match="2"):

@@ -94,9 +94,18 @@ def about(checkout: Path) -> str:
     return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
+def parse(row: str) -> ast.Module:
+    return ast.parse(Path(__file__).with_name(f"{row}.py").read_text(encoding="utf-8"))
+
+
 def docstring(row: str) -> str:
-    source = Path(__file__).with_name(f"{row}.py").read_text(encoding="utf-8")
-    return ast.get_docstring(ast.parse(source)) or ""
+    return ast.get_docstring(parse(row)) or ""
+
+
+def taken(row: str) -> list[str]:
+    """The settings of a row: the arguments of its function."""
+    found = next(node for node in parse(row).body if isinstance(node, ast.FunctionDef) and node.name == ROWS[row])
+    return [argument.arg for argument in found.args.args + found.args.kwonlyargs]
 
 
 def parsed(argv: list[str] | None = None) -> argparse.Namespace:
@@ -124,6 +133,9 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
         args.settings = {key: int(number) for key, number in (word.split("=") for word in args.settings)}
     except ValueError:
         parser.error(f"{' '.join(args.settings)}: settings are KEY=NUMBER")
+    if unknown := args.settings.keys() - set(taken(args.row)):
+        word = f"{min(unknown)}={args.settings[min(unknown)]}"
+        parser.error(f"{word}: no setting of {args.row}, which takes {', '.join(taken(args.row))}")
     return args
 
 

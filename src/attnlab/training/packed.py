@@ -252,12 +252,12 @@ class Member:
     def share(self, config: Config) -> Any:
         """The point's data; of points with the same, only the first reads them."""
         same = json.dumps([config["data"], config["augment"]], sort_keys=True)
-        data = self.pack.data.setdefault(same, None) or build_data(config)
-        if self.pack.data[same] is not None:
-            data = copy.copy(data)
-            vars(data).pop("stream", None)
-            data.order_seed = config["seed"]
-        self.pack.data[same] = data
+        if same not in self.pack.data:
+            self.pack.data[same] = build_data(config)
+            return self.pack.data[same]
+        data = copy.copy(self.pack.data[same])
+        vars(data).pop("stream", None)
+        data.order_seed = config["seed"]
         return data
 
     def join(self, config: Config, trainer: Any, classifier: Any) -> None:

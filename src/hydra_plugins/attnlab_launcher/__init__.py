@@ -38,13 +38,13 @@ class _Attnlab(Launcher):
         jobs = [list(overrides) for overrides in job_overrides]
         planned = plan.check(((job, compose(job)) for job in jobs), here=isinstance(self, Local))
         planned.retry = self.config.sweep.retry == "failed"
+        target = f"{type(self).__module__}.{type(self).__name__}"
         if self.config.sweep.pack:
-            plan.pack_seeds(planned, {"_target_": f"{type(self).__module__}.{type(self).__name__}"})
+            plan.pack_seeds(planned, {"_target_": target})
             for line in planned.packs:
                 log.info(line)
         if planned.errors:
             raise InputError("\n".join(planned.errors))
-        target = f"{type(self).__module__}.{type(self).__name__}"
         wait = {"wait": True} if isinstance(self, Slurm) else {}  # the sweeper needs what it returns
         launchers.launch(planned, {"_target_": target, **self.settings, **wait})
         by_job = {tuple(job): point for point in planned.points for job in point.combinations}
