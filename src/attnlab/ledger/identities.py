@@ -82,7 +82,23 @@ def identity(config: Config) -> dict[str, Any]:
         else config[key]
         for key in RESULT_KEYS
     }
+    if several := config.get("placements"):  # a design of one placement keeps it in attention and sites
+        made["placements"] = [{part: _unnamed(node) for part, node in placement.items()} for placement in several]
     return made if made["augment"] else {key: value for key, value in made.items() if key != "augment"}
+
+
+def _unnamed(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key != "name"}
+
+
+def placements(config: Config) -> list[dict[str, Any]]:
+    """The placements of a checked config's design, or of an identity's: each its ``attention`` and its ``sites``.
+
+    None of the bare network; one where ``attention`` and ``sites`` say all.
+    """
+    if several := config.get("placements"):
+        return list(several)
+    return [] if config["sites"] is None else [{"attention": config["attention"], "sites": config["sites"]}]
 
 
 def _digest_of(path: Path) -> str:

@@ -39,6 +39,7 @@ IDENTITY: dict[str, Any] = {
     **dict.fromkeys(GROUPS, MAPPING),
     "data": {"_target_": TEXT},
     "sites": MAPPING_OR_NULL,
+    "placements?": [{"attention": {"_target_": TEXT}, "sites": {"role": TEXT}}],
     "seed": WHOLE,
 }
 EXPLAINED: dict[str, Any] = {"scores?": MAPPING, "ablation?": MAPPING}  # what is in them decides no result
