@@ -30,6 +30,7 @@ NEEDED = {  # what a choice does not say by itself
     "timm": ["backbone.name=mobilenetv4_conv_small_035"],
     "backbone/custom": ["backbone.target=tests.own_net.OwnNet", "+backbone.width=6"],
     "attention/custom": ["attention.target=tests.own_net.OwnAttention", "+attention.ratio=8"],
+    "by_stage": ["attention.stages=[none,se,eca,cbam]"],
     **{name: ["attention.groups=8"] for name in ("sge", "shuffle", "sk")},  # of the 16 channels of the first site
 }
 OWN = {"backbone": "OwnNet", "attention": "OwnAttention", "data": "custom"}

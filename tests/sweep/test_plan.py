@@ -14,7 +14,10 @@ def _elsewhere(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["attention=cbm"], "attention=cbm: no such config; nearest: cbam; valid: bam, cbam, cbam_article, channel"),
+        (
+            ["attention=cbm"],
+            "attention=cbm: no such config; nearest: cbam; valid: bam, by_stage, cbam, cbam_article, channel",
+        ),
         (["+experiment=dmo"], "experiment=dmo: no such config; nearest: demo"),
         (
             ["attention=cbam", "attention.rato=4"],
@@ -34,7 +37,7 @@ def _elsewhere(tmp_path, monkeypatch):
         (
             ["attention=se", "sites=[branch,stem]"],
             r"sites=\[branch,stem\]: only the last of a list would count; a point each: -m sites=branch,stem; "
-            r"for one network with both, call attnlab.attach twice in Python$",
+            r"one network with both: 'placements=\[{attention: se, at: branch}, {attention: se, at: stem}\]'$",
         ),
         (
             ["-m", "attention=[se,cbam],none"],

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from attnlab import ledger
 from attnlab.config import signatures
 from attnlab.data import ImageData
 from attnlab.errors import InputError, first_line
@@ -40,21 +41,34 @@ def build_network(config: Config, data: Task) -> tuple[nn.Module, list[Site]]:
 
     The backbone's first weights depend only on the seed, not on the attention: points with one seed are pairs.
     """
+    net = build_backbone(config, data)
+    changed: list[Site] = []
+    with named("attention", config):
+        for placement in ledger.placements(config):
+            changed += _attach(net, placement["attention"], placement["sites"], data)
+    return net, changed
+
+
+def build_backbone(config: Config, data: Task, meta: bool = False) -> nn.Module:
+    """The backbone alone; ``meta``: without memory, if it can be built so."""
     torch.manual_seed(config["seed"])
+    backbone = config["backbone"]
+    given = {"name": backbone["name"], "num_classes": data.num_classes, "in_channels": data.shape[0]}
     with named("backbone", config):
-        backbone = config["backbone"]
-        net = signatures.call(
-            backbone, "backbone", name=backbone["name"], num_classes=data.num_classes, in_channels=data.shape[0]
-        )
-    attention, sites = config["attention"], config["sites"]
-    if sites is None:
-        return net, []
+        if not meta:
+            return signatures.call(backbone, "backbone", **given)
+        try:
+            with torch.device("meta"):
+                return signatures.call(backbone, "backbone", **given)
+        except Exception:  # it may look at values
+            return signatures.call(backbone, "backbone", **given)
+
+
+def _attach(net: nn.Module, attention: Config, sites: Config, data: Task) -> list[Site]:
     where = {key: value for key, value in sites.items() if key not in ("name", "role")}
     settings = {key: value for key, value in attention.items() if key not in ("name", "_target_")}
     target = signatures.locate(attention["_target_"], "attention")
-    with named("attention", config):
-        changed = attach(net, target, at=sites["role"], input_size=data.shape, **where, **settings)
-    return net, changed
+    return attach(net, target, at=sites["role"], input_size=data.shape, **where, **settings)
 
 
 @contextlib.contextmanager

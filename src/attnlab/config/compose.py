@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +23,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from attnlab.config import designs
+from attnlab.config.designs import BY_STAGE, Choose
 from attnlab.config.hydra_insides import create_config_search_path, create_main_hydra, get_args_parser
 from attnlab.errors import InputError, choices, first_line
 from attnlab.ledger import ONCE_DATA
@@ -58,6 +60,7 @@ def for_hydra(argv: Sequence[str]) -> list[str]:
         key, _, value = text.partition("=")
         follows = not override.is_sweep_override() and "." in key and key.partition(".")[0] in swept
         readable.append(f"{key}=choice({value})" if follows else text)
+    readable = [f"++{text}" if text.startswith("placements.") else text for text in readable]
     return [*(word for word in argv if word not in overrides), *readable]
 
 
@@ -77,9 +80,14 @@ def composing(
         folder = f"file://{Path(config_dir).absolute()}"
         path.prepend("command-line", folder, anchor=SearchPathQuery(provider="schema"))
 
+    @functools.cache
+    def chosen(group: str, choice: str) -> dict[str, Any]:
+        return OmegaConf.to_container(compose_one([f"{group}={choice}"])[group])  # type: ignore[return-value]
+
     def compose_one(overrides: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
         try:
-            config = compose(name, list(overrides), return_hydra_config=True)
+            config = compose(name, design_overrides(overrides), return_hydra_config=True)
+            fill_in(config, overrides, chosen)
             if "hydra" in config and not return_hydra_config:  # else it is looked at elsewhere
                 _refuse_lists(config.hydra)
                 with open_dict(config):
@@ -99,6 +107,32 @@ def composing(
         yield compose_one
     finally:
         GlobalHydra.instance().clear()
+
+
+ONE_STAGE = re.compile(r"attention\.stages\.(\d+)=")
+
+
+def design_overrides(overrides: Iterable[str]) -> list[str]:
+    """Overrides as Hydra reads them: fields of placements may be new; ``attention.stages.2=se`` is for ``fill_in``."""
+    return [f"++{o}" if o.startswith("placements.") else o for o in overrides if not ONE_STAGE.match(o)]
+
+
+def fill_in(config: DictConfig, overrides: Iterable[str], choose: Choose) -> None:
+    """Fill a composed config's design in, with the overrides of single stages. Raises InputError."""
+    single = [o for o in overrides if ONE_STAGE.match(o)]
+    if single and config.attention.name != BY_STAGE:
+        key = single[0].partition("=")[0]
+        raise InputError(f"{key}: attention={config.attention.name} has no such setting; choose attention=by_stage")
+    if single:
+        given = [] if OmegaConf.is_missing(config.attention, "stages") else [*config.attention.stages]
+        for override in parse_overrides(single):
+            number = int(override.key_or_group.rpartition(".")[2])
+            if number < 1:
+                raise InputError(f"{override.input_line}: stages count from 1")
+            given += ["none"] * (number - len(given))
+            given[number - 1] = override.value()
+        config.attention.stages = given
+    designs.fill_in(config, choose)
 
 
 @functools.cache
@@ -131,8 +165,13 @@ def _refused(group: str, names: Sequence[str]) -> str:
     instead = f"choose one, such as {group}={names[0]}"
     if len(names) > 1 and group in _groups():
         instead = f"a point each: -m {group}={several}"
-    if len(names) > 1 and group in ("attention", "sites"):
-        instead += "; for one network with both, call attnlab.attach twice in Python"
+    if len(names) > 1 and group == "attention":
+        instead += (
+            f"; for both in one place attention=sequence 'attention.parts=[{several}]', for others placements=[...]"
+        )
+    if len(names) > 1 and group == "sites":
+        each = ", ".join(f"{{attention: se, at: {name}}}" for name in names)
+        instead += f"; one network with both: 'placements=[{each}]'"
     return f"{group}=[{several}]: only the last of a list would count; {instead}"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from attnlab.config import designs
 from attnlab.config.cache import is_ours, recall, remember
 from attnlab.config.settings import (
     CHECKPOINT,
@@ -20,7 +21,6 @@ from attnlab.config.settings import (
     LOSS,
     NOT_EXPLAINED,
     OUR_TRAINER,
-    SITES,
     SWEEP,
     TOP,
     TRAINER,
@@ -34,6 +34,8 @@ from attnlab.config.settings import (
 )
 from attnlab.errors import InputError
 from attnlab.ledger import LATER, ONCE_DATA, with_recipe
+
+OTHERS = ("loss", "sites", "placements", "trainer", "checkpoint", "logger", "explain", "sweep")
 
 
 def check(config: DictConfig | Mapping[str, Any]) -> Settings:
@@ -49,19 +51,23 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
         raw["data"] = {"normalise": "train", **mapping_of(raw, "data")}
     raw = with_recipe(raw)
     for key in raw:
-        require_known("", key, (*TOP, *GROUPS, "loss", "sites", "trainer", "checkpoint", "logger", "explain", "sweep"))
+        require_known("", key, (*TOP, *GROUPS, *OTHERS))
     checked = {key: checked_value(key, raw.get(key), hint) for key, hint in TOP.items()}
+    design = designs.written(raw)
     for group in GROUPS:
-        node = json.dumps(mapping_of(raw, group))
-        checked[group] = json.loads(_normal_form(group, node, os.environ.get("ATTNLAB_ALLOW", "")))
+        checked[group] = {} if group == "attention" and design is not None else _checked(group, mapping_of(raw, group))
     if "normalise" in checked["data"] and checked["data"]["normalise"] is None:
         backbone = checked["backbone"]
         checked["data"]["normalise"] = _moments_of_weights(backbone) if backbone.get("pretrained") else "train"
-    bare = checked["attention"]["name"] == "none"
-    if raw.get("sites") is not None or not bare:
-        checked["sites"] = check_keys("sites", mapping_of(raw, "sites"), SITES)
-    if bare:
-        checked["sites"] = None
+    if design is None:
+        bare = checked["attention"]["name"] == "none"
+        if raw.get("sites") is not None or not bare:
+            checked["sites"] = designs.checked_sites(raw.get("sites"))
+        if bare:
+            checked["sites"] = None
+    else:
+        checked |= _checked_design(design, checked, by_stage=not raw.get("placements"))
+        bare = checked["sites"] is None
     checked["loss"] = {**LATER["loss"], **check_keys("loss", mapping_of(raw, "loss"), LOSS)}
     checked["trainer"] = {
         **LATER["trainer"],
@@ -86,6 +92,42 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
     return checked
 
 
+def _checked_design(design: list[tuple[str, Settings, Settings]], config: Settings, by_stage: bool) -> Settings:
+    """``attention``, ``sites`` and, of more than one, ``placements`` in normal form."""
+    found = []
+    for path, attention, sites in design:
+        with designs.told_of(path):
+            found.append((_checked("attention", attention), designs.checked_sites(sites)))
+    if by_stage and found:
+        found = _at_stages(found, config)
+    placements = designs.normal(found)
+    if not placements:
+        return {"attention": {"name": "none"}, "sites": None}
+    if len(placements) == 1:
+        return placements[0]
+    attentions, sites_names = designs.names_of(placements)
+    return {"attention": {"name": attentions}, "sites": {"name": sites_names}, "placements": placements}
+
+
+def _at_stages(found: list[tuple[Settings, Settings]], config: Settings) -> list[tuple[Settings, Settings]]:
+    """The attentions of ``by_stage`` at the backbone's stages; all equal ones are at all stages."""
+    from attnlab.config.stages import stages_of
+
+    role = found[0][1]["role"]
+    stages = stages_of(config, role)
+    numbered = [stage for stage in stages if stage]
+    if len(found) != len(numbered):
+        names = ",".join(attention["name"] for attention, _ in found)
+        raise InputError(
+            f"attention.stages=[{names}]: {config['backbone']['name']} has {role} sites in {len(numbered)} "
+            f"stage{'s' * (len(numbered) != 1)}, not {len(found)}; give an attention for each"
+        )
+    attention, sites = found[0]
+    if numbered == stages and all(other == attention for other, _ in found):
+        return [(attention, {**sites, "stages": "all"})]
+    return [(attention, {**sites, "stages": [n]}) for (attention, sites), n in zip(found, numbered, strict=True)]
+
+
 def _moments_of_weights(backbone: Settings) -> str:
     """The normalisation with which a library's weights were trained."""
     if not str(backbone["_target_"]).endswith(".timm_net"):
@@ -100,6 +142,11 @@ def _moments_of_weights(backbone: Settings) -> str:
             f"data.normalise: must be set: with which moments backbone.name={backbone['name']} was trained is not known"
         )
     return name
+
+
+def _checked(group: str, node: Settings) -> Settings:
+    """A group's node in normal form."""
+    return json.loads(_normal_form(group, json.dumps(node), os.environ.get("ATTNLAB_ALLOW", "")))
 
 
 @functools.lru_cache(maxsize=1000)  # the points of a sweep have most groups in common

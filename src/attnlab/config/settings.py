@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from attnlab.config.annotations import written_types
 from attnlab.errors import InputError, choices
 from attnlab.targets import PACKAGES as PACKAGES
 
@@ -152,35 +151,6 @@ TRAINER: dict[str, Any] = {
     "strategy": Literal["auto", "ddp"],
     "enable_progress_bar": bool | None,
 }
-
-
-def precheck(raw: Settings) -> None:
-    """Raise InputError, one line, for a wrong value of a setting that this module knows."""
-    for key, hint in TOP.items():
-        checked_value(key, raw.get(key), hint)
-    for group, hints in (("loss", LOSS), ("checkpoint", CHECKPOINT), ("explain", EXPLAIN), ("sweep", SWEEP)):
-        if isinstance(node := raw.get(group), Mapping):
-            check_keys(group, dict(node), hints)
-    check_logger(mapping_of(raw, "logger"))
-    known = {"attention": CROSSED, "trainer": {**TRAINER, **OUR_TRAINER}}
-    for group, hints in known.items():
-        node = raw.get(group)
-        for key, value in node.items() if isinstance(node, Mapping) else ():
-            if key in hints:
-                checked_value(f"{group}.{key}", value, hints[key])
-    for group in GROUPS:
-        node = raw.get(group)
-        if not isinstance(node, Mapping):
-            continue
-        types = written_types(str(node.get("_target_")))
-        for key, value in node.items():
-            if key in types and key not in (*GROUPS[group].given, *OURS.get(group, ())):
-                checked_value(f"{group}.{key}", value, types[key])
-    for group in OURS:
-        node = raw.get(group)
-        for key, value in node.items() if isinstance(node, Mapping) else ():
-            if key in OURS[group]:
-                checked_own(group, key, value)
 
 
 def check_logger(node: Settings) -> Settings:

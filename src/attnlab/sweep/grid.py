@@ -13,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.config.compose import Compose, check_hydra, composing, parse, parse_overrides
+from attnlab.config.first_check import precheck
 from attnlab.config.hydra_insides import BASIC_SWEEPER, split_sweep
 from attnlab.config.schema import check
-from attnlab.config.settings import plain, precheck
+from attnlab.config.settings import plain
 from attnlab.errors import InputError, choices, first_line
 
 

@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from attnlab import ledger
 from attnlab.config import schema
 from attnlab.config.compose import composing, parse
+from attnlab.config.first_check import precheck
 from attnlab.config.many import compose_plain
-from attnlab.config.settings import plain, precheck
+from attnlab.config.settings import plain
 from attnlab.errors import InputError
 from attnlab.ledger.shapes import PLAN
 from attnlab.study.collect import code_of

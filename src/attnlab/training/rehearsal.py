@@ -57,7 +57,7 @@ def rehearse(configs: Iterable[Config], here: bool = True, with_data: bool = Tru
             raise known[key]
         return known[key]
 
-    network = ("data", "augment", "backbone", "attention", "sites")
+    network = ("data", "augment", "backbone", "attention", "sites", "placements")
     for config in configs:
         try:
             data = once(build_data, config, of=("data", "augment"))

@@ -25,12 +25,17 @@ class _Attnlab(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         # Imported here: Hydra loads all plugins whenever it starts.
         from attnlab import ledger
+        from attnlab.config.compose import design_overrides, fill_in
         from attnlab.errors import InputError
         from attnlab.sweep import plan
         from attnlab.sweep.launch import launchers
 
+        def load(overrides: Sequence[str]) -> DictConfig:
+            return self.context.config_loader.load_sweep_config(self.config, design_overrides(overrides))
+
         def compose(overrides: Sequence[str]) -> DictConfig:
-            config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+            config = load(overrides)
+            fill_in(config, overrides, lambda group, choice: OmegaConf.to_container(load([f"{group}={choice}"])[group]))  # type: ignore[arg-type,return-value]
             with open_dict(config):
                 del config.hydra
             return config
