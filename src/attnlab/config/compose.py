@@ -60,7 +60,9 @@ def for_hydra(argv: Sequence[str]) -> list[str]:
         key, _, value = text.partition("=")
         follows = not override.is_sweep_override() and "." in key and key.partition(".")[0] in swept
         readable.append(f"{key}=choice({value})" if follows else text)
-    readable = [f"++{text}" if text.startswith("placements.") else text for text in readable]
+    if single := next(filter(ONE_STAGE.match, overrides), None):
+        raise InputError(f"{single}: Hydra itself counts from 0 here; write the whole list, attention.stages=[...]")
+    readable = design_overrides(readable)
     return [*(word for word in argv if word not in overrides), *readable]
 
 

@@ -3,6 +3,8 @@
 - ``get_args_parser``, ``create_config_search_path``, ``create_main_hydra``: they read a command line as Hydra
   does, and compose configs without running a job. Without them no command starts (ImportError).
 - ``split_sweep``: the jobs that Hydra's basic sweeper would make. Without it no command starts either.
+- ``load_choice``: what a name in a design stands for, in the jobs of Hydra's own launchers. Without it their designs of
+several placements fail.
 - ``QuickLoader``: composes many jobs faster. If its basis is gone or behaves differently, Hydra itself composes the
 jobs one by one: slower, with equal results (see ``many``).
 """
@@ -19,9 +21,11 @@ from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
@@ -29,6 +33,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 __all__ = [
@@ -37,6 +42,7 @@ __all__ = [
     "create_config_search_path",
     "create_main_hydra",
     "get_args_parser",
+    "load_choice",
     "split_sweep",
     "using",
 ]
@@ -47,6 +53,14 @@ create_main_hydra = Hydra.create_main_hydra2
 def split_sweep(override: Override) -> list[list[list[str]]]:
     """The batches of jobs that the basic sweeper makes of one override. Raises HydraException."""
     return BasicSweeper.split_arguments([override], None)
+
+
+def load_choice(job: HydraConf, group: str, choice: str) -> DictConfig:
+    """A group's config as Hydra composes it for this choice, in the process of a job."""
+    path = ConfigSearchPathImpl()
+    for source in job.runtime.config_sources:
+        path.append(source.provider, f"{source.schema}://{source.path}")
+    return ConfigLoaderImpl(path).load_configuration(job.job.config_name, [f"{group}={choice}"], RunMode.RUN)[group]
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from attnlab import ledger
@@ -29,12 +30,20 @@ class Job:
     def __call__(self, composed: Any) -> float:
         from hydra.core.hydra_config import HydraConfig
 
+        from attnlab.config import designs
+        from attnlab.config.hydra_insides import load_choice
         from attnlab.config.schema import check
         from attnlab.sweep.launch.outcomes import outcome
         from attnlab.terminal import print_anywhere
 
         print_anywhere()  # the launcher may have started this process
+        about = HydraConfig.get()
+
+        def chosen(group: str, choice: str) -> Any:
+            return OmegaConf.to_container(load_choice(about, group, choice))
+
         try:
+            designs.fill_in(composed, chosen)
             config = check(composed)
         except InputError:  # told by the plan, and left out (sweep.on_error)
             return math.nan
@@ -45,7 +54,7 @@ class Job:
         state = ledger.state(folder)
         if state != "done" and (state != "failed" or self.retry):
             try:
-                ledger.prepare(folder, config, HydraConfig.get().overrides.task)
+                ledger.prepare(folder, config, about.overrides.task)
                 single.train_here(folder, title, config)
             except lock.Busy:
                 return math.nan  # another job's combination is the same point
