@@ -1,10 +1,9 @@
 """attnlab sites and attnlab cost: where attention can go in a backbone, and what it costs there."""
 
-import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,16 +12,16 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
+from attnlab import ledger
 from attnlab.config import schema
-from attnlab.config.build import build_data, build_network
+from attnlab.config.build import build_data, build_network, placed_sites, without_attention
 from attnlab.data import ImageData
 from attnlab.errors import InputError, first_line
-from attnlab.insertion import Cost, Latency, Site, cost, count_by_site, find_sites, select_sites, time_together, trace
+from attnlab.insertion import Cost, Latency, Site, cost, count_by_site, draw, time_together, trace
 from attnlab.terminal import plain_console
 from attnlab.training.optimisation import build_optimisation
 
-# The order in which an image meets the places of a block.
-FLOW = ("pre", "unit", "depthwise", "branch", "shortcut", "block", "stage")
+MARKS = "●◆■▲★✚▼◼"  # of placements
 
 
 class _Setup(NamedTuple):
@@ -33,110 +32,67 @@ class _Setup(NamedTuple):
 
 
 def print_sites(config: Any, input_size: str | None = None) -> None:
-    """Print the sites of ``config``'s backbone, drawn and as a table; mark those that its ``sites`` selects."""
+    """Print the sites of ``config``'s backbone, drawn and as a table; mark those that its design selects."""
     raw, checked, data, heading = _set_up(config, input_size)
-    net = _network({**checked, "sites": None}, data)
-    role, names = raw["sites"]["role"], raw["sites"]["names"]
-    sites = find_sites(net, data.shape, every_module=role == "module")
-    where = {key: value for key, value in raw["sites"].items() if key not in ("name", "role", "merge")}
-    unnamed = role == "module" and names is None  # all are shown, none is chosen yet
-    chosen = [] if unnamed else select_sites(sites, role, **where)
+    # Without attention, sites= still says what to mark.
+    placements = ledger.placements(checked) or [{"attention": {"name": "none"}, "sites": raw["sites"]}]
+    selections = [placement["sites"] for placement in placements]
+    sites, chosen = placed_sites(checked, data, selections)
+    marks = {site: mark for mark, of_one in zip(MARKS, chosen, strict=False) for site in of_one}
     costs: dict[tuple[str, str], tuple[int, int]] = {}
-    if checked["sites"] is not None and not unnamed:
+    if checked["sites"] is not None and all(chosen):
         attended = _network(checked, data)
         costs = count_by_site(attended, trace(attended, data.shape))
 
+    console = plain_console()
+    console.print(heading, highlight=False)
+    if not any(selection["role"] == "module" for selection in selections):
+        console.print()
+        for line in draw(sites, marks):
+            text = Text(f"  {line}")
+            text.highlight_regex(f"[{MARKS}]+", "bold green")
+            console.print(text, soft_wrap=True)
+        rest = "○ another place   (+) branches and shortcut meet; H×W×C ends the stage\n"
+        what = checked["attention"]["name"] if costs else f"sites={raw['sites']['name']}"
+        legend = [f"● {what}   {rest}"] if len(placements) == 1 else [*map(_legend, MARKS, placements), rest]
+        console.print("", *legend, sep="\n  ", highlight=False)
+    console.print(_table_of_sites(sites, marks, costs))
+    selects = f"sites={raw['sites']['name']} selects" if len(placements) == 1 else "the placements select"
+    console.print(f"{MARKS[0]} the {len(marks)} that {selects}. Each stage's blocks count from 1.", highlight=False)
+    for mark, placement, of_one in zip(MARKS, placements, chosen, strict=False) if costs else ():
+        parameters, macs = (sum(n) for n in zip(*(costs[site.name, site.side] for site in of_one), strict=True))
+        which = placement["attention"]["name"] if len(placements) == 1 else f"{mark} {placement['attention']['name']}"
+        more = " More: attnlab cost" if placement is placements[-1] else ""
+        console.print(f"{which}: {parameters:,} parameters, {macs:,} MACs in all.{more}", highlight=False)
+
+
+def _table_of_sites(
+    sites: Sequence[Site], marks: Mapping[Site, str], costs: Mapping[tuple[str, str], tuple[int, int]]
+) -> Table:
     table = Table("", "role", "stage", "block", "C", "H × W", "module")
     for title in ("params", "MACs") if costs else ():
         table.add_column(title)
     for column in [*table.columns[2:6], *table.columns[7:]]:
         column.justify = "right"
     for site in sites:
-        mark = "●" if site in chosen else ""
         block = "" if site.block is None else str(site.block)
         path = site.name + (" (input)" if site.side == "input" else "")
         size = f"{site.height} × {site.width}"
-        style = "bold" if mark else None
-        cells = [mark, site.role, str(site.stage), block, str(site.channels), size, path]
+        cells = [marks.get(site, ""), site.role, str(site.stage), block, str(site.channels), size, path]
         if costs:
             cells += [f"{number:,}" for number in costs.get((site.name, site.side), ())]
-        table.add_row(*cells, style=style)
-    console = plain_console()
-    console.print(heading, highlight=False)
-    if role != "module":
-        console.print()
-        for line in draw(sites, chosen):
-            text = Text(f"  {line}")
-            text.highlight_regex("●+", "bold green")
-            console.print(text, soft_wrap=True)
-        what = checked["attention"]["name"] if costs else f"sites={raw['sites']['name']}"
-        console.print(
-            f"\n  ● {what}   ○ another place   (+) branches and shortcut meet; H×W×C ends the stage\n", highlight=False
-        )
-    console.print(table)
-    console.print(
-        f"● the {len(chosen)} that sites={raw['sites']['name']} selects. Each stage's blocks count from 1.",
-        highlight=False,
-    )
-    if costs:
-        parameters, macs = (sum(numbers) for numbers in zip(*costs.values(), strict=True))
-        console.print(
-            f"{checked['attention']['name']}: {parameters:,} parameters, {macs:,} MACs in all. More: attnlab cost",
-            highlight=False,
-        )
+        table.add_row(*cells, style="bold" if site in marks else None)
+    return table
 
 
-def draw(sites: Sequence[Site], chosen: Sequence[Site]) -> list[str]:
-    """One line per block, from the input to the last stage; equal blocks of a stage share a line.
-
-    ``○`` is a place for attention and ``●`` one of ``chosen``; ``(+)`` is where a block's branches meet.
-    """
-    rows = _rows_of_drawing(sites, chosen)
-    for row in rows:
-        if "branch" in row.cells:
-            row.cells["shortcut"] = f"(+ {row.cells['shortcut']})" if "shortcut" in row.cells else "(+)"
-    aligned = [row.cells for row in rows if row.blocks]
-    wide = {role: max(len(cells.get(role, "")) for cells in aligned) for role in FLOW} if aligned else {}
-    lines = []
-    for row in rows:
-        cells = {role: row.cells.get(role, "") for role in FLOW if wide[role]} if row.blocks else row.cells
-        steps = [
-            (text and f"{text} ").ljust((wide[role] if row.blocks else len(text)) + 1, "─")
-            for role, text in cells.items()
-        ]
-        lines.append((row.title, row.size, row.blocks, "─ ".join(steps).rstrip(" ─")))
-    left = [max(len(line[i]) for line in lines) for i in range(3)]
-    return ["  ".join([*(text.ljust(n) for text, n in zip(line, left, strict=False)), line[3]]) for line in lines]
-
-
-@dataclass(frozen=True)
-class _Row:
-    title: str  # stem, stage 1, ...
-    size: str  # H×W×C at the end of the stage
-    blocks: str
-    cells: dict[str, str]  # role -> what is drawn for it
-
-
-def _rows_of_drawing(sites: Sequence[Site], chosen: Sequence[Site]) -> list[_Row]:
-    rows: list[_Row] = []
-    for stage, of_stage in itertools.groupby(sorted(sites, key=lambda s: s.stage), key=lambda s: s.stage):
-        marks: dict[int | None, dict[str, str]] = {}
-        for site in of_stage:
-            of_block = marks.setdefault(site.block, {})
-            of_block[site.role] = of_block.get(site.role, "") + ("●" if site in chosen else "○")
-        cells = {block: {role: f"{m} {role}" for role, m in of_block.items()} for block, of_block in marks.items()}
-        end = cells.pop(None, {})
-        title, size = f"stage {stage}" if stage else "stem", f"{site.height}×{site.width}×{site.channels}"
-        for drawn, equal in itertools.groupby(cells, key=cells.__getitem__):
-            numbers = list(equal)
-            many = f"blocks {numbers[0]}–{numbers[-1]} (× {len(numbers)})"
-            rows.append(_Row(title, size, many if len(numbers) > 1 else f"block {numbers[0]}", dict(drawn)))
-            title = size = ""
-        if cells and not rows[-1].cells.keys() & end.keys():
-            rows[-1].cells.update(end)
-        elif end:
-            rows.append(_Row(title, size, "", end))
-    return rows
+def _legend(mark: str, placement: Mapping[str, Any]) -> str:
+    """``◆ cbam at branch, stages 3, 4``"""
+    sites = placement["sites"]
+    where = [sites["role"]]
+    if sites["stages"] != "all":
+        where.append(f"stage{'s' * (len(sites['stages']) > 1)} {', '.join(map(str, sites['stages']))}")
+    where += [f"{key} {sites[key]}" for key in ("blocks", "names", "exclude") if sites[key] not in ("all", None, [])]
+    return f"{mark} {placement['attention']['name']} at {', '.join(where)}"
 
 
 def _cost(config: dict[str, Any], data: ImageData) -> Cost:
@@ -158,7 +114,7 @@ def print_cost(
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch sees no CUDA device here; use cpu")
     _, checked, data, heading = _set_up(config, input_size)
-    bare = {**checked, "sites": None}
+    bare = without_attention(checked)
     configs = {checked["backbone"]["name"]: bare}
     if checked["sites"] is not None:
         configs[f"+ {checked['attention']['name']} at {checked['sites']['name']}"] = checked
@@ -170,7 +126,7 @@ def print_cost(
         found: dict[str, dict[str, Any]] = {}
         for i, (name, counted) in enumerate(zip(("bare", "attended"), costs, strict=False)):
             found[name] = {**counted.numbers(), "latency": [asdict(timed[i]) for timed in times]}
-        about = {"backbone": checked["backbone"], "attention": checked["attention"], "sites": checked["sites"]}
+        about = {key: checked[key] for key in ("backbone", "attention", "sites", "placements") if key in checked}
         print(json.dumps({**about, "input_size": list(data.shape), **found}, indent=2))
         return
 

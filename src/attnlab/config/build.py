@@ -1,7 +1,7 @@
 """From a checked config to the objects: the data and the network."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from attnlab import ledger
 from attnlab.config import signatures
 from attnlab.data import ImageData
 from attnlab.errors import InputError, first_line
-from attnlab.insertion import Site, attach
+from attnlab.insertion import Site, attach, find_sites, select_sites
 
 Config = Mapping[str, Any]
 
@@ -47,6 +47,31 @@ def build_network(config: Config, data: Task) -> tuple[nn.Module, list[Site]]:
         for placement in ledger.placements(config):
             changed += _attach(net, placement["attention"], placement["sites"], data)
     return net, changed
+
+
+def placed_sites(config: Config, data: Task, selections: Sequence[Config]) -> tuple[list[Site], list[list[Site]]]:
+    """All sites of the config's backbone, and those that each selection (the ``sites`` of a placement) chooses.
+
+    The role ``module`` makes every module a site; without names it chooses none of them yet.
+    """
+    net = build_backbone(config, data, meta=True)
+    by_module = any(selection["role"] == "module" for selection in selections)
+    sites = find_sites(net, data.shape)
+    modules = find_sites(net, data.shape, every_module=True) if by_module else []
+    chosen = []
+    for selection in selections:
+        where = {key: value for key, value in selection.items() if key not in ("name", "role", "merge")}
+        of_modules = selection["role"] == "module"
+        unnamed = of_modules and selection["names"] is None
+        among = modules if of_modules else sites
+        chosen.append([] if unnamed else select_sites(among, selection["role"], **where))
+    return modules or sites, chosen
+
+
+def without_attention(config: Config) -> dict[str, Any]:
+    """The config of the bare network."""
+    bare = {key: value for key, value in config.items() if key != "placements"}
+    return {**bare, "attention": {"name": "none"}, "sites": None}
 
 
 def build_backbone(config: Config, data: Task, meta: bool = False) -> nn.Module:

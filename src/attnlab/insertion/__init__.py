@@ -15,6 +15,7 @@ from attnlab.insertion.attended import (
 )
 from attnlab.insertion.checking import check
 from attnlab.insertion.costs import Cost, cost, count, count_by_site
+from attnlab.insertion.drawing import draw
 from attnlab.insertion.heads import head_of
 from attnlab.insertion.latency import Latency, time_forward, time_together
 from attnlab.insertion.published import Loaded, load_published
@@ -36,6 +37,7 @@ __all__ = [
     "count",
     "count_by_site",
     "detach",
+    "draw",
     "find_sites",
     "gates_of",
     "head_of",

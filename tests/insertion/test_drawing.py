@@ -4,8 +4,7 @@ import pytest
 import torch
 
 import attnlab
-from attnlab.cli.networks import draw
-from attnlab.insertion import find_sites, select_sites
+from attnlab.insertion import draw, find_sites, select_sites
 
 DRAWN = {
     ("mini_xception", "unit", "all"): """
@@ -54,11 +53,21 @@ def test_drawing(backbone, role, blocks):
         net = attnlab.create(backbone, num_classes=7, in_channels=1)
     sites = find_sites(net, (1, 48, 48))
     chosen = select_sites(sites, role, blocks=blocks)
-    assert draw(sites, chosen) == DRAWN[backbone, role, blocks].strip("\n").splitlines()
+    assert draw(sites, dict.fromkeys(chosen, "●")) == DRAWN[backbone, role, blocks].strip("\n").splitlines()
 
 
 def test_only_a_stem():
     with torch.device("meta"):
         net = attnlab.create("resnet18", num_classes=7, in_channels=1)
     sites = [site for site in find_sites(net, (1, 48, 48)) if site.stage == 0]
-    assert draw(sites, sites) == ["stem  12×12×64    ● unit ─ ● stem"]
+    assert draw(sites, dict.fromkeys(sites, "●")) == ["stem  12×12×64    ● unit ─ ● stem"]
+
+
+def test_several_placements_have_signs_of_their_own():
+    with torch.device("meta"):
+        net = attnlab.create("mini_xception", num_classes=7, in_channels=1)
+    sites = find_sites(net, (1, 48, 48))
+    marks = dict.fromkeys(select_sites(sites, "branch", stages=[1, 2]), "●")
+    marks |= dict.fromkeys(select_sites(sites, "shortcut", stages=[2, 4]), "◆")
+    _, first, second, _, fourth = draw(sites, marks)
+    assert [line.count(sign) for line in (first, second, fourth) for sign in "●◆"] == [1, 0, 1, 1, 0, 1]
