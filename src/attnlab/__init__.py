@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from attnlab.backbones import create
     from attnlab.errors import InputError
     from attnlab.insertion import (
+        Placement,
         attach,
         attached,
         check,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _homes = {
     "InputError": "attnlab.errors",
+    "Placement": "attnlab.insertion",
     "attach": "attnlab.insertion",
     "attached": "attnlab.insertion",
     "check": "attnlab.insertion",
@@ -44,6 +46,7 @@ _homes = {
 }
 __all__ = [
     "InputError",
+    "Placement",
     "attach",
     "attached",
     "check",

@@ -400,26 +400,3 @@ def test_what_was_made_of_a_network(tmp_path):
                 attnlab.attach(wrapper, "se", input_size=(3, 64, 64))
     finally:
         torch.distributed.destroy_process_group()
-
-
-def test_a_detector_gets_attention_in_its_backbone():
-    net = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
-        weights=None, weights_backbone=None, num_classes=3
-    )
-    with torch.device("meta"):
-        whole = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-    with pytest.raises(
-        InputError, match=r"FasterRCNN does not run .*; attnlab takes .*: try its part \.backbone\.body"
-    ):
-        attnlab.attach(whole, "se")
-    sites = attnlab.attach(net.backbone.body, "cbam", at="branch", blocks="last", input_size=(3, 320, 320))
-    assert sites
-    net.eval()
-    images, targets = (
-        [torch.rand(3, 320, 320)],
-        [{"boxes": torch.tensor([[9.0, 9, 60, 60]]), "labels": torch.tensor([1])}],
-    )
-    assert set(net(images)[0]) == {"boxes", "labels", "scores"}
-    sum(net.train()(images, targets).values()).backward()
-    assert all(p.grad is not None for module in attached(net).values() for p in module.parameters())
-    attnlab.check(net)

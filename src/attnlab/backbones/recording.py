@@ -38,6 +38,7 @@ class Run(dict[str, list[Call]]):
 
     def __init__(self) -> None:
         super().__init__()
+        self.image: Shape | None = None  # (N, C, H, W) of what the network is given, or else its first convolution
         self.larger: Run | None = None  # a pass at a larger size, where small maps are not yet 1×1
         self.joins: list[Join] = []
         self.depth: dict[int, int] = {}  # convolutions between the input and a tensor, at most
@@ -45,7 +46,10 @@ class Run(dict[str, list[Call]]):
 
 
 class Recorder(TorchDispatchMode):
-    """Numbers the tensors that come from the network's input, and notes where they are added or concatenated."""
+    """Numbers the tensors that come from the network's input, and notes where they are added or concatenated.
+
+    The input is what the outermost module is given.
+    """
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -66,7 +70,15 @@ class Recorder(TorchDispatchMode):
         self.run.depth[number] = depth
         return number
 
+    def begin(self, given: Iterable[object]) -> None:
+        """The outermost module is given this."""
+        for tensor in _flat(given):
+            if id(tensor) not in self.numbers:
+                self.add(tensor, depth=0)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if len(self.stack) == 1:  # what runs outside of the modules
+            return func(*args, **(kwargs or {}))
         maps = [value for value in _flat(args) if self.number(value) is not None]
         sources = [self.numbers[id(value)] for value in maps]
         result = func(*args, **(kwargs or {}))
@@ -78,7 +90,8 @@ class Recorder(TorchDispatchMode):
             number = self.add(tensor, depth)
             if name == "mul" and len(sources) == 1 and tensor.shape == maps[0].shape:
                 self.run.scaled[number] = sources[0]
-            joined = len(sources) > 1 and all(value.dim() == 4 and value.shape[0] == 1 for value in maps)
+            batch = self.run.image[0] if self.run.image else None
+            joined = len(sources) > 1 and all(value.dim() == 4 and value.shape[0] == batch for value in maps)
             added = name == "add" and joined and maps[0].shape == maps[1].shape
             if added or (name == "cat" and joined and tensor.shape[2:] == maps[0].shape[2:]):
                 self.run.joins.append(Join(tuple(self.stack), added, tuple(sources), number, self.clock))
@@ -91,17 +104,27 @@ def _flat(values: Iterable[object]) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, (list, tuple)):
             yield from _flat(value)
+        elif isinstance(value, dict):
+            yield from _flat(value.values())
 
 
 @contextlib.contextmanager
-def recorded_calls(net: nn.Module, joins: bool) -> Iterator[tuple[Run, Recorder]]:
-    """Note the calls of each module while the body runs the network; with ``joins``, also where tensors are joined."""
+def recorded_calls(net: nn.Module, joins: bool, image: Shape | None = None) -> Iterator[Run]:
+    """Note the calls of each module while the body runs the network; with ``joins``, also where tensors are joined.
+
+    ``image``: the shape of its input, if that is one tensor.
+    """
     run = Run()
+    run.image = image
     recorder = Recorder(run)
     paths = {module: path for path, module in net.named_modules()}
     begun: list[tuple[int | None, int]] = []
 
-    def enter(module: nn.Module, args: tuple) -> None:
+    def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if len(recorder.stack) == 1:
+            recorder.begin((*args, *kwargs.values()))
+        if run.image is None and isinstance(module, nn.Conv2d) and args:
+            run.image = _shape(args[0])
         recorder.stack.append(paths[module])
         begun.append((recorder.number(args[0]) if args else None, recorder.tick()))
 
@@ -123,11 +146,11 @@ def recorded_calls(net: nn.Module, joins: bool) -> Iterator[tuple[Run, Recorder]
         run.setdefault(paths[module], []).append(call)
         return output
 
-    handles = [module.register_forward_pre_hook(enter) for module in net.modules()]
+    handles = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in net.modules()]
     handles += [module.register_forward_hook(leave) for module in net.modules()]
     try:
         with recorder if joins else contextlib.nullcontext():
-            yield run, recorder
+            yield run
     finally:
         for handle in handles:
             handle.remove()

@@ -18,6 +18,7 @@ from attnlab.insertion.costs import Cost, cost, count, count_by_site
 from attnlab.insertion.drawing import draw
 from attnlab.insertion.heads import head_of
 from attnlab.insertion.latency import Latency, time_forward, time_together
+from attnlab.insertion.placements import Placement
 from attnlab.insertion.published import Loaded, load_published
 from attnlab.insertion.recording import Seen, gates_of, record
 from attnlab.insertion.sites import Site, find_sites, select_sites
@@ -28,6 +29,7 @@ __all__ = [
     "Cost",
     "Latency",
     "Loaded",
+    "Placement",
     "Seen",
     "Site",
     "attach",

@@ -1,11 +1,13 @@
 """Attach: put attention at sites of any network, in place."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from attnlab import attention as attentions
+from attnlab.backbones.recording import Run
 from attnlab.errors import InputError, choices
 from attnlab.insertion.attended import (
     CHILD,
@@ -19,14 +21,15 @@ from attnlab.insertion.attended import (
     take_out,
     without_attention,
 )
-from attnlab.insertion.sites import Pick, Site, select_sites, sites_of
-from attnlab.insertion.tracing import trace, unwrapped
+from attnlab.insertion.placements import Placement
+from attnlab.insertion.sites import Pick, Site, sites_of
+from attnlab.insertion.tracing import part_of, trace, unwrapped
 from attnlab.targets import parameters
 
 
 def attach(
     net: nn.Module,
-    attention: str | Callable[..., nn.Module],
+    attention: str | Callable[..., nn.Module] | Sequence[Placement],
     *,
     at: str = "branch",
     stages: Literal["all"] | Sequence[int] = "all",
@@ -35,6 +38,9 @@ def attach(
     exclude: str | Sequence[str] = (),
     merge: Merge = "scale",
     input_size: Sequence[int] | None = None,
+    example: object = None,
+    forward: Callable[[nn.Module], object] | None = None,
+    within: str = "",
     **settings: Any,
 ) -> list[Site]:
     """Put ``attention`` at sites of ``net``, in place, and return the sites changed.
@@ -50,51 +56,33 @@ def attach(
 
     >>> attach(torchvision.models.resnet18(), "cbam", at="branch", ratio=16, init="identity")
 
+    A list of placements puts several attentions in together, or none of them; each has the arguments above:
+
+    >>> attach(net, [Placement("se", at="branch", stages=[1, 2], ratio=8), Placement("eca", at="stem")])
+
+    ``input_size``, ``example``, ``forward`` and ``within`` say how to run the network, or which part of it: see
+    ``find_sites``. With ``within``, the names of sites still begin at ``net``: ``backbone.body.layer1.0.bn2``.
+
     Raises InputError, with the network unchanged, for an unknown name, role or merge, if no site matches, if a
-    site has attention already, and for settings that the attention refuses.
+    site has attention already, if two placements meet at one, and for settings that the attention refuses.
     """
     net = inside(net)
-    if merge not in Merge.__args__:  # type: ignore[attr-defined]
-        raise InputError(f"merge={merge}: must be one of {', '.join(Merge.__args__)}")  # type: ignore[attr-defined]
-    if merge == "add" and settings.get("init") == "identity":
-        raise InputError("merge=add with init=identity: f + A(f) would start at 2 f; use merge=scale or concat")
-    if isinstance(attention, nn.Module):
-        raise InputError(f"attention: an existing {type(attention).__name__} can serve only one site; give its class")
-    build = attentions.register.named(attention) if isinstance(attention, str) else attention
-    if not callable(build):
-        raise InputError(f"attention={build!r}: must be a registered name, a class or a function that makes a module")
+    where = {"at": at, "stages": stages, "blocks": blocks, "names": names, "exclude": exclude, "merge": merge}
+    placements = _placements(attention, where, settings)
+    passing: dict[str, Any] = {"input_size": input_size, "example": example, "forward": forward, "within": within}
     with without_attention(net):
-        calls = trace(net, input_size, structure=True)
-        sites = sites_of(net, calls, every_module=at == "module")
-        if not sites:
-            raise InputError(
-                f"no sites found in {type(net).__name__} (it may work on tokens or on (N, H, W, C)). Choose modules "
-                "by name: at='module' (sites=module), names=[...]"
-            )
-        chosen = select_sites(sites, at, stages=stages, blocks=blocks, names=names, exclude=exclude)
-        spots = [_spot(net, site) for site in chosen]
-        paths = {module: path for path, module in net.named_modules()}
-    for i, (site, spot) in enumerate(zip(chosen, spots, strict=True)):
-        if spot.host is not None and len(calls.get(paths[spot.host], [])) > 1:
-            raise InputError(f"{site.name}: its {site.side} is made by {paths[spot.host]}, which runs more than once")
-        before = [other.side for other, there in zip(chosen[:i], spots, strict=False) if there == spot]
-        if site.side in before + [place.side for place in spot.attention()]:
-            raise InputError(f"{site.name}: this {site.side} already has attention")
-        if hidden := [name for name in sorted({CHILD[site.side], *OWN}) if hasattr(spot.host, name)]:
-            raise InputError(
-                f"{site.name}: {type(spot.host).__name__} has an attribute {hidden[0]!r}, which attnlab would hide; "
-                "rename it, or choose a site inside"
-            )
-    built = [_build(build, site, settings) for site in chosen]
-    if merge == "add" and any(getattr(module, "starts_as_identity", False) for module in built):
-        raise InputError("merge=add: this attention starts as the identity, so that f + A(f) would start at 2 f")
+        calls = trace(net, **passing, structure=True)
+        planned = _plan(net, placements, calls, within)
+    _check_free(planned)
 
     put = list[Attended]()
     try:
-        for spot, site, module in zip(spots, chosen, built, strict=True):
-            by_name = spot.host in paths and any(call.by_name for call in calls.get(paths[spot.host], ()))
-            put.append(_put(net, spot, site, module, merge, by_name))
-        _check_calls(net, put, input_size)
+        for placement in placements:  # one after the other: both its modules and its merges draw random weights
+            mine = [each for each in planned if each.placement is placement]
+            built = [_build(each, placements) for each in mine]
+            for each, module in zip(mine, built, strict=True):
+                put.append(_put(net, each, module))
+        _check_calls(net, put, passing)
     except Exception:
         take_out(net, put)
         raise
@@ -102,7 +90,22 @@ def attach(
     for place in put:
         place.remembered = memory
         memory.add((place.site, place.side))
-    return chosen
+    return [each.site for each in planned]
+
+
+def _placements(attention: Any, where: dict[str, Any], settings: dict[str, Any]) -> list[Placement]:
+    """The list that ``attach`` was given, or the one placement that its arguments are."""
+    if not isinstance(attention, (list, tuple)):
+        return [Placement(attention, **where, **settings)]
+    if not attention:
+        raise InputError("attention: the list of placements is empty")
+    for each in attention:
+        if not isinstance(each, Placement):
+            raise InputError(f"attention: a list holds placements, not {each!r}: [Placement({each!r}, at=...), ...]")
+    usual = vars(Placement(attention[0].attention))
+    for key in [*(key for key, value in where.items() if value != usual[key]), *settings]:
+        raise InputError(f"{key}: with a list, each placement has its own: [Placement(..., {key}=...), ...]")
+    return list(attention)
 
 
 class _Spot(NamedTuple):
@@ -121,6 +124,52 @@ class _Spot(NamedTuple):
         return found
 
 
+class _Planned(NamedTuple):
+    """A site that gets attention."""
+
+    placement: Placement
+    site: Site
+    spot: _Spot
+    by_name: bool  # whether the host is called with keywords alone
+
+
+def _plan(net: nn.Module, placements: Sequence[Placement], calls: Run, within: str) -> list[_Planned]:
+    """What goes where in the bare network."""
+    part = part_of(net, within)
+    paths = {module: path for path, module in part.named_modules()}
+    sites_with = functools.cache(lambda every_module: sites_of(net, calls, every_module, within))
+    planned = list[_Planned]()
+    for placement in placements:
+        with _telling(placement, placements):
+            if not (sites := sites_with(placement.at == "module")):
+                several = all(len(made) > 1 for made in calls.values())
+                why = "it runs several times in a pass" if several else "it may work on tokens or on (N, H, W, C)"
+                raise InputError(
+                    f"no sites found in {type(part).__name__} ({why}). Choose modules "
+                    "by name: at='module' (sites=module), names=[...]"
+                )
+            for site in placement.select(sites):
+                spot = _spot(net, site)
+                of_host = [] if spot.host is None else calls.get(paths[spot.host], [])
+                if len(of_host) > 1:
+                    made_by = f"{within}.{paths[spot.host]}".lstrip(".")
+                    raise InputError(f"{site.name}: its {site.side} is made by {made_by}, which runs more than once")
+                planned.append(_Planned(placement, site, spot, any(call.by_name for call in of_host)))
+    return planned
+
+
+@contextlib.contextmanager
+def _telling(placement: Placement, placements: Sequence[Placement]) -> Iterator[None]:
+    """Errors in the body tell which of several placements is meant."""
+    try:
+        yield
+    except InputError as error:
+        if len(placements) == 1:
+            raise
+        number = next(i for i, each in enumerate(placements, start=1) if each is placement)
+        raise InputError(f"placement {number} ({placement.name}): {error}") from None
+
+
 def _spot(net: nn.Module, site: Site) -> _Spot:
     """For a Sequential its last (or first) child stands: its own output, and keys that are those of the child."""
     path, _, name = site.name.rpartition(".")
@@ -132,11 +181,32 @@ def _spot(net: nn.Module, site: Site) -> _Spot:
     return _Spot(parent, name, host)
 
 
-def _put(net: nn.Module, spot: _Spot, site: Site, attention: nn.Module, merge: Merge, by_name: bool) -> Attended:
+def _check_free(planned: Sequence[_Planned]) -> None:
+    """Raise InputError for a site that has attention already, or would get it twice, or would hide an attribute."""
+    taken = dict[tuple[_Spot, str], Placement]()
+    for placement, site, spot, _ in planned:
+        first = taken.get((spot, site.side), placement)
+        if first is not placement:
+            raise InputError(
+                f"{site.name}: two placements meet at this {site.side}, {first.name} and {placement.name}; for one "
+                f'after the other: attach(net, "sequence", parts=["{first.name}", "{placement.name}"], ...)'
+            )
+        if (spot, site.side) in taken or site.side in [place.side for place in spot.attention()]:
+            raise InputError(f"{site.name}: this {site.side} already has attention")
+        taken[spot, site.side] = placement
+        if hidden := [name for name in sorted({CHILD[site.side], *OWN}) if hasattr(spot.host, name)]:
+            raise InputError(
+                f"{site.name}: {type(spot.host).__name__} has an attribute {hidden[0]!r}, which attnlab would hide; "
+                "rename it, or choose a site inside"
+            )
+
+
+def _put(net: nn.Module, planned: _Planned, attention: nn.Module) -> Attended:
     """Put a new ``Attended`` in the place of what stands at the spot, and wherever else that stands."""
+    placement, site, spot, by_name = planned
     there = spot.attention()[0] if spot.attention() else spot.host
     host = nn.Identity() if there is None else there
-    place = kind_for(host, by_name)(host, attention, site.name, site.side, merge, site.channels)
+    place = kind_for(host, by_name)(host, attention, site.name, site.side, placement.merge, site.channels)
     place.is_identity = there is None
     place.training = net.training
     for part in place.added():
@@ -151,14 +221,17 @@ def _put(net: nn.Module, spot: _Spot, site: Site, attention: nn.Module, merge: M
     return place
 
 
-def _check_calls(net: nn.Module, put: Sequence[Attended], input_size: Sequence[int] | None) -> None:
+def _check_calls(net: nn.Module, put: Sequence[Attended], passing: dict[str, Any]) -> None:
     """Raise InputError if the network does not run with what was put into it, or runs past it."""
     try:
         with lending_methods():
-            calls = trace(net, input_size)
+            calls = trace(net, **passing)
     except InputError as error:
-        raise InputError(f"with {type(put[0].attended_by).__name__} at {put[0].site}: {error}") from error
-    for path, place in places_with_attention(net).items():
+        first = {type(place.attended_by).__name__: place.site for place in reversed(put)}
+        raise InputError(
+            f"with {' and '.join(f'{name} at {site}' for name, site in reversed(first.items()))}: {error}"
+        ) from error
+    for path, place in places_with_attention(part_of(net, passing["within"])).items():
         if place not in put:
             continue
         if not (made := calls.get(f"{path}.attended_by")):
@@ -193,7 +266,16 @@ def inside(net: nn.Module) -> nn.Module:
     return unwrapped(net)
 
 
-def _build(build: Callable[..., nn.Module], site: Site, settings: dict[str, Any]) -> nn.Module:
+def _build(planned: _Planned, placements: Sequence[Placement]) -> nn.Module:
+    placement, site = planned.placement, planned.site
+    with _telling(placement, placements):
+        built = _made(placement.build, site, placement.settings)
+        if placement.merge == "add" and getattr(built, "starts_as_identity", False):
+            raise InputError("merge=add: this attention starts as the identity, so that f + A(f) would start at 2 f")
+    return built
+
+
+def _made(build: Callable[..., nn.Module], site: Site, settings: dict[str, Any]) -> nn.Module:
     takes, open_ended = parameters(build)
     wrong = [] if open_ended else [key for key in settings if key not in takes]
     if wrong:

@@ -1,6 +1,6 @@
 """What a network costs: parameters, multiply-accumulates, element-wise work, activation memory, latency."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any
@@ -8,10 +8,11 @@ from typing import Any
 from torch import nn
 
 from attnlab.backbones.recording import Call
+from attnlab.errors import InputError
 from attnlab.insertion.attended import places_with_attention, split_parameters
 from attnlab.insertion.latency import Latency, time_forward
 from attnlab.insertion.operations import activation_bytes, work_of_attention
-from attnlab.insertion.tracing import default_size, trace, unwrapped
+from attnlab.insertion.tracing import default_size, part_of, trace, unwrapped
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ def cost(
     latency: bool = False,
     batch: int = 1,
     compiled: bool = False,
+    example: object = None,
+    forward: Callable[[nn.Module], object] | None = None,
+    within: str = "",
 ) -> Cost:
     """What ``net`` costs for one image of ``input_size`` (C, H, W), by default (its input channels, 224, 224).
 
@@ -86,19 +90,27 @@ def cost(
     None if the network does not run in train mode at that size.
 
     ``latency`` also times the forward pass of ``batch`` images where the network is, eager or ``compiled`` by
-    torch.compile. Nothing else allocates memory or changes the network. Raises InputError if the network does
-    not run on that size.
+    torch.compile. Nothing else allocates memory or changes the network.
+
+    ``example``, ``forward`` and ``within`` run other networks, or count one part: see ``find_sites``. Where an
+    ``example`` or ``forward`` runs the network, all is counted of that one pass: of all its images, at the size to
+    which the network scales them, with as many proposals as it makes. ``activation_bytes`` is None then.
+
+    Raises InputError if the network does not run on what was given, and for ``latency`` without ``input_size``.
     """
-    timed = net
-    net = unwrapped(net)
-    calls = trace(net, input_size)
+    once = example is not None or forward is not None
+    if latency and once:
+        raise InputError("latency: needs input_size=(C, H, W), and within= where the network takes no image tensor")
+    timed = part_of(unwrapped(net), within) if within else net
+    calls = trace(net, input_size, example=example, forward=forward, within=within)
+    net = part_of(unwrapped(net), within)
     counted = count(net, calls)
     work = work_of_attention(net, calls)
     return replace(
         counted,
         attention_elementwise=work.elementwise + work.products - counted.attention_macs,
         attention_traffic_bytes=work.traffic_bytes,
-        activation_bytes=activation_bytes(net, input_size or default_size(net)),
+        activation_bytes=None if once else activation_bytes(net, input_size or default_size(net)),
         latency=time_forward(timed, input_size, batch=batch, compiled=compiled) if latency else None,
     )
 

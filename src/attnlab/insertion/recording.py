@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attnlab.attention.base import Attention
 from attnlab.errors import InputError
 from attnlab.insertion.attended import Attended, names_of, places_with_attention
+from attnlab.insertion.tracing import untouched
 
 
 @dataclass
@@ -88,24 +89,6 @@ def _has_gates(attention: nn.Module) -> bool:
     if getattr(defined, "__func__", defined) is not Attention.gates:
         return defined is not None  # None: of the user's own modules
     return getattr(attention.gate, "__func__", attention.gate) is not Attention.gate
-
-
-@contextlib.contextmanager
-def untouched(module: nn.Module) -> Iterator[None]:
-    """Inside, the module works on copies of its buffers; those, and the random states, are as before afterwards.
-
-    The buffers themselves are put aside, not copied back: a graph that waits for its backward pass refers to them.
-    """
-    kept = [(child, name, buffer) for child in module.modules() for name, buffer in child._buffers.items()]
-    devices = {b.device for _, _, b in kept if b is not None} | {p.device for p in module.parameters()}
-    with torch.random.fork_rng([d for d in devices if d.type == "cuda"]):
-        for child, name, buffer in kept:
-            child._buffers[name] = None if buffer is None else buffer.clone()
-        try:
-            yield
-        finally:
-            for child, name, buffer in kept:
-                child._buffers[name] = buffer
 
 
 def _is_compiled(net: nn.Module) -> bool:

@@ -1,8 +1,8 @@
 """Sites: the places of a network where attention can go, found by running it once without computing anything."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -31,22 +31,42 @@ class Site:
     side: Side = "output"
 
 
-def find_sites(net: nn.Module, input_size: Sequence[int] | None = None, *, every_module: bool = False) -> list[Site]:
+def find_sites(
+    net: nn.Module,
+    input_size: Sequence[int] | None = None,
+    *,
+    every_module: bool = False,
+    example: object = None,
+    forward: Callable[[nn.Module], object] | None = None,
+    within: str = "",
+) -> list[Site]:
     """The sites of ``net`` for inputs of ``input_size`` (C, H, W), by default (its input channels, 224, 224).
 
     They are those of the bare network, even if attention is attached. The network runs once on the meta device, in eval
     mode, which computes, changes and allocates nothing. If its family names no places, its structure gives them
     (``backbones.structural_places``). ``every_module`` lists the output of every module instead, with role ``module``.
     A module that is called more than once in a forward pass, or whose result is not ``(N, C, H, W)``, is not a site.
-    Raises InputError if the network does not run on that size.
+
+    Of a network that does not take one image tensor, give instead of ``input_size`` an ``example``, the tuple of
+    arguments of its forward (a tensor is one argument), or ``forward``, a function ``net -> anything`` that runs it
+    once: that pass is a real one, in eval mode, and changes nothing. Small images will do: it keeps all maps.
+    ``within="backbone.body"`` finds the sites of that submodule alone, ``input_size`` being that of its input.
+
+    >>> find_sites(fasterrcnn, example=([torch.rand(3, 64, 96)],))
+
+    Raises InputError if the network does not run on that.
     """
     net = unwrapped(net)
     with without_attention(net):
-        return sites_of(net, trace(net, input_size, structure=True), every_module)
+        run = trace(net, input_size, example=example, forward=forward, within=within, structure=True)
+        return sites_of(net, run, every_module, within)
 
 
-def sites_of(net: nn.Module, run: Run, every_module: bool = False) -> list[Site]:
+def sites_of(net: nn.Module, run: Run, every_module: bool = False, within: str = "") -> list[Site]:
     """``find_sites``, from what ``trace`` has noted of the bare network, its structure too."""
+    if within:
+        sites = sites_of(net.get_submodule(within), run, every_module)
+        return [replace(site, name=f"{within}.{site.name}") for site in sites]
     if every_module:
         places = [Place("module", path) for path in run if path]
     else:
@@ -120,10 +140,12 @@ def select_sites(
 
 def _is_map(run: Run, path: str) -> bool:
     """Whether a module works on (N, C, H, W): the second number stays the same where the image is larger."""
-    if run.larger is None or path not in run.larger:  # of one image, in its proportions
-        *_, height, width = run[""][0].input or (1, 1)
+    if run.larger is None or path not in run.larger:  # in the image's proportions
+        batch, _, height, width = run.image or (1, 1, 1, 1)
         maps = [shape for call in run[path] for shape in call[:2] if shape is not None and len(shape) == 4]
-        return all(shape[0] == 1 and abs(shape[2] * width - shape[3] * height) <= max(height, width) for shape in maps)
+        return all(
+            shape[0] == batch and abs(shape[2] * width - shape[3] * height) <= max(height, width) for shape in maps
+        )
     for small, large in zip(run[path], run.larger[path], strict=True):
         for a, b in zip(small[:2], large[:2], strict=True):
             if a is not None and b is not None and len(a) == 4 and (a[:2] != b[:2] or a[0] != 1):
