@@ -81,7 +81,8 @@ format: install-dev ## format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-check: install-dev ## ruff and the type checker
+check: install-dev ## ruff, the type checker, and no conflict of a merge left
+	@! git grep -nE '^(<{7}|>{7}) ' || { echo "a merge has left these"; exit 1; }
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy

@@ -50,6 +50,7 @@ VALUES = [
     ("point.json", "identity.optimizer.lr", 0.3),  # its hash tells
     ("point.json", "names", {}),
     ("point.json", "names.attention", 3),
+    ("point.json", "names.placements", "se"),
     ("point.json", "code", ["abc"]),
     ("point.json", "libraries", {"torch": 2}),
     ("point.json", "threads", "one"),

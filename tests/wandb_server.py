@@ -1,4 +1,4 @@
-"""As much of W&B's server as uploads, workspaces and reports of one project need, on this machine."""
+"""As much of W&B's server as uploads, workspaces, reports and a sweep of one project need, on this machine."""
 
 import contextlib
 import gzip
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import yaml
 
 KEY = "a" * 40
 
@@ -21,7 +23,9 @@ class Received:
     history: list[dict[str, Any]] = field(default_factory=list)
     files: set[str] = field(default_factory=set)
     artifacts: list[str] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
     exit_codes: list[int] = field(default_factory=list)
+    preempting: bool = False
 
 
 @dataclass
@@ -30,6 +34,9 @@ class Server:
     runs: dict[str, Received] = field(default_factory=dict)
     views: list[dict[str, Any]] = field(default_factory=list)
     refuse: set[str] = field(default_factory=set)  # ids of runs
+    sweep: dict[str, Any] = field(default_factory=dict)  # as `wandb sweep` has sent it
+    waiting: list[dict[str, Any]] = field(default_factory=list)  # what the sweep's agent is told next
+    stop: set[str] = field(default_factory=set)  # runs of the sweep that it stops once they have logged
 
     @property
     def environment(self) -> dict[str, str]:
@@ -84,6 +91,9 @@ class _Handler(BaseHTTPRequestHandler):
             if lines:
                 assert lines["offset"] == len(run.history)
                 run.history += [json.loads(line) for line in lines["content"]]
+            for line in sent.get("files", {}).get("wandb-summary.json", {}).get("content", []):
+                run.summary |= json.loads(line)
+            run.preempting |= bool(sent.get("preempting"))
             if sent.get("complete"):
                 run.exit_codes.append(sent["exitcode"])
         self.answer({})
@@ -109,6 +119,25 @@ class _Handler(BaseHTTPRequestHandler):
             server.runs[made["runName"]].artifacts.append(made["artifactTypeName"])
             artifact = {"id": "a", "state": "COMMITTED", "artifactSequence": {"id": "s", "latestArtifact": None}}
             return 200, {"data": {"createArtifact": {"artifact": artifact}}}
+        if name == "UpsertSweep":
+            server.sweep = yaml.safe_load(given["config"])
+            project = {"id": "p", "name": given["projectName"], "entity": {"id": "e", "name": "me"}}
+            sweep = {"name": "sweep1", "project": project}
+            return 200, {"data": {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}}
+        if name == "SweepWithRuns":
+            sweep = {"id": "s", "config": yaml.safe_dump(server.sweep), "runs": {"edges": []}}
+            return 200, {"data": {"project": {"sweep": sweep}}}
+        if name == "CreateAgent":
+            return 200, {"data": {"createAgent": {"agent": {"id": "agent"}}}}
+        if name == "Heartbeat":
+            running = json.loads(given["runState"])
+            stopped = [run for run in running if run in server.stop and run in server.runs and server.runs[run].history]
+            commands = [{"type": "stop", "run_id": run} for run in stopped]
+            if not running and server.waiting:
+                commands.append(server.waiting.pop(0))
+            return 200, {"data": {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(commands)}}}
+        if name == "ProjectArtifactType":
+            return 200, {"data": {"project": {"artifactType": None}}}
         if name in ("Viewer", "GetDefaultEntity"):
             viewer = {"id": "v", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": {"edges": []}}
             return 200, {"data": {"viewer": viewer}}

@@ -22,6 +22,7 @@ TURNS = ["LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"]  # what 
 PATIENCE = 2.0  # seconds without a progress bar
 ORDINARY = """
 ✓ + ✗ x ‖ = ● * ○ o · * … ... – - — -- − - → -> ← <- “ " ” " ‘ ' ’ ' × x ± +/- ≤ <= ≥ >= ≈ ~ ≠ != √ sqrt Σ sum
+◆ # ■ @ ▲ ^ ★ $ ✚ + ▼ v ◼ = ◇ o
 α alpha β beta γ gamma θ theta λ lambda φ phi ß ss æ ae Æ AE ø o Ø O ł l Ł L
 """
 STAND_INS = dict(zip(ORDINARY.split()[::2], ORDINARY.split()[1::2], strict=True))

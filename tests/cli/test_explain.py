@@ -72,7 +72,9 @@ def test_it_writes_the_page_and_the_figures(explained):
     for path in folder.glob("*.svg"):
         ElementTree.parse(path)
     assert any(line.startswith(f"written to {folder}: page.html, grid.png") for line in said)
-    assert any(line.startswith("maps are of the class that cbam at unit predicts, of the output of ") for line in said)
+    assert any(
+        line.startswith("maps are of the class that cbam ratio=16 at unit predicts, of the output of ") for line in said
+    )
 
 
 def test_half_of_the_images_are_wrong_and_each_is_as_the_point_answered(points, explained):
@@ -88,7 +90,7 @@ def test_half_of_the_images_are_wrong_and_each_is_as_the_point_answered(points, 
         assert len(image["seen"]) == 2
     assert wrong == 3
     assert len({image["truth"] for image in told["images"] if image["truth"] != image["asked"]}) == 3
-    assert [network["name"] for network in told["networks"]] == ["cbam at unit", "bare lenet5"]
+    assert [network["name"] for network in told["networks"]] == ["cbam ratio=16 at unit", "bare lenet5"]
     assert [len(network["sites"]) > 0 for network in told["networks"]] == [True, False]
     assert re.search(r"6 test images of \d+: 3 wrong, 3 right", explained[0][0])
 

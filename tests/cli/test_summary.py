@@ -40,6 +40,12 @@ def test_failed_points_say_what_to_type(tmp_path, capsys):
     assert capsys.readouterr().out.startswith(again)
 
 
+def test_a_paused_point_is_no_failure(tmp_path, capsys):
+    assert say_how_it_went(planned(tmp_path, a="paused"), ["train"]) == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (f"progress: attnlab status {tmp_path}\n", "")
+
+
 def test_wandb_is_to_be_synchronised_only_where_something_waits(tmp_path, capsys, monkeypatch):
     plan = planned(tmp_path, logger="wandb", a="preempted")
     say_how_it_went(plan, ["train"])

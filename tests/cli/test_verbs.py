@@ -77,7 +77,7 @@ def test_help(tmp_path):
         assert f"attnlab {verb}" in own.stdout
     page = attnlab("train", "--help", cwd=tmp_path).stdout
     for word in (
-        "attention: bam, cbam, cbam_article",
+        "attention: bam, by_stage, cbam, cbam_article",
         "sites: block, branch",
         "max_epochs: 10",
         "--config-dir",

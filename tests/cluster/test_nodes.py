@@ -99,6 +99,18 @@ def test_requeued_it_goes_on(world, pair):
     assert_equal(folder, pair[0])
 
 
+def test_paused_all_ranks_leave_and_it_goes_on(world, pair):
+    for until in (2, 2):
+        assert f"  paused after epoch 2 of {EPOCHS}  val " in world.train_until(until, *NODES, "study=paused", WAIT)
+    folder = world.folder("paused", "cbam")
+    assert read(folder / "status.json")["attempts"] == 1
+    done = world.train(*NODES, "study=paused", WAIT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in (folder / "log.txt").read_text() + (folder / "log-1.txt").read_text()
+    assert read(folder / "status.json")["attempts"] == 2
+    assert_equal(folder, pair[0])
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_no_rank_outlives_another(world, rank):
     """One is killed: the point has failed, and says why."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import free_ports
-from tests.conftest import COMMAND
+from tests.conftest import COMMAND, REPOSITORY
 
 pytest.importorskip("ray", reason="ray is not installed")
 
@@ -51,7 +51,7 @@ class World:
         (cwd / "conf" / "backbone" / "mine.yaml").write_text("name: mine\n_target_: mine.Net\nbroken: false\n")
         self.env = {
             **os.environ,
-            "PYTHONPATH": str(cwd),
+            "PYTHONPATH": os.pathsep.join([str(cwd), *filter(None, [os.environ.get("PYTHONPATH")]), str(REPOSITORY)]),
             "ATTNLAB_ALLOW": "mine",
             "ATTNLAB_SEEN": str(cwd / "seen"),
             "OMP_NUM_THREADS": "1",
@@ -59,9 +59,9 @@ class World:
             "HOME": str(ray),  # where Ray keeps its token
         }
 
-    def start(self, *words, **env):
+    def start(self, *words, command=(*COMMAND, "train"), **env):
         return subprocess.Popen(
-            [*COMMAND, "train", "--config-dir", "conf", "-m", *SMALL, *words],
+            [*command, "--config-dir", "conf", "-m", *SMALL, *words],
             cwd=self.cwd,
             env=self.env | env,
             stdin=subprocess.DEVNULL,
@@ -202,6 +202,25 @@ def test_stopped_by_ctrl_c_it_goes_on_elsewhere(world, cluster):
     assert sorted(status["attempts"] for status in world.statuses("stopped").values()) == [1, 1, 2, 2]
     assert sum(".ckpt" in (f / "log.txt").read_text() for f in world.statuses("stopped")) == 2
     assert world.processes()  # the cluster is left as it was
+
+
+def test_paused_after_an_epoch_it_goes_on(world):
+    words = ["study=paused", "seed=0,1", *RAY]
+    for _ in range(2):  # the second time, there is nothing to train
+        returncode, out, err = world.train(*words, command=(sys.executable, "-m", "tests.pausing", "1"))
+        assert returncode == 0, out + err
+        assert out.count("  paused after epoch 1 of 2  val ") == 2
+        assert world.states("paused") == {"paused": 2}
+        assert [status["attempts"] for status in world.statuses("paused").values()] == [1, 1]
+    returncode, out, err = world.train(*words)
+    assert returncode == 0, out + err
+    assert [status["attempts"] for status in world.statuses("paused").values()] == [2, 2]
+    returncode, out, err = world.train("study=straight", "seed=0", CUDA_VISIBLE_DEVICES="")
+    assert returncode == 0, out + err
+    (straight,) = world.statuses("straight")
+    assert (straight.parents[1] / "paused" / straight.name / "metrics.csv").read_text() == (
+        straight / "metrics.csv"
+    ).read_text()
 
 
 def test_what_cannot_be_is_one_line(world):

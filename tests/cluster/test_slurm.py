@@ -6,6 +6,8 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.conftest import attnlab
+from tests.conftest import REPOSITORY, attnlab
 from tests.wandb_file import records
 
 pytest.importorskip("submitit", reason="submitit is not installed")
@@ -40,7 +42,7 @@ class World:
 
     def __init__(self, cwd, slurm):
         self.cwd, self.slurm = cwd, slurm
-        path = os.pathsep.join(filter(None, [str(cwd), os.environ.get("PYTHONPATH")]))
+        path = os.pathsep.join(filter(None, [str(cwd), os.environ.get("PYTHONPATH"), str(REPOSITORY)]))
         self.env = {**slurm.env, "PYTHONPATH": path, "ATTNLAB_ALLOW": "mine"}
         (cwd / "mine.py").write_text(BROKEN)
         (cwd / "conf" / "attention").mkdir(parents=True)
@@ -48,6 +50,14 @@ class World:
 
     def train(self, *words):
         return attnlab("train", "--config-dir", "conf", "-m", *SMALL, *words, cwd=self.cwd, env=self.env)
+
+    def train_until(self, until, *words):
+        """What it prints; the points are paused after so many epochs."""
+        command = [sys.executable, "-m", "tests.pausing", str(until), "--config-dir", "conf", "-m", *SMALL, *words]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **self.env}
+        done = subprocess.run(command, cwd=self.cwd, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def status(self, study):
         return attnlab("status", f"outputs/{study}", cwd=self.cwd, env=self.env).stdout
@@ -266,6 +276,23 @@ def test_cancelled_while_waited_for(world):
     assert "run the same command again to continue" in done.stderr
     assert "‖ mini_xception-none-" in done.stdout
     assert read(folder / "status.json")["state"] == "preempted"
+
+
+def test_paused_after_an_epoch_it_goes_on_in_another_job(world, uninterrupted):
+    command = ["attention=se", "study=paused", "hydra.launcher.wait=true", *SLURM]
+    assert f"  paused after epoch 2 of {EPOCHS}  val " in world.train_until(2, *command)
+    (first,) = world.jobs("paused")
+    out = world.train_until(2, *command)
+    assert "submitted" not in out
+    assert "  paused after epoch 2 of " in out
+    assert "1 paused" in world.status("paused")
+    done = world.train(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert first not in world.jobs("paused")
+    folder = world.folder("paused", "se")
+    status = read(folder / "status.json")
+    assert (status["state"], status["attempts"]) == ("done", 2)
+    assert_equal(folder, world.folder("whole", "se"))
 
 
 def test_data_parallel_in_a_job(world):

@@ -17,6 +17,7 @@ from attnlab.config.many import compose_plain
 from attnlab.errors import InputError
 from attnlab.sweep import grid, plan
 from attnlab.sweep.launch import launchers
+from attnlab.sweep.search import asking
 from tests.conftest import GOLDEN
 from tests.idx import write_fashion_mnist
 
@@ -194,9 +195,13 @@ def test_experiment_says_its_command_cost_and_result_and_trains(path, tmp_path, 
     if {"override /data": "fashion_mnist"} in chosen:
         write_fashion_mnist(tmp_path, 300, 10)
         small = ["trainer.max_epochs=1", f"data.root={tmp_path}", "attention=cbam", "seed=0"]
-    planned = plan.make([f"experiment={path.stem}", *small])
-    assert planned.points
-    point = planned.points[0]
+    if "search" in yaml.safe_load(Path(path).read_text(encoding="utf-8")):
+        with asking.prepared([f"experiment={path.stem}", "rungs=null", *small]) as wanted:
+            point = plan.of_composed([([], wanted.base)], wanted.hydra).points[0]
+    else:
+        planned = plan.make([f"experiment={path.stem}", *small])
+        assert planned.points
+        point = planned.points[0]
     ledger.prepare(point.folder, point.config)
     loop.run(point.folder)
     assert 0 <= ledger.read_json(point.folder / "result.json")["test"]["accuracy"] <= 1

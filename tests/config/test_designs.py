@@ -9,11 +9,11 @@ import torch
 from attnlab import attach
 from attnlab.attention import CBAM, SE
 from attnlab.config import schema
-from attnlab.config.build import build_data, build_network
+from attnlab.config.build import build_data, build_network, drawing
 from attnlab.config.compose import composing
 from attnlab.config.stages import number_of_stages, stages_of
 from attnlab.errors import InputError
-from attnlab.ledger import digest, folder, identity, placements
+from attnlab.ledger import digest, folder, identity, placements, prepare
 from attnlab.sweep import plan
 
 EARLY = "{attention: se, ratio: 8, at: branch, stages: [1, 2]}"
@@ -33,6 +33,11 @@ def checked(compose, *overrides):
 
 def hash_of(compose, *overrides):
     return digest(identity(checked(compose, *overrides)))
+
+
+def composed(*overrides):
+    with composing() as compose_one:
+        return compose_one(overrides)
 
 
 def listed(*several):
@@ -96,7 +101,27 @@ def test_order_and_names_are_no_part_of_the_identity(compose):
             ["attention=by_stage", "attention.stages=[eca,eca,none]", "attention.ratio=8"],
             ["attention=eca", "sites.stages=[1,2]"],
         ),
-        ([listed(EARLY, LATE), "sites=block"], [listed(EARLY, LATE)]),
+        ([listed(EARLY, LATE), "sites=block"], [listed(EARLY, "{attention: cbam, at: block, stages: [3]}")]),
+        ([listed("{attention: se}"), "sites=stem"], ["attention=se", "sites=stem"]),
+        (
+            [listed("{attention: {name: se, ratio: 8}, stages: [1]}")],
+            ["attention=se", "attention.ratio=8", "sites.stages=[1]"],
+        ),
+        ([listed("{attention: se, stages: [1, 2]}", "{attention: se, stages: [3]}")], ["attention=se"]),
+        ([listed("{attention: se, stages: [3, 1, 2]}", STEM)], [listed("{attention: se}", STEM)]),
+        (
+            [listed("{attention: se, blocks: [1], exclude: x}", STEM)],
+            [listed("{attention: se, blocks: first, exclude: [x]}", STEM)],
+        ),
+        (["placements.1.ratio=4", listed(STEM, "{attention: se}")], [listed(STEM, "{attention: se, ratio: 4}")]),
+        (
+            ["attention=by_stage", "attention.stages=[se,se,se]", "++attention.stages.1=eca"],
+            ["attention=by_stage", "attention.stages=[eca,se,se]"],
+        ),
+        (
+            ["attention=by_stage", "attention.stages=[eca,cbam,se]", "+attention.kernel=3"],
+            ["attention=by_stage", "attention.stages=[{attention: eca, kernel: 3},{attention: cbam, kernel: 3},se]"],
+        ),
     ],
 )
 def test_one_design_has_one_identity(compose, design, simple):
@@ -152,6 +177,12 @@ def test_fields_are_axes():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        ([listed("{attention: se, stage: [1]}")], r"placements\.0\.stage: no such setting; nearest: stages"),
+        (
+            [listed("{attention: se, sites: {stages: [1]}}")],
+            r"placements\.0\.sites: at, stages, blocks, names, exclude",
+        ),
+        ([listed("{attention: se, sites: branch}")], r"placements\.0\.sites: at, stages, blocks, names, exclude"),
         ([listed("se")], r"placements\.0=se: must be a placement, such as {attention: se"),
         (["placements=se"], r"placements=se: must be a list of placements"),
         ([listed("{ratio: 8}")], r"placements\.0\.attention: must be set"),
@@ -204,11 +235,19 @@ def test_fields_are_axes():
             r"sites\.stages: attention=by_stage says",
         ),
         (["attention=by_stage", "attention.stages.0=se"], r"attention\.stages\.0=se: stages count from 1"),
+        (
+            ["attention=by_stage", "attention.stages=[se,eca,se]", "+attention.spam=1"],
+            r"attention\.spam: none of attention\.stages has such a setting",
+        ),
+        (
+            [listed(STEM), "placements.3.ratio=4"],
+            r"placements\.3\.ratio=4: no such placement; they are",
+        ),
+        (["attention=cbam", "+sites=[branch,stem]"], r"sites=\[branch,stem\]: only .*{attention: cbam, at: stem}"),
         (["attention=se", "attention.stages.1=se"], r"attention\.stages\.1: attention=se has no such setting; choose"),
         (
             ["attention=by_stage", "attention.stages=[se,se,se]", "sites=stem"],
-            r"sites=stem: resnet20 has no such site in a stage|"
-            "0 stages",
+            r"resnet20 has stem sites in 0 stages, not 3",
         ),
     ],
 )
@@ -216,6 +255,37 @@ def test_what_is_refused(compose, overrides, message):
     with pytest.raises(InputError, match=message) as error:
         schema.check(compose(*overrides))
     assert "\n" not in str(error.value)
+
+
+def test_the_config_of_a_mixed_point_takes_changes(compose, tmp_path):
+    config = checked(compose, listed(EARLY, LATE))
+    prepare(tmp_path / "point", config)
+    with composing(config_dir=str(tmp_path / "point"), config_name="config") as compose_one:
+        assert schema.check(compose_one([])) == config
+        changed = schema.check(compose_one(["placements.1.ratio=2", "placements.1.at=block"]))
+        late = next(p for p in changed["placements"] if p["attention"]["name"] == "cbam")
+        assert (late["attention"]["ratio"], late["sites"]["role"]) == (2.0, "block")
+        with pytest.raises(InputError, match=r"attention\.ratio: placements say all; set it of one of them"):
+            schema.check(compose_one(["+attention.ratio=2"]))
+
+
+def test_a_primary_config_with_a_design(tmp_path):
+    text = "defaults: [train, _self_]\nbackbone: {name: resnet20}\nattention: {ratio: 2}\n"
+    (tmp_path / "mine.yaml").write_text(f"{text}placements: [{EARLY}, {STEM}]\n")
+    (tmp_path / "attention").mkdir()
+    (tmp_path / "attention" / "wide.yaml").write_text("defaults: [se]\nname: wide\nratio: ${seed}\n")
+    with composing(config_dir=str(tmp_path), config_name="mine") as compose_one:
+        found = compose_one(["attention.ratio=null", "seed=3", "placements.1.attention=wide"]).placements
+        assert (found[0].attention.ratio, found[1].attention.ratio, found[1].sites.role) == (8, 3, "stem")
+
+
+def test_many_placements_are_all_drawn():
+    each = ", ".join(
+        f"{{attention: se, at: module, names: [stages.stage{i}.block{j}]}}" for i in (1, 2, 3) for j in (1, 2, 3)
+    )
+    config = schema.check(composed("backbone=resnet20", f"placements=[{each}, {STEM}]", "placements.3.ratio=2"))
+    lines = drawing(config, build_data(config))
+    assert len({line[0] for line in lines[lines.index("") + 1 :]}) == len(config["placements"])
 
 
 def test_placements_that_meet_are_an_error_that_names_the_site():

@@ -195,6 +195,23 @@ def test_stopped_owner_is_never_replaced_on_its_machine(tmp_path, process):
     assert not is_free(tmp_path)
 
 
+def test_earlier_files_may_be_forgotten_and_who_comes_late_finds_out(tmp_path):
+    for _ in range(2):
+        with hold(tmp_path):
+            pass
+    locks = tmp_path / "lock"
+    with hold(tmp_path):
+        lock.forget(tmp_path)
+        assert [path.name for path in locks.iterdir()] == ["3.json"]
+        late = replace(Owner.this_process(), token="late")  # it looked when 1.json was the last
+        assert lock._create(locks / "2.json", late)
+        assert not lock._renew(locks / "2.json", late)
+        with pytest.raises(Busy), hold(tmp_path):
+            pass
+    with hold(tmp_path):
+        assert (locks / "4.json").exists()
+
+
 def test_message(tmp_path):
     forge(tmp_path, elsewhere(process=4711, job="12_3"), seconds_ago=4)
     with pytest.raises(Busy, match=r"^node7:4711 \(SLURM 12_3\), last heard of [4-9] s ago$"), hold(tmp_path):

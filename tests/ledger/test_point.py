@@ -116,6 +116,29 @@ def test_status_goes_through_its_states(tmp_path):
     assert ledger.is_done(tmp_path)
 
 
+def test_until_lasts_as_long_as_it_is_asked_for(tmp_path):
+    def status():
+        read = ledger.read_json(tmp_path / "status.json")
+        return read["state"], read.get("until")
+
+    ledger.prepare(tmp_path, CONFIG, until=2)
+    assert status() == ("pending", 2)
+    ledger.set_status(tmp_path, "preempted")
+    assert status() == ("preempted", 2)  # whoever starts it again, it is paused there
+    assert not ledger.is_paused(tmp_path, 2)
+    ledger.set_status(tmp_path, "paused")
+    assert ledger.read_point(tmp_path).paused == "after epoch 2 of 3"
+    assert not ledger.is_paused(tmp_path, 1)  # metrics.csv is lost: it must be started to write it again
+    ledger.write_rows(tmp_path / "metrics.csv", [{"epoch": 0, "step": 1}, {"epoch": 1, "step": 2}])
+    assert [ledger.is_paused(tmp_path, until) for until in (1, 2, 3, None)] == [True, True, False, False]
+    ledger.prepare(tmp_path, CONFIG, until=1)
+    assert status() == ("paused", 2)  # it has them
+    ledger.prepare(tmp_path, CONFIG)
+    assert status() == ("pending", None)
+    assert "until" not in ledger.read_json(tmp_path / "status.json")
+    assert ledger.read_point(tmp_path).paused == ""
+
+
 def test_writing_is_atomic(tmp_path):
     """A writer killed at any moment leaves the old file or the new one."""
     code = """

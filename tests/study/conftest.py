@@ -4,6 +4,7 @@ import pytest
 
 from attnlab.study import report
 from tests.study.points import write_point
+from tests.study.searched import write_search
 
 
 @pytest.fixture
@@ -24,3 +25,12 @@ def study(tmp_path):
 def undrawn(monkeypatch):
     """Reports without figures, which take seconds."""
     monkeypatch.setattr(report, "draw_all", lambda *_: [])
+
+
+@pytest.fixture(scope="session")
+def whole_search(tmp_path_factory):
+    """A search of 24 designs, of which one failed, with its random search and the confirmation of both: not to change.
+
+    To write it takes seconds, to copy it none.
+    """
+    return write_search(tmp_path_factory.mktemp("search"), failed=(5,))

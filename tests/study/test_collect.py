@@ -129,3 +129,12 @@ def test_nothing_finished_is_named(tmp_path):
     write_point(tmp_path / "s", "se", 0, None, state="failed")
     with pytest.raises(InputError, match=r"no finished points \(1 failed\)"):
         read_study(tmp_path / "s")
+
+
+def test_a_paused_point_is_named_and_not_judged(tmp_path):
+    write_point(tmp_path, "none", 0, 0.9)
+    folder = write_point(tmp_path, "se", 0, None, state="paused", curve=[0.5])
+    ledger.set_status(folder, "paused", until=1)
+    study = read_study(tmp_path)
+    assert [variant.label for variant in study.variants] == ["none"]
+    assert [tuple(vars(point).values()) for point in study.unfinished] == [(folder, "paused", "after epoch 1 of 3")]

@@ -39,6 +39,20 @@ def test_widths_are_the_nearest_of_all(tmp_path):
     assert "of these, 4 are bare backbones widened to the cost of one with attention" in planned.collapsed
 
 
+def test_a_mixed_design_has_one(tmp_path):
+    design = ["attention=by_stage", "attention.stages=[none,se,se,cbam]", "attention.ratio=4"]
+    planned = plan.make(["-m", *design, EQUAL, f"output_dir={tmp_path}"])
+    (mixed,) = [point for point in planned.points if point.config["sites"] is not None]
+    (wide,) = widened(planned)
+    assert "placements" not in wide.config
+    bare = 60_410  # as the README's demo has it
+    assert abs(wide.cost.parameters - mixed.cost.parameters) <= 0.25 * (mixed.cost.parameters - bare)
+    assert {point.variant for point in planned.points} == {
+        "se+cbam backbone.width=1",
+        f"none backbone.width={wide.config['backbone']['width']}",
+    }
+
+
 def test_one_that_costs_nothing_has_none():
     planned = plan.make(["-m", "attention=none,simam,eca", EQUAL])
     assert not widened(planned)

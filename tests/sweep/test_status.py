@@ -93,6 +93,27 @@ def test_waiting_and_preempted_points(tmp_path, capsys):
     ]
 
 
+def test_paused_points(tmp_path, capsys):
+    for name, progress in (("a", {"epoch": 1, "epochs": 4, "step": 9, "steps": 36, "val_accuracy": 0.432}), ("b", {})):
+        identity = {**ABOUT["identity"], "trainer": {"max_epochs": 4}}
+        ledger.write_json(tmp_path / name / "point.json", {**ABOUT, "identity": identity})
+        ledger.set_status(tmp_path / name, "paused", until=1, error=None)
+        if progress:
+            ledger.write_json(tmp_path / name / "progress.json", progress)
+    status.show(tmp_path)
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.endswith("2 points: 2 paused")
+    assert lines == [
+        "  paused    a  after epoch 1 of 4, val 43.2 %",
+        "  paused    b  after epoch 1 of 4",
+        "to continue a paused point to its end: the command in the first line of its config.yaml",
+    ]
+    (tmp_path / "search").mkdir()
+    status.show(tmp_path)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "paused designs go on if they are among the better: run the same attnlab search again"
+
+
 def test_an_empty_progress_file_says_nothing(tmp_path, capsys):
     """As a power cut can leave it."""
     ledger.write_json(tmp_path / "a" / "point.json", ABOUT)

@@ -40,21 +40,22 @@ def test_what_collapsed_and_why():
 
 
 def test_states_decide_what_is_to_do():
-    argv = ["-m", "seed=range(5)", *QUICK]
-    for point, state in zip(plan.make(argv).points, ["done", "failed", "preempted", "running"], strict=False):
+    argv = ["-m", "seed=range(6)", *QUICK]
+    states = ["done", "failed", "preempted", "running", "paused"]
+    for point, state in zip(plan.make(argv).points, states, strict=False):
         if state == "done":
             finish(point)
         else:
             ledger.prepare(point.folder, point.config)
             ledger.set_status(point.folder, state, error="x")
     planned = plan.make(argv)  # nobody holds the lock of the one that says running
-    assert [point.state for point in planned.points] == ["done", "failed", "preempted", "killed", "new"]
-    assert [point.config["seed"] for point in planned.todo] == [2, 3, 4]
+    assert [point.state for point in planned.points] == ["done", "failed", "preempted", "killed", "paused", "new"]
+    assert [point.config["seed"] for point in planned.todo] == [2, 3, 4, 5]
     summary = list(table.summary(planned))
-    assert summary[0] == "5 points: 1 done, 2 to resume, 1 failed, 1 new"
+    assert summary[0] == "6 points: 1 done, 2 to resume, 1 paused, 1 failed, 1 new"
     assert "sweep.retry=failed retries them" in summary[1]
     again = plan.make([*argv, "sweep.retry=failed"])
-    assert [point.config["seed"] for point in again.todo] == [1, 2, 3, 4]
+    assert [point.config["seed"] for point in again.todo] == [1, 2, 3, 4, 5]
     assert len(plan.make([*QUICK, "seed=1"]).todo) == 1  # a point asked for by itself is tried again
 
 

@@ -55,6 +55,16 @@ def test_dry_run_writes_both_from_the_factors(study, told):
     assert "| attention |  | none | 80.0 | +0.0 ± 1.0 | 2 | 0.010 |" in text
 
 
+def test_places_are_found_where_the_runs_have_them(study, told):
+    """Runs of one placement have no place in their config: its name tells them apart."""
+    told["factors"] = {"stage 3": ["none", "se"]}
+    told["paths"] = {"stage 3": ["placements", "branch_3", "attention"]}
+    specs = json.loads(dashboard.write(study, told).read_text())
+    (parallel,) = (config for kind, config in panels(specs["report"]) if kind == "Parallel Coordinates Plot")
+    accessors = [column["accessor"] for column in parallel["columns"]]
+    assert accessors[:2] == ["config:attention.value.name", "config:placements.value.branch_3.attention"]
+
+
 @pytest.mark.parametrize(("entity", "owner"), [("team", "team"), (None, "me")])  # by default the account's own
 def test_saving_again_renews_both(study, told, monkeypatch, entity, owner):
     config = study / "resnet18-none-s0-00000000" / "config.yaml"

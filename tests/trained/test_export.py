@@ -99,7 +99,7 @@ def test_attnlab_reads_it_back_to_the_bit(trained, exported, tmp_path):
     assert (again.classes, again.preprocess) == (trained.classes, trained.preprocess)
     assert again.metrics == trained.metrics
     assert again.cost == trained.cost
-    assert "cbam at branch, 10 classes, input 1×40×40" in repr(again)
+    assert "cbam ratio=8 at branch, 10 classes, input 1×40×40" in repr(again)
     with attnlab.record(again.net) as seen:
         again.predict(x.clamp(0, 1))
     assert len(seen) == 4

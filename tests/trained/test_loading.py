@@ -29,7 +29,7 @@ def test_a_loaded_point_answers_as_it_did_in_training(point):
     assert trained.classes == [str(digit) for digit in range(10)]
     assert trained.cost["parameters"] == sum(p.numel() for p in trained.net.parameters())
     assert not trained.net.training
-    assert "cbam at branch, 10 classes, input 1×40×40" in repr(trained)
+    assert "cbam ratio=8 at branch, 10 classes, input 1×40×40" in repr(trained)
 
 
 def test_an_older_point_asks_its_data(point, tmp_path):

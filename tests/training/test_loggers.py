@@ -6,7 +6,10 @@ import time
 import pytest
 import wandb
 
-from attnlab.training.loggers import _confusion, open_loggers, tags
+from attnlab.config import schema
+from attnlab.config.compose import composing
+from attnlab.insertion import Site
+from attnlab.training.loggers import _confusion, _sites, open_loggers, tags
 from attnlab.training.stop import Preempted
 from tests.study.points import ABOUT
 from tests.wandb_file import records
@@ -79,6 +82,48 @@ def test_tags_are_the_choices():
     assert tags(CONFIG) == ["resnet18", "cbam", "branch", "digits", "ratio=16", "mine"]
     long = {**CONFIG, "sites": None, "tags": ["x" * 80], "attention": {"name": "none"}}
     assert tags(long) == ["resnet18", "none", "digits", "x" * 64]
+
+
+def test_each_attention_of_a_design_is_a_tag_and_has_a_place_in_the_config(tmp_path):
+    nodes = [("se", "branch", [1, 2], 8.0), ("cbam", "branch", [3], 8.0), ("eca", "stem", "all", None)]
+    several = [
+        {"attention": {"name": name, "ratio": ratio}, "sites": {"name": role, "role": role, "stages": stages}}
+        for name, role, stages, ratio in nodes
+    ]
+    names = {"attention": {"name": "se+cbam+eca"}, "sites": {"name": "branch+stem"}, "placements": several}
+    told = [
+        "resnet18",
+        "se+cbam+eca",
+        "branch+stem",
+        "se",
+        "branch",
+        "cbam",
+        "eca",
+        "stem",
+        "digits",
+        "ratio=8",
+        "mine",
+    ]
+    assert tags({**CONFIG, **names}) == told
+    (tmp_path / "point.json").write_text(json.dumps(ABOUT))
+    at = [Site("a", "branch", n, 1, 8, 4, 4) for n in (1, 2, 3)] + [Site("b", "stem", 0, None, 8, 4, 4)]
+    with open_loggers({**CONFIG, **names}, tmp_path, sites=at) as (logger,):
+        found = dict(logger.experiment.config)
+    assert found["placements"] == {
+        "branch_1": {"attention": "se", "ratio": 8.0},
+        "branch_2": {"attention": "se", "ratio": 8.0},
+        "branch_3": {"attention": "cbam", "ratio": 8.0},
+        "stem": {"attention": "eca", "ratio": None},
+    }
+
+
+def test_a_finished_designs_sites_are_found_again():
+    first, last = "{attention: se, blocks: first}", "{attention: cbam, stages: [2], blocks: last}"
+    with composing() as compose:
+        config = schema.check(compose(["backbone=resnet20", f"placements=[{first}, {last}]"]))
+    assert {(site.role, site.stage, site.block) for site in _sites(config)} == {
+        ("branch", 1, 1), ("branch", 2, 1), ("branch", 2, 3), ("branch", 3, 1)
+    }  # fmt: skip
 
 
 def test_the_confusion_matrix_of_many_classes_holds_what_is_not_empty():

@@ -31,6 +31,7 @@ from attnlab.ledger import write_text
 from attnlab.terminal import plain_console, with_progress
 from attnlab.trained import Trained, load
 from attnlab.trained.listing import Listed, list_images
+from attnlab.trained.model import design_in_words
 
 POOL = 1000  # images among which right and wrong ones are looked for, where training has written down no answers
 FOR_CHANNELS = 500  # images whose channel gates are averaged
@@ -268,8 +269,7 @@ def _names(first: Trained, other: Trained | None) -> list[str]:
 
 
 def _short_name(trained: Trained) -> str:
-    sites, attention = trained.config["sites"], trained.config["attention"]["name"]
-    return f"bare {trained.config['backbone']['name']}" if sites is None else f"{attention} at {sites['role']}"
+    return design_in_words(trained.config) or f"bare {trained.config['backbone']['name']}"
 
 
 def _full_name(trained: Trained) -> str:

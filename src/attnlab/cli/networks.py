@@ -13,15 +13,14 @@ from rich.text import Text
 from torch import nn
 
 from attnlab import ledger
-from attnlab.config import schema
-from attnlab.config.build import build_data, build_network, placed_sites, without_attention
+from attnlab.config import designs, schema
+from attnlab.config.build import build_data, build_network, placed_sites, signs_of, without_attention
 from attnlab.data import ImageData
 from attnlab.errors import InputError, first_line
 from attnlab.insertion import Cost, Latency, Site, cost, count_by_site, draw, time_together, trace
+from attnlab.study.designs import in_words
 from attnlab.terminal import plain_console
 from attnlab.training.optimisation import build_optimisation
-
-MARKS = "●◆■▲★✚▼◼"  # of placements
 
 
 class _Setup(NamedTuple):
@@ -36,9 +35,9 @@ def print_sites(config: Any, input_size: str | None = None) -> None:
     raw, checked, data, heading = _set_up(config, input_size)
     # Without attention, sites= still says what to mark.
     placements = ledger.placements(checked) or [{"attention": {"name": "none"}, "sites": raw["sites"]}]
-    selections = [placement["sites"] for placement in placements]
-    sites, chosen = placed_sites(checked, data, selections)
-    marks = {site: mark for mark, of_one in zip(MARKS, chosen, strict=False) for site in of_one}
+    sites, chosen = placed_sites(checked, data, [placement["sites"] for placement in placements])
+    signs = signs_of(placements)
+    marks = {site: sign for sign, of_one in zip(signs, chosen, strict=True) for site in of_one}
     costs: dict[tuple[str, str], tuple[int, int]] = {}
     if checked["sites"] is not None and all(chosen):
         attended = _network(checked, data)
@@ -46,22 +45,24 @@ def print_sites(config: Any, input_size: str | None = None) -> None:
 
     console = plain_console()
     console.print(heading, highlight=False)
-    if not any(selection["role"] == "module" for selection in selections):
+    simple = designs.written(raw) is None
+    named = f"sites={raw['sites']['name']}"
+    if not any(placement["sites"]["role"] == "module" for placement in placements):
         console.print()
         for line in draw(sites, marks):
             text = Text(f"  {line}")
-            text.highlight_regex(f"[{MARKS}]+", "bold green")
+            text.highlight_regex(f"[{''.join(signs)}]+", "bold green")
             console.print(text, soft_wrap=True)
+        told = [checked["attention"]["name"] if costs else named] if simple else map(in_words, placements)
+        legend = [f"{sign} {words}" for sign, words in zip(signs, told, strict=True)]
         rest = "○ another place   (+) branches and shortcut meet; H×W×C ends the stage\n"
-        what = checked["attention"]["name"] if costs else f"sites={raw['sites']['name']}"
-        legend = [f"● {what}   {rest}"] if len(placements) == 1 else [*map(_legend, MARKS, placements), rest]
-        console.print("", *legend, sep="\n  ", highlight=False)
+        console.print("", *([f"{legend[0]}   {rest}"] if simple else [*legend, rest]), sep="\n  ", highlight=False)
     console.print(_table_of_sites(sites, marks, costs))
-    selects = f"sites={raw['sites']['name']} selects" if len(placements) == 1 else "the placements select"
-    console.print(f"{MARKS[0]} the {len(marks)} that {selects}. Each stage's blocks count from 1.", highlight=False)
-    for mark, placement, of_one in zip(MARKS, placements, chosen, strict=False) if costs else ():
+    selects = f"{named} selects" if simple else "the design selects"
+    console.print(f"{signs[0]} the {len(marks)} that {selects}. Each stage's blocks count from 1.", highlight=False)
+    for sign, placement, of_one in zip(signs, placements, chosen, strict=True) if costs else ():
         parameters, macs = (sum(n) for n in zip(*(costs[site.name, site.side] for site in of_one), strict=True))
-        which = placement["attention"]["name"] if len(placements) == 1 else f"{mark} {placement['attention']['name']}"
+        which = f"{'' if simple else f'{sign} '}{placement['attention']['name']}"
         more = " More: attnlab cost" if placement is placements[-1] else ""
         console.print(f"{which}: {parameters:,} parameters, {macs:,} MACs in all.{more}", highlight=False)
 
@@ -83,16 +84,6 @@ def _table_of_sites(
             cells += [f"{number:,}" for number in costs.get((site.name, site.side), ())]
         table.add_row(*cells, style="bold" if site in marks else None)
     return table
-
-
-def _legend(mark: str, placement: Mapping[str, Any]) -> str:
-    """``◆ cbam at branch, stages 3, 4``"""
-    sites = placement["sites"]
-    where = [sites["role"]]
-    if sites["stages"] != "all":
-        where.append(f"stage{'s' * (len(sites['stages']) > 1)} {', '.join(map(str, sites['stages']))}")
-    where += [f"{key} {sites[key]}" for key in ("blocks", "names", "exclude") if sites[key] not in ("all", None, [])]
-    return f"{mark} {placement['attention']['name']} at {', '.join(where)}"
 
 
 def _cost(config: dict[str, Any], data: ImageData) -> Cost:

@@ -1,6 +1,8 @@
 """From a checked config to the objects: the data and the network."""
 
 import contextlib
+import re
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +14,8 @@ from attnlab import ledger
 from attnlab.config import signatures
 from attnlab.data import ImageData
 from attnlab.errors import InputError, first_line
-from attnlab.insertion import Site, attach, find_sites, select_sites
+from attnlab.insertion import Placement, Site, attach, draw, find_sites, select_sites
+from attnlab.study.designs import in_words
 
 Config = Mapping[str, Any]
 
@@ -42,11 +45,27 @@ def build_network(config: Config, data: Task) -> tuple[nn.Module, list[Site]]:
     The backbone's first weights depend only on the seed, not on the attention: points with one seed are pairs.
     """
     net = build_backbone(config, data)
-    changed: list[Site] = []
+    several = ledger.placements(config)
     with named("attention", config):
-        for placement in ledger.placements(config):
-            changed += _attach(net, placement["attention"], placement["sites"], data)
-    return net, changed
+        placements = [_placement(**placement) for placement in several]
+        try:
+            return net, attach(net, placements, input_size=data.shape) if placements else []
+        except InputError as error:
+            raise InputError(_as_in_a_config(str(error), several)) from None
+
+
+def _as_in_a_config(text: str, placements: Sequence[Config]) -> str:
+    """An error of ``attach`` in the words of a config: ``se ratio=8 at branch 9`` for ``placement 2 (se)``."""
+    if found := re.match(r"placement (\d+) \([^)]*\)", text):
+        text = in_words(placements[int(found[1]) - 1]) + text[found.end() :]
+    one_after_the_other = r'attach\(net, "sequence", parts=\["(.*)", "(.*)"\], \.\.\.\)'
+    return re.sub(one_after_the_other, r"{attention: sequence, parts: [\1, \2]}", text)
+
+
+def _placement(attention: Config, sites: Config) -> Placement:
+    where = {key: value for key, value in sites.items() if key not in ("name", "role")}
+    settings = {key: value for key, value in attention.items() if key not in ("name", "_target_")}
+    return Placement(signatures.locate(attention["_target_"], "attention"), at=sites["role"], **where, **settings)
 
 
 def placed_sites(config: Config, data: Task, selections: Sequence[Config]) -> tuple[list[Site], list[list[Site]]]:
@@ -68,6 +87,24 @@ def placed_sites(config: Config, data: Task, selections: Sequence[Config]) -> tu
     return modules or sites, chosen
 
 
+MARKS = "●◆■▲★✚▼◼" + string.ascii_uppercase
+
+
+def signs_of(placements: Sequence[Config]) -> list[str]:
+    """A sign for each placement, for drawings."""
+    return [MARKS[i % len(MARKS)] for i in range(len(placements))]
+
+
+def drawing(config: Config, data: Task) -> list[str]:
+    """Where the design's placements sit in its backbone, as lines; the last ones tell the sign of each."""
+    placements = ledger.placements(config)
+    sites, chosen = placed_sites(config, data, [placement["sites"] for placement in placements])
+    signs = signs_of(placements)
+    marks = {site: sign for sign, of_one in zip(signs, chosen, strict=True) for site in of_one}
+    told = [f"{sign} {in_words(placement)}" for sign, placement in zip(signs, placements, strict=True)]
+    return [*draw(sites, marks), "", *told]
+
+
 def without_attention(config: Config) -> dict[str, Any]:
     """The config of the bare network."""
     bare = {key: value for key, value in config.items() if key != "placements"}
@@ -87,13 +124,6 @@ def build_backbone(config: Config, data: Task, meta: bool = False) -> nn.Module:
                 return signatures.call(backbone, "backbone", **given)
         except Exception:  # it may look at values
             return signatures.call(backbone, "backbone", **given)
-
-
-def _attach(net: nn.Module, attention: Config, sites: Config, data: Task) -> list[Site]:
-    where = {key: value for key, value in sites.items() if key not in ("name", "role")}
-    settings = {key: value for key, value in attention.items() if key not in ("name", "_target_")}
-    target = signatures.locate(attention["_target_"], "attention")
-    return attach(net, target, at=sites["role"], input_size=data.shape, **where, **settings)
 
 
 @contextlib.contextmanager

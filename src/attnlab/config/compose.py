@@ -25,7 +25,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnlab.config import designs
 from attnlab.config.designs import BY_STAGE, Choose
-from attnlab.config.hydra_insides import create_config_search_path, create_main_hydra, get_args_parser
+from attnlab.config.hydra_insides import (
+    create_config_search_path,
+    create_main_hydra,
+    get_args_parser,
+    load_choice,
+)
 from attnlab.errors import InputError, choices, first_line
 from attnlab.ledger import ONCE_DATA
 
@@ -66,6 +71,14 @@ def for_hydra(argv: Sequence[str]) -> list[str]:
     return [*(word for word in argv if word not in overrides), *readable]
 
 
+def refuse_for_hydra(params: Iterable[str]) -> None:
+    """Raise InputError for axes of an experiment file that only attnlab's own launchers and sweeps understand."""
+    for key in params:
+        if ONE_STAGE.match(f"{key}=") or (OF_PLACEMENT.match(key) and not key.startswith("++")):
+            instead = f"++{key}" if OF_PLACEMENT.match(key) else "attention.stages, with whole lists"
+            raise InputError(f"hydra.sweeper.params: {key}: Hydra's own launchers cannot read it; write {instead}")
+
+
 @contextlib.contextmanager
 def composing(
     config_path: str | None = None, config_dir: str | None = None, config_name: str | None = None
@@ -83,13 +96,18 @@ def composing(
         path.prepend("command-line", folder, anchor=SearchPathQuery(provider="schema"))
 
     @functools.cache
-    def chosen(group: str, choice: str) -> dict[str, Any]:
-        return OmegaConf.to_container(compose_one([f"{group}={choice}"])[group])  # type: ignore[return-value]
+    def chosen(group: str, choice: str, *elsewhere: str) -> dict[str, Any]:
+        """The choice alone, not as the primary config may change it."""
+        valid = GlobalHydra.instance().config_loader().get_group_options(group)
+        if choice not in valid and not elsewhere:
+            raise InputError(f"{group}={choice}: no such config; {choices(choice, valid)}")
+        return OmegaConf.to_container(load_choice(path, group, choice, elsewhere))  # type: ignore[return-value]
 
     def compose_one(overrides: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
+        elsewhere = [o for o in overrides if o.startswith("hydra.searchpath=")]
         try:
             config = compose(name, design_overrides(overrides), return_hydra_config=True)
-            fill_in(config, overrides, chosen)
+            fill_in(config, overrides, lambda group, choice: chosen(group, choice, *elsewhere))
             if "hydra" in config and not return_hydra_config:  # else it is looked at elsewhere
                 _refuse_lists(config.hydra)
                 with open_dict(config):
@@ -111,19 +129,25 @@ def composing(
         GlobalHydra.instance().clear()
 
 
-ONE_STAGE = re.compile(r"attention\.stages\.(\d+)=")
+ONE_STAGE = re.compile(r"\+{0,2}attention\.stages\.(\d+)=")
+OF_PLACEMENT = re.compile(r"\+{0,2}placements\.")
 
 
 def design_overrides(overrides: Iterable[str]) -> list[str]:
-    """Overrides as Hydra reads them: fields of placements may be new; ``attention.stages.2=se`` is for ``fill_in``."""
-    return [f"++{o}" if o.startswith("placements.") else o for o in overrides if not ONE_STAGE.match(o)]
+    """Overrides as Hydra reads them: fields of placements come last, and may be new.
+
+    Those of single stages, ``attention.stages.2=se``, are left for ``fill_in``.
+    """
+    others = [o for o in overrides if not ONE_STAGE.match(o)]
+    fields = [f"++{o.lstrip('+')}" for o in others if OF_PLACEMENT.match(o)]
+    return [*(o for o in others if not OF_PLACEMENT.match(o)), *fields]
 
 
 def fill_in(config: DictConfig, overrides: Iterable[str], choose: Choose) -> None:
     """Fill a composed config's design in, with the overrides of single stages. Raises InputError."""
     single = [o for o in overrides if ONE_STAGE.match(o)]
     if single and config.attention.name != BY_STAGE:
-        key = single[0].partition("=")[0]
+        key = single[0].partition("=")[0].lstrip("+")
         raise InputError(f"{key}: attention={config.attention.name} has no such setting; choose attention=by_stage")
     if single:
         given = [] if OmegaConf.is_missing(config.attention, "stages") else [*config.attention.stages]
@@ -147,6 +171,10 @@ def _refuse_lists(hydra: DictConfig) -> None:
     choices, loader = hydra.runtime.choices, GlobalHydra.instance().config_loader()
     folders = [Path(str(source.path).removeprefix("file://")) for source in loader.get_search_path().get_path()]
     files = [folder / "experiment" / f"{choices.get('experiment')}.yaml" for folder in folders]
+    typed: Any = OmegaConf.to_container(hydra.overrides)
+    for override in [*typed["hydra"], *typed["task"]]:
+        if (found := re.fullmatch(r"\++(\w+)=\[([\w,]+)\]", override.replace(" ", ""))) and found[1] in _groups():
+            raise InputError(_refused(found[1], found[2].split(","), choices.get("attention")))
     listed = any(file.is_file() and A_LIST.search(file.read_text(encoding="utf-8")) for file in files)
     if {*_groups(), "hydra/launcher", "hydra/sweeper"} <= {*choices} and not listed:
         return  # Hydra leaves a list out of the choices
@@ -158,10 +186,10 @@ def _refuse_lists(hydra: DictConfig) -> None:
     for (group, parent), names in chosen.items():
         is_group = group in _groups() or group in ("hydra/launcher", "hydra/sweeper")
         if is_group and not parent.startswith(f"{group}/") and (len(names) > 1 or group not in choices):
-            raise InputError(_refused(group, names))
+            raise InputError(_refused(group, names, choices.get("attention")))
 
 
-def _refused(group: str, names: Sequence[str]) -> str:
+def _refused(group: str, names: Sequence[str], attention: str | None = None) -> str:
     """What to write instead of a list of a group's configs."""
     several = ",".join(names)
     instead = f"choose one, such as {group}={names[0]}"
@@ -172,9 +200,11 @@ def _refused(group: str, names: Sequence[str]) -> str:
             f"; for both in one place attention=sequence 'attention.parts=[{several}]', for others placements=[...]"
         )
     if len(names) > 1 and group == "sites":
-        each = ", ".join(f"{{attention: se, at: {name}}}" for name in names)
+        what = attention if attention not in (None, "none", BY_STAGE) else "se"
+        each = ", ".join(f"{{attention: {what}, at: {name}}}" for name in names)
         instead += f"; one network with both: 'placements=[{each}]'"
-    return f"{group}=[{several}]: only the last of a list would count; {instead}"
+    why = "one at a time" if group == "experiment" else "only the last of a list would count"
+    return f"{group}=[{several}]: {why}; {instead}"
 
 
 A_LIST = re.compile(r"^ *- *['\"]?(override +)?/?[\w/]+['\"]? *: *(\[|$)", re.MULTILINE)  # of a defaults list
@@ -310,7 +340,9 @@ def _lacks_plus(group: str, key: str, node: Any) -> bool:
 def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) -> str:
     """What Hydra means, in one line, with the valid choices."""
     text = str(error)
-    if "more than once in the final defaults list" in text:  # two data sets, each with its augmentation
+    if (
+        "more than once in the final defaults list" in text or "Multiple values for" in text
+    ):  # two data sets, each with its augmentation
         for override in overrides:
             if found := re.fullmatch(r"\+?(\w+)=\[([\w,]+)\]", override.replace(" ", "")):
                 return _refused(found[1], found[2].split(","))
@@ -322,6 +354,8 @@ def _one_line(error: Exception, compose_one: Compose, overrides: Sequence[str]) 
         group, _, name = error.missing_cfg_file.rpartition("/")
         wrong = f"{group}={name}: no such config" if group else f"no config named {name}"
         return f"{wrong}; {_in_timm(name) if group == 'backbone' else ''}{choices(name, error.options or [])}"
+    if "list index out of range" in text and (fields := [o for o in overrides if OF_PLACEMENT.match(o)]):
+        return f"{fields[-1]}: no such placement; they are numbered from 0"
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         *parents, key = re.split(r"[./@]", unknown[1])

@@ -13,6 +13,7 @@ from attnlab.config.settings import (
     LOSS,
     OUR_TRAINER,
     OURS,
+    SEARCH,
     SWEEP,
     TOP,
     TRAINER,
@@ -29,7 +30,8 @@ def precheck(raw: Settings) -> None:
     """Raise InputError, one line, for a wrong value of a setting that this module knows."""
     for key, hint in TOP.items():
         checked_value(key, raw.get(key), hint)
-    for group, hints in (("loss", LOSS), ("checkpoint", CHECKPOINT), ("explain", EXPLAIN), ("sweep", SWEEP)):
+    ours = {"loss": LOSS, "checkpoint": CHECKPOINT, "explain": EXPLAIN, "sweep": SWEEP, "search": SEARCH}
+    for group, hints in ours.items():
         if isinstance(node := raw.get(group), Mapping):
             check_keys(group, dict(node), hints)
     check_logger(mapping_of(raw, "logger"))

@@ -3,8 +3,7 @@
 - ``get_args_parser``, ``create_config_search_path``, ``create_main_hydra``: they read a command line as Hydra
   does, and compose configs without running a job. Without them no command starts (ImportError).
 - ``split_sweep``: the jobs that Hydra's basic sweeper would make. Without it no command starts either.
-- ``load_choice``: what a name in a design stands for, in the jobs of Hydra's own launchers. Without it their designs of
-several placements fail.
+- ``load_choice``, ``search_path_of``: what a name in a design stands for. Without them no command starts.
 - ``QuickLoader``: composes many jobs faster. If its basis is gone or behaves differently, Hydra itself composes the
 jobs one by one: slower, with equal results (see ``many``).
 """
@@ -16,7 +15,8 @@ import functools
 import itertools
 import pickle
 import re
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -43,6 +43,7 @@ __all__ = [
     "create_main_hydra",
     "get_args_parser",
     "load_choice",
+    "search_path_of",
     "split_sweep",
     "using",
 ]
@@ -55,12 +56,20 @@ def split_sweep(override: Override) -> list[list[list[str]]]:
     return BasicSweeper.split_arguments([override], None)
 
 
-def load_choice(job: HydraConf, group: str, choice: str) -> DictConfig:
-    """A group's config as Hydra composes it for this choice, in the process of a job."""
+def load_choice(path: ConfigSearchPath, group: str, choice: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The config of a choice alone, not as a primary config may change it."""
+    with warnings.catch_warnings():  # that a file read so should say where its own settings go
+        warnings.simplefilter("ignore", UserWarning)
+        loader = ConfigLoaderImpl(path)
+        return loader.load_configuration(f"{group}/{choice}", list(overrides), RunMode.RUN)[group]
+
+
+def search_path_of(job: HydraConf) -> ConfigSearchPath:
+    """Where Hydra has found the configs of a job, in the process of that job."""
     path = ConfigSearchPathImpl()
     for source in job.runtime.config_sources:
         path.append(source.provider, f"{source.schema}://{source.path}")
-    return ConfigLoaderImpl(path).load_configuration(job.job.config_name, [f"{group}={choice}"], RunMode.RUN)[group]
+    return path
 
 
 @contextlib.contextmanager

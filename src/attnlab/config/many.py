@@ -1,9 +1,10 @@
 """Hydra's configs of many jobs, faster than Hydra composes them one by one."""
 
+import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -23,13 +24,17 @@ def compose_all(jobs: Sequence[Sequence[str]], compose_one: Compose) -> Iterator
 
     Hydra alone also composes some of the jobs, as a check; if any result differs, it composes all.
     """
-    quick = QuickLoader(GlobalHydra.instance().config_loader().get_search_path(), _without_hydra)
+    quickly = quick_composer(compose_one)
 
-    def by_hydra(job: Sequence[str]) -> DictConfig | InputError:
-        try:
-            return _without_hydra(compose_one(job, return_hydra_config=True))
-        except InputError as error:
-            return error
+    by_hydra = functools.partial(_by_hydra, compose_one)
+    sample = {0, len(jobs) // 2, len(jobs) - 1}
+    faithful = len(jobs) > len(sample) and all(_text(quickly(jobs[i])) == _text(by_hydra(jobs[i])) for i in sample)
+    yield from map(quickly if faithful else by_hydra, jobs)
+
+
+def quick_composer(compose_one: Compose) -> Callable[[Sequence[str]], DictConfig | InputError]:
+    """A function that composes one job after the other, as ``compose_all`` does; inside ``composing``."""
+    quick = QuickLoader(GlobalHydra.instance().config_loader().get_search_path(), _without_hydra)
 
     def quickly(job: Sequence[str]) -> DictConfig | InputError:
         try:
@@ -38,11 +43,16 @@ def compose_all(jobs: Sequence[Sequence[str]], compose_one: Compose) -> Iterator
         except InputError as error:
             return error
         except Exception:  # another release of Hydra may not have the insides that QuickLoader builds on
-            return by_hydra(job)
+            return _by_hydra(compose_one, job)
 
-    sample = {0, len(jobs) // 2, len(jobs) - 1}
-    faithful = len(jobs) > len(sample) and all(_text(quickly(jobs[i])) == _text(by_hydra(jobs[i])) for i in sample)
-    yield from map(quickly if faithful else by_hydra, jobs)
+    return quickly
+
+
+def _by_hydra(compose_one: Compose, job: Sequence[str]) -> DictConfig | InputError:
+    try:
+        return _without_hydra(compose_one(job, return_hydra_config=True))
+    except InputError as error:
+        return error
 
 
 def compose_plain(jobs: Sequence[Sequence[str]], compose_one: Compose) -> Iterator[Composed]:

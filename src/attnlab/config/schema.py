@@ -21,6 +21,7 @@ from attnlab.config.settings import (
     LOSS,
     NOT_EXPLAINED,
     OUR_TRAINER,
+    SEARCH,
     SWEEP,
     TOP,
     TRAINER,
@@ -35,13 +36,13 @@ from attnlab.config.settings import (
 from attnlab.errors import InputError
 from attnlab.ledger import LATER, ONCE_DATA, with_recipe
 
-OTHERS = ("loss", "sites", "placements", "trainer", "checkpoint", "logger", "explain", "sweep")
+OTHERS = ("loss", "sites", "placements", "trainer", "checkpoint", "logger", "explain", "sweep", "search")
 
 
 def check(config: DictConfig | Mapping[str, Any]) -> Settings:
     """The config as a plain dictionary in normal form. Raises InputError: one line, with the valid choices.
 
-    ``sweep`` is checked and left out, because it is not part of a point.
+    ``sweep`` and ``search`` are checked and left out, because they are not part of a point.
     Imports the classes that the config names unless the cache knows them, and builds nothing.
     """
     raw = plain(config)
@@ -88,6 +89,7 @@ def check(config: DictConfig | Mapping[str, Any]) -> Settings:
     explained = mapping_of(raw, "explain") if raw.get("explain") is not None else {}  # older configs have none
     checked["explain"] = {**NOT_EXPLAINED, **check_keys("explain", explained, EXPLAIN)}
     check_keys("sweep", raw.get("sweep") or {}, SWEEP)
+    check_keys("search", raw.get("search") or {}, SEARCH)
     checked["logger"] = check_logger(mapping_of(raw, "logger"))
     return checked
 
@@ -97,10 +99,11 @@ def _checked_design(design: list[tuple[str, Settings, Settings]], config: Settin
     found = []
     for path, attention, sites in design:
         with designs.told_of(path):
-            found.append((_checked("attention", attention), designs.checked_sites(sites)))
+            found.append((_checked("attention", attention), designs.plain_sites(designs.checked_sites(sites))))
     if by_stage and found:
         found = _at_stages(found, config)
-    placements = designs.normal(found)
+    several = designs.merged(found)
+    placements = designs.in_order({**p, "sites": _all_stages(p["sites"], config)} for p in several)
     if not placements:
         return {"attention": {"name": "none"}, "sites": None}
     if len(placements) == 1:
@@ -110,7 +113,7 @@ def _checked_design(design: list[tuple[str, Settings, Settings]], config: Settin
 
 
 def _at_stages(found: list[tuple[Settings, Settings]], config: Settings) -> list[tuple[Settings, Settings]]:
-    """The attentions of ``by_stage`` at the backbone's stages; all equal ones are at all stages."""
+    """The attentions of ``by_stage`` at the backbone's stages."""
     from attnlab.config.stages import stages_of
 
     role = found[0][1]["role"]
@@ -122,10 +125,16 @@ def _at_stages(found: list[tuple[Settings, Settings]], config: Settings) -> list
             f"attention.stages=[{names}]: {config['backbone']['name']} has {role} sites in {len(numbered)} "
             f"stage{'s' * (len(numbered) != 1)}, not {len(found)}; give an attention for each"
         )
-    attention, sites = found[0]
-    if numbered == stages and all(other == attention for other, _ in found):
-        return [(attention, {**sites, "stages": "all"})]
     return [(attention, {**sites, "stages": [n]}) for (attention, sites), n in zip(found, numbered, strict=True)]
+
+
+def _all_stages(sites: Settings, config: Settings) -> Settings:
+    """``all`` in the place of all stages that the backbone has with this role."""
+    if sites["stages"] == "all" or sites["role"] == "module":
+        return sites
+    from attnlab.config.stages import stages_of
+
+    return {**sites, "stages": "all"} if {*sites["stages"]} == {*stages_of(config, sites["role"])} else sites
 
 
 def _moments_of_weights(backbone: Settings) -> str:

@@ -78,6 +78,21 @@ SWEEP: dict[str, Any] = {
     "equal_cost": dict[Literal["parameters", "macs"], str] | None,
     "pack": Literal["seeds"] | None,
 }
+COUNT = Annotated[int, Field(ge=1)]
+OBJECTIVE = Literal["accuracy", "macs", "parameters", "latency_ms", "activation_bytes"]
+SEARCH: dict[str, Any] = {  # of attnlab search
+    "trials": COUNT,
+    "sampler": Literal["tpe", "nsga2", "random", "grid"],
+    "objectives": Annotated[list[OBJECTIVE], Field(min_length=1)],
+    "constraints": list[str],
+    "rungs": Annotated[list[COUNT], Field(min_length=1)] | None,
+    "patience": COUNT | None,
+    "hours": Annotated[float, Field(gt=0)] | None,
+    "confirm": Annotated[int, Field(ge=0)],
+    "best": COUNT,
+    "compare": Literal["random"] | None,
+    "sampler_seed": Annotated[int, Field(ge=0, lt=2**32)],
+}
 PICTURES = Annotated[int, Field(ge=0, le=64)]
 LOGGERS: dict[str, dict[str, Any]] = {
     "csv": {"pictures": PICTURES},
@@ -122,7 +137,6 @@ SITES: dict[str, Any] = {  # as attach has them
     "exclude": str | Sequence[str],
     "merge": Literal["scale", "add", "concat"],
 }
-COUNT = Annotated[int, Field(ge=1)]
 OUR_TRAINER: dict[str, Any] = {  # what is attnlab's, not Lightning's
     "monitor": Literal[  # the validation metric that chooses the best epoch, under either of its names
         "accuracy", "f1", "balanced_accuracy", "loss", "val/accuracy", "val/f1", "val/balanced_accuracy", "val/loss"

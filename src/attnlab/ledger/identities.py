@@ -71,24 +71,23 @@ def identity(config: Config) -> dict[str, Any]:
     once = {key: recipe.get(key, value) for key, value in ONCE_DATA.items()}
     rest = {key: value for key, value in recipe.items() if key not in ONCE_DATA}
     config = {**config, "data": {**config["data"], **once}, "augment": rest}
-    made = {
-        key: {
-            k: MOVED.get(v, v) if k == "_target_" else v
-            for k, v in config[key].items()
-            if (k != "name" or key == "backbone") and k not in WHERE_AND_HOW.get(key, ())
-            if k not in (later := _later(key, config[key])) or v != later[k]
-        }
-        if isinstance(config[key], Mapping)
-        else config[key]
-        for key in RESULT_KEYS
-    }
+    made = {key: _part(key, config[key]) for key in RESULT_KEYS}
     if several := config.get("placements"):  # a design of one placement keeps it in attention and sites
-        made["placements"] = [{part: _unnamed(node) for part, node in placement.items()} for placement in several]
+        made["placements"] = [{key: _part(key, node) for key, node in placement.items()} for placement in several]
     return made if made["augment"] else {key: value for key, value in made.items() if key != "augment"}
 
 
-def _unnamed(node: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in node.items() if key != "name"}
+def _part(group: str, node: Any) -> Any:
+    """A group's node without its name, without what cannot change a result, and without later settings' defaults."""
+    if not isinstance(node, Mapping):
+        return node
+    later = _later(group, node)
+    return {
+        key: MOVED.get(value, value) if key == "_target_" else value
+        for key, value in node.items()
+        if (key != "name" or group == "backbone") and key not in WHERE_AND_HOW.get(group, ())
+        if key not in later or value != later[key]
+    }
 
 
 def placements(config: Config) -> list[dict[str, Any]]:
@@ -169,3 +168,9 @@ def digest(identity: Mapping[str, Any]) -> str:
 def choice_names(config: Config) -> dict[str, str]:
     """What backbone, attention and sites are called in folders and tables."""
     return {group: config[group]["name"] for group in ("backbone", "attention", "sites") if config[group]}
+
+
+def names(config: Config) -> dict[str, Any]:
+    """``choice_names``, and those of the attentions of several placements."""
+    several = [placement["attention"]["name"] for placement in config.get("placements") or ()]
+    return {**choice_names(config), **({"placements": several} if several else {})}

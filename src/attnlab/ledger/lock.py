@@ -1,8 +1,8 @@
 """One process at a time per point, on one machine or on several that share a file system. Imports no torch.
 
 The lock of a folder is a sequence of files, ``lock/1.json``, ``lock/2.json``, ...: the last one says who holds it or
-held it last. A process takes the lock by creating the next file, which only one process can do, and no file is ever
-removed. So a process that decided late that the last owner is dead does no harm: it finds its number taken. A file's
+held it last. A process takes the lock by creating the next file, which only one process can do. So a process that
+decided late that the last owner is dead does no harm: it finds its number taken, or a later one there. A file's
 modification time is its owner's heartbeat, and 1970 once the owner has released the lock.
 """
 
@@ -116,6 +116,16 @@ def hold(folder: Path, lost: Callable[[], None] = _terminate) -> Iterator[None]:
                     os.utime(path, (0, 0))  # needs no space on a full disk
 
 
+def forget(folder: Path) -> None:
+    """Remove the files of earlier holders; for the one who holds the lock."""
+    locks = folder / "lock"
+    last = _last(locks)
+    for path in locks.glob("*.json"):
+        if path.stem.isdecimal() and int(path.stem) < last:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def holder(folder: Path) -> Owner | None:
     """Who holds the lock now, or None if it is free or its owner is dead. Raises OSError if it cannot be read."""
     locks = folder / "lock"
@@ -138,7 +148,11 @@ def _acquire(locks: Path, owner: Owner) -> Path:
     while True:
         now = _now(locks)
         last = _last(locks)
-        if last and (held := _held(locks / f"{last}.json", now)):
+        try:
+            held = _held(locks / f"{last}.json", now) if last else None
+        except FileNotFoundError:  # its successor has removed it
+            continue
+        if held:
             raise Busy(*held)
         path = locks / f"{last + 1}.json"
         # A first heartbeat at once: between the two this process may have slept until it was taken for dead.
@@ -177,7 +191,7 @@ def _renew(path: Path, owner: Owner) -> bool:
     os.utime(path)
     with contextlib.suppress(OSError):  # a full disk
         _now(path.parent)  # for its side effect: after a change of its own, NFS asks the server again for what is there
-    return not path.with_name(f"{int(path.stem) + 1}.json").exists() and _read(path)[0] == owner
+    return _last(path.parent) == int(path.stem) and _read(path)[0] == owner
 
 
 def _read(path: Path) -> tuple[Owner, float]:

@@ -1,8 +1,10 @@
 """A point: one resolved experiment with one seed, its folder and its state.
 
-``status.json`` holds the state: pending | running | done | failed | preempted. If a point's process
-died, the file still says running: ``read_point`` checks the lock and calls the point killed. A point is damaged if a
-record that verbs need is damaged: then it is trained again.
+``status.json`` holds the state: pending | running | paused | done | failed | preempted. A point that was prepared
+``until`` an epoch is paused after it, and goes on from there when it is prepared again; it has the epochs that both
+status.json and metrics.csv tell of. If a point's process died,
+the file still says running: ``read_point`` checks the lock and calls the point killed. A point is damaged if a record
+that verbs need is damaged: then it is trained again.
 """
 
 import os
@@ -18,8 +20,18 @@ import yaml
 
 from attnlab.errors import InputError
 from attnlab.ledger import lock
-from attnlab.ledger.identities import choice_names, digest, identity, in_full, present_name
-from attnlab.ledger.records import Record, damage, mended, read_json, read_yaml, set_aside, write_json, write_text
+from attnlab.ledger.identities import choice_names, digest, identity, in_full, names, present_name
+from attnlab.ledger.records import (
+    Record,
+    damage,
+    mended,
+    read_json,
+    read_rows,
+    read_yaml,
+    set_aside,
+    write_json,
+    write_text,
+)
 from attnlab.ledger.shapes import PLAN
 
 Config = Mapping[str, Any]
@@ -59,13 +71,15 @@ def devices(config: Config) -> int:
     return len(value) if isinstance(value, list) else value if isinstance(value, int) else 1
 
 
-def prepare(point: Path, config: Config, overrides: Sequence[str] = (), **status: Any) -> None:
+def prepare(point: Path, config: Config, overrides: Sequence[str] = (), until: int | None = None) -> None:
     """Write config.yaml, point.json and the status pending, for a process that will train the point.
 
-    The folder of a finished point stays unchanged. Raises lock.Busy while a process trains the point.
+    ``until``: how many epochs the point shall have when it is paused; None, or all of them: it is trained to the end.
+    The folder of a finished point stays unchanged, and so does that of a paused one that has as many epochs. Raises
+    lock.Busy while a process trains the point.
     """
     with lock.hold(point):
-        if is_done(point):
+        if is_done(point) or is_paused(point, until):
             return
         for name in WRITTEN:
             if wrong := damage(point / name):
@@ -75,13 +89,13 @@ def prepare(point: Path, config: Config, overrides: Sequence[str] = (), **status
         write_text(point / "config.yaml", command + text)
         written = read_json(point / "point.json")
         write_json(point / "point.json", {**written, **about(config), "overrides": list(overrides)})
-        set_status(point, "pending", **status)
+        set_status(point, "pending", until=until)
 
 
 def about(config: Config) -> dict[str, Any]:
     """What point.json says of a config."""
     made = identity(config)
-    return {"study": config["study"], "hash": digest(made), "identity": made, "names": choice_names(config)}
+    return {"study": config["study"], "hash": digest(made), "identity": made, "names": names(config)}
 
 
 def read_config(*points: Path) -> dict[str, Any]:
@@ -131,8 +145,10 @@ class Records:
     about: Record  # point.json
     status: Record  # status.json
     result: Record  # result.json, with what explain.json has; empty unless it is done
-    state: str  # new | pending | running | done | failed | preempted | killed | damaged
+    state: str  # new | pending | running | paused | done | failed | preempted | killed | damaged
     damage: str  # which of these is damaged, and how: ``result.json is empty``
+    paused: str = ""  # ``after epoch 1 of 4``
+    paused_at: int = 0  # how many epochs it has, if it is paused
 
 
 def read_point(folder: Path) -> Records:
@@ -150,7 +166,12 @@ def read_point(folder: Path) -> Records:
         state = "running" if held else "damaged" if wrong else "killed"
     elif state == "done" and not result:
         state = "new"
-    return Records(folder, made, status, result, state, wrong)
+    paused, paused_at = "", 0
+    if state == "paused":
+        rows, _ = read_rows(folder / "metrics.csv")
+        paused_at = min(status.get("until") or 0, len(rows.get("epoch", [])))
+        paused = f"after epoch {status.get('until')} of {made['identity']['trainer'].get('max_epochs')}"
+    return Records(folder, made, status, result, state, wrong, paused, paused_at)
 
 
 def _with(first: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,15 +188,22 @@ def is_done(point: Path) -> bool:
     return state(point) == "done"
 
 
+def is_paused(point: Path, until: int | None) -> bool:
+    """Whether the point is paused and has ``until`` epochs or more; never with None, which asks for its end."""
+    return until is not None and read_point(point).paused_at >= until
+
+
 def state(point: Path) -> str:
-    """new | pending | running | done | failed | preempted | killed | damaged"""
+    """new | pending | running | paused | done | failed | preempted | killed | damaged"""
     return read_point(point).state
 
 
 def set_status(point: Path, state: str, **changes: Any) -> None:
-    """Update status.json: pending | running | done | failed | preempted, with what else has changed."""
+    """Update status.json: pending | running | paused | done | failed | preempted, with what else has changed."""
     path = point / "status.json"
     status = {**mended(path), "state": state, **changes}
+    if status.get("until") is None:
+        status.pop("until", None)
     now = time.time()
     if state == "running":
         status |= {

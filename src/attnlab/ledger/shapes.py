@@ -29,7 +29,7 @@ SHARE = Kind("a number from 0 to 1", lambda value: _is_number(value) and not (va
 FINITE = Kind("a finite number from 0 up", lambda value: _is_number(value) and 0 <= value < 1e300)
 WHOLE = Kind("a whole number from 0 up", lambda value: type(value) is int and 0 <= value < 1e300)
 PAIR = Kind("two texts", lambda value: isinstance(value, list) and [type(part) for part in value] == [str, str])
-STATES = ("pending", "running", "done", "failed", "preempted")
+STATES = ("pending", "running", "paused", "done", "failed", "preempted")
 STATE = Kind(f"one of {', '.join(STATES)}", lambda value: value in STATES)
 
 # A mapping by key: of ``key?`` the value may be missing or null, ``*`` is any other key. [x]: a list of such.
@@ -54,7 +54,7 @@ SHAPES: dict[str, Shape] = {
     "point.json": {
         "identity": IDENTITY,
         "hash?": TEXT,
-        "names": {"attention": TEXT, "*": TEXT},
+        "names": {"attention": TEXT, "placements?": [TEXT], "*": TEXT},
         "code?": [{"source": TEXT}],
         "data?": [{"files": WHOLE, "names": TEXT, "times": TEXT, "contents": TEXT}],
         "libraries?": {"*": TEXT},
@@ -62,8 +62,9 @@ SHAPES: dict[str, Shape] = {
         "kernels?": TEXT,
         "packed?": WHOLE,
         "wandb_id?": TEXT,
+        "wandb_others?": [TEXT],
     },
-    "status.json": {"state": STATE, "attempts?": WHOLE, "error?": TEXT},
+    "status.json": {"state": STATE, "attempts?": WHOLE, "until?": WHOLE, "error?": TEXT},
     "result.json": {
         "test": {"accuracy": SHARE, "*": NUMBER},
         "cost": {"parameters": FINITE, "macs": FINITE, "latency_ms": FINITE},
@@ -124,7 +125,7 @@ def wrong(value: Any, shape: Shape) -> str:
         return f" is {_short(value)}, must be a mapping"
     for key, inner in shape.items():
         if key == "*":
-            others: Iterable[Any] = value.keys() - shape.keys()
+            others: Iterable[Any] = value.keys() - {known.removesuffix("?") for known in shape}
         elif key[-1] == "?":
             others = () if value.get(key[:-1]) is None else (key[:-1],)
         elif key in value:

@@ -47,13 +47,8 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
     bases = baselines(study, wanted)
     also = all_measured(study, bases)
     rows = _variants(study, bases, also)
-    runs = [
-        (v.levels, which, value)
-        for v in study.variants
-        if not costs.is_only_wider(v, study.variants)
-        for which, value in v.values(study.metric.name).items()
-    ]
-    terms, cannot = effects.estimate_effects(runs, study.overlap)
+    whole = _whole_designs(study)
+    terms, cannot = _effects(study, whole)
     told: Told = {
         "study": study.folder.name,
         "folder": str(study.folder),
@@ -63,7 +58,7 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
         "baseline": prose.levels(wanted),
         "factors": {factors.short(name): levels for name, levels in study.factors.items()},
         **({"replicates": prose.replicates_of(study)} if study.folds else {}),
-        "paths": {factors.short(name): name.split(".") for name in study.factors},
+        "paths": {factors.short(name): _path(study, name) for name in study.factors},
         "variants": sorted(rows, key=lambda row: -study.metric.sign * row["accuracy"]["mean"]),
         "tables": [_table(term) for term in terms if len(term.factors) == 1],
         "interactions": [_interaction(term) for term in terms if len(term.factors) == 2],
@@ -77,10 +72,54 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
         "more": shlex.join(["attnlab", "more", str(study.folder), *prose.options(baseline, study.metric)]),
         **also.told,
     }
+    if whole and terms:
+        told["factors"]["attention"] = factors.in_order(whole.values())
+        told["paths"]["attention"] = ["attention"]
+        for row in told["variants"]:
+            row["factors"]["attention"] = whole[row["label"]]
     told["at_equal_cost"] = prose.at_equal_cost(told)
     told["warnings"] = [*prose.warnings(told, study, bases, wanted), *also.warnings]
-    told["notes"], told["methods"] = prose.notes(told), prose.methods(told, study)
+    told["notes"], told["methods"] = prose.notes(told, study), prose.methods(told, study)
     return told
+
+
+def _path(study: Study, factor: str) -> list[str]:
+    """Where the config of a W&B run has it."""
+    return (study.designs.paths if study.designs else {}).get(factor) or factor.split(".")
+
+
+def _whole_designs(study: Study) -> dict[str, str]:
+    """The design of each variant by its label, where they are one factor; else nothing.
+
+    They are where designs are told by places, but are too few to tell the effect of a place from those of the others.
+    """
+    counted = [v.design for v in _counted(study) if v.design]
+    if not counted or effects.separable([design.places for design in counted]):
+        return {}
+    return {v.label: v.design.text for v in study.variants if v.design}
+
+
+def _counted(study: Study) -> list[Variant]:
+    return [v for v in study.variants if not costs.is_only_wider(v, study.variants)]
+
+
+def _effects(study: Study, whole: Mapping[str, str]) -> tuple[list[effects.Term], list[str]]:
+    """Of the factors, and a text for each effect that cannot be told; ``whole``: designs that are one factor."""
+    runs: list[effects.Run] = []
+    for v in _counted(study):
+        levels = v.levels
+        if whole and v.design:
+            rest = {name: level for name, level in levels.items() if name not in {*v.design.places, *v.design.own}}
+            levels = {"attention": whole[v.label], **rest}
+        runs += [(levels, which, value) for which, value in v.values(study.metric.name).items()]
+    cannot = []
+    if whole:
+        places = dict.fromkeys(place for v in study.variants if v.design for place in v.design.places)
+        cannot = [f"{', '.join(places)}: the designs are too few to tell the effects of the places apart"]
+        if {name for levels, _, _ in runs for name in levels} == {"attention"}:
+            return [], cannot
+    terms, others = effects.estimate_effects(runs, study.overlap)
+    return terms, [*cannot, *others]
 
 
 def _variants(study: Study, bases: list[Variant | None], also: Measured) -> list[Told]:

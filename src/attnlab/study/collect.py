@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from attnlab import ledger
 from attnlab.errors import InputError, choices
 from attnlab.study import factors
-from attnlab.study.factors import Levels
+from attnlab.study.designs import Design, Designs, designs_of
 from attnlab.study.metrics import ACCURACY, METRICS, Metric
 from attnlab.study.replicates import Replicate, in_order, overlap, replicate
+from attnlab.study.texts import Levels, written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,6 +68,7 @@ class Variant:
     levels: Levels = field(default_factory=dict)
     points: dict[Replicate, Point] = field(default_factory=dict)
     failed: set[Replicate] = field(default_factory=set)  # tried in vain
+    design: Design | None = None  # in a study that is told by places
 
     @property
     def folds(self) -> int | None:
@@ -111,6 +113,7 @@ class Study:
     damaged_plans: list[str]  # and how: ``outputs/s/plans/1a2b3c4d.json is empty``
     metric: Metric = ACCURACY  # of the test images, which decides
     lacking: int = 0  # finished points that an older attnlab made without it
+    designs: Designs | None = None  # of a study that is told by places
 
     @functools.cached_property
     def factors(self) -> dict[str, list[str]]:
@@ -146,7 +149,7 @@ class Study:
     def baseline(self) -> dict[str, str]:
         """The baseline of the last command, or the bare backbone."""
         said = [plan["baseline"] for plan in self.plans if plan.get("baseline") and not plan.get("more")]
-        return {key: factors.written(value) for key, value in said[-1].items()} if said else dict(BARE)
+        return {key: written(value) for key, value in said[-1].items()} if said else dict(BARE)
 
 
 @functools.lru_cache(maxsize=256)  # a baseline's are asked for again and again
@@ -168,7 +171,7 @@ def read_study(folder: Path, metric: str = "accuracy") -> Study:
     words, lacking = METRICS[metric].words, 0
     groups: dict[str, dict[Replicate, Point]] = defaultdict(dict)
     settings: dict[str, dict[str, Any]] = {}
-    names: dict[str, dict[str, str]] = {}
+    names: dict[str, dict[str, Any]] = {}
     unfinished, twice, seen = [], [], set()
     failed: dict[str, set[Replicate]] = defaultdict(set)
     for path in ledger.points(folder):
@@ -182,7 +185,7 @@ def read_study(folder: Path, metric: str = "accuracy") -> Study:
         rest = ledger.without_seed(identity)
         key, which = json.dumps(rest, sort_keys=True), replicate(identity)
         if not result:
-            unfinished.append(Unfinished(path, read.state, status.get("error") or ""))
+            unfinished.append(Unfinished(path, read.state, status.get("error") or read.paused))
             if read.state == "failed":
                 failed[key].add(which)
             continue
@@ -215,10 +218,13 @@ def read_study(folder: Path, metric: str = "accuracy") -> Study:
         damaged = [f"{point.folder}/{point.error}" for point in unfinished if point.state == "damaged"]
         raise InputError("\n".join([f"{folder}: no finished points ({found}); {hint}", *damaged, *damaged_plans]))
     texts, levels = factors.labels(settings, names), factors.levels(settings, names)
+    designs = designs_of(settings, names)
     variants = [
-        Variant(texts[key], settings[key], levels[key], points, failed[key]) for key, points in groups.items() if points
+        Variant(texts[key], settings[key], levels[key], points, failed[key], designs.of[key] if designs else None)
+        for key, points in groups.items()
+        if points
     ]
-    return Study(folder, variants, unfinished, plans, twice, damaged_plans, METRICS[metric], lacking)
+    return Study(folder, variants, unfinished, plans, twice, damaged_plans, METRICS[metric], lacking, designs)
 
 
 def lack(metric: str, points: int) -> str:
@@ -234,7 +240,7 @@ def baselines(study: Study, wanted: Mapping[str, str]) -> list[Variant | None]:
     """
     wanted = full_names(study, wanted)
     for name, level in wanted.items():
-        if wanted != BARE and level not in (known := study.factors.get(name, [])):
+        if wanted != BARE and level not in (known := _levels(study, name)):
             valid = choices(level, known) if known else choices(name, study.factors)
             raise InputError(f"baseline {name}={level}: no such {'level' if known else 'factor'} here; {valid}")
     among = [variant for variant in study.variants if fits(variant, wanted)]
@@ -246,27 +252,53 @@ def baselines(study: Study, wanted: Mapping[str, str]) -> list[Variant | None]:
     found: list[Variant | None] = []
     for variant in study.variants:
         fitting: list[Variant] = []
+        needed = _needed(study, variant, wanted)
         for shape, bases in of_shape.items():
-            both = tuple(sorted(shape & variant.levels.keys() - wanted.keys()))
+            both = tuple(sorted(shape & needed.keys()))
             by_levels = index.setdefault((*sorted(shape), "|", *both), {})
             if not by_levels:
                 for base in bases:
                     by_levels.setdefault(tuple(base.levels[name] for name in both), []).append(base)
-            fitting += by_levels.get(tuple(variant.levels[name] for name in both), [])
+            fitting += by_levels.get(tuple(needed[name] for name in both), [])
         fitting = [base for base in fitting if base.folds == variant.folds]
         found.append(fitting[0] if len(fitting) == 1 and id(variant) not in are_baselines else None)
     return found
+
+
+def _levels(study: Study, name: str) -> list[str]:
+    """Those of a factor. Where designs are told by places, their attentions are levels, too."""
+    if name == "attention" and study.designs:
+        return list(dict.fromkeys(design.attention for design in study.designs.of.values()))
+    return study.factors.get(name, [])
+
+
+def _needed(study: Study, variant: Variant, wanted: Mapping[str, str]) -> Levels:
+    """The levels that a variant's baseline must have, of the factors that both have.
+
+    Where designs are told by places, an attention is wanted wherever the variant has one; a whole design as it is.
+    """
+    needed = {name: level for name, level in variant.levels.items() if name not in wanted}
+    if study.designs is None or variant.design is None or "attention" not in wanted:
+        return needed
+    attention, there = wanted["attention"], variant.design.places
+    if attention in study.designs.attentions and variant.design.attention != "none":
+        there = {place: "none" if level == "none" else attention for place, level in there.items()}
+        return {name: there.get(name, level) for name, level in needed.items()}
+    return {name: level for name, level in needed.items() if name not in there}
 
 
 def fits(variant: Variant, wanted: Mapping[str, str]) -> bool:
     """Whether a variant has these levels."""
     # Where attention is the same everywhere it is no factor, and all are bare or none is.
     attention = "none" if variant.settings["sites"] is None else "some"
+    attention = variant.design.attention if variant.design else attention
     return wanted.items() <= {"attention": attention, **variant.levels}.items()
 
 
 def full_names(study: Study, wanted: Mapping[str, str]) -> dict[str, str]:
-    """``{"attention.ratio": "16"}`` for ``{"ratio": "16"}``."""
+    """``{"attention.ratio": "16"}`` for ``{"ratio": "16"}``; ``stages 3-4`` for ``stage 3``, if they are alike."""
+    aliases = study.designs.aliases if study.designs else {}
+    wanted = {aliases.get(name, name): level for name, level in wanted.items()}
     return {f"attention.{name}" if f"attention.{name}" in study.factors else name: v for name, v in wanted.items()}
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from attnlab.study import replicates
-from attnlab.study.factors import Levels, in_order
+from attnlab.study.factors import in_order, short
 from attnlab.study.replicates import Replicate
 from attnlab.study.statistics import holm, worth
+from attnlab.study.texts import Levels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,14 +82,25 @@ def _sets(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
     for name in _factors(runs):
         chosen = [run for run in runs if name in run[0]]
         if len(chosen) < len(first):
-            found.setdefault(tuple(map(id, chosen)), (_common(chosen, runs), chosen))
+            found.setdefault(tuple(map(id, chosen)), (_common(name, chosen), chosen))
     return sorted(found.values(), key=lambda item: -len(item[1]))
 
 
-def _common(chosen: Sequence[Run], runs: Sequence[Run]) -> str:
-    """``cbam``, ``se, cbam``: what the points with a factor are."""
-    kinds = dict.fromkeys(levels["attention"] for levels, _, _ in chosen if "attention" in levels)
-    return ", ".join(kinds) if len(kinds) <= 6 else f"{len(kinds)} attentions"
+def _common(name: str, chosen: Sequence[Run]) -> str:
+    """``cbam``, ``se, cbam``: what the points with a factor are; of a place's setting ``stage 3=se, cbam``."""
+    place = next((factor for factor in chosen[0][0] if name.startswith(f"{factor} ")), "attention")
+    kinds = dict.fromkeys(levels[place] for levels, _, _ in chosen if place in levels)
+    if not kinds and name.startswith("attention."):
+        return f"those with {short(name)}"
+    text = ", ".join(kinds) if len(kinds) <= 6 else f"{len(kinds)} attentions"
+    return text if place == "attention" else f"{place}={text}"
+
+
+def separable(variants: Sequence[Levels]) -> bool:
+    """Whether the main effects of all factors, which every variant has, could be told apart."""
+    names = _factors([(levels, 0, 0.0) for levels in variants])
+    columns, _ = _design({name: _sum_coded([levels[name] for levels in variants]) for name in names}, names)[1:]
+    return all((name,) in columns for name in names)
 
 
 def _factors(runs: Iterable[Run]) -> list[str]:

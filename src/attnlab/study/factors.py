@@ -2,29 +2,30 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attnlab.ledger import digest, in_full
+from attnlab.study.designs import Design, Designs, designs_of
+from attnlab.study.texts import Flat, Levels, Path, class_name, flatten, level_of, written
 
-Path = tuple[str, ...]
-Flat = dict[Path, Any]
-Levels = dict[str, str]  # factor -> level, of one variant; a factor without effect on it is absent
+GROUPS = ("backbone", "attention", "sites")
 NAMED = {("backbone", "_target_"), ("attention", "_target_"), ("sites", "role")}  # what the choices' names say
 
 
-def labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+def labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """A short name for each variant: its attention, and the settings in which the variants differ.
 
     ``settings`` are identities without the seed, ``names`` the names of backbone, attention and sites.
     """
-    flat = {key: flatten(_in_full(value)) for key, value in settings.items()}
+    designs = designs_of(settings, names)
+    flat = _flat(settings, designs)
     several = _several(names)
     telling = _telling(flat.values())
     usual = _usual(flat.values())
     texts = {}
     for key, mine in flat.items():
-        words = [name for group, name in names[key].items() if group == "attention" or several[group]]
+        words = _words(names[key], several, None if designs is None else designs.of[key])
         words += [
             _setting(path, value)
             for path, value in mine.items()
@@ -35,25 +36,54 @@ def labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mappin
     return {key: f"{text} #{digest(settings[key])[:4]}" if text in twice else text for key, text in texts.items()}
 
 
-def levels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mapping[str, str]]) -> dict[str, Levels]:
+def _words(names: Mapping[str, Any], several: Mapping[str, bool], design: Design | None) -> list[str]:
+    if design is None:
+        return [names[group] for group in GROUPS if group in names and (group == "attention" or several[group])]
+    common = [_setting(path, value) for path, value in design.common.items()]
+    return [*([names["backbone"]] if several["backbone"] else []), design.text, *common]
+
+
+def levels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mapping[str, Any]]) -> dict[str, Levels]:
     """The levels of each variant, by key: ``{"attention": "cbam", "attention.ratio": "16", "sites": "branch"}``.
 
     Factors are backbone, attention and sites if their names differ, and settings that differ among variants of one
-    class; different defaults of different classes are not factors.
+    class; different defaults of different classes are not factors. In a study with a design of several placements,
+    places take the place of attention and sites: ``{"stages 1-2": "se", "stages 3-4": "cbam"}``.
     """
-    flat = {key: flatten(_in_full(value)) for key, value in settings.items()}
+    designs = designs_of(settings, names)
+    flat = _flat(settings, designs)
     several = _several(names)
     telling = _telling(flat.values())
     found: dict[str, Levels] = {}
     for key, mine in flat.items():
-        found[key] = {group: name for group, name in names[key].items() if several[group]}
+        found[key] = {group: names[key][group] for group in GROUPS if group in names[key] and several[group]}
+        if designs:
+            design = designs.of[key]
+            found[key] = {group: name for group, name in found[key].items() if group == "backbone"}
+            found[key] |= {
+                place: level for place, level in design.places.items() if place in designs.differ
+            } | design.own
+            found[key] |= {".".join(path): written(value) for path, value in design.common.items()}
         for path, value in mine.items():
             if (path, _kind(path, mine)) in telling:
                 factor = path[0] if path[-1] == "_target_" else ".".join(path)
-                text = _class(value) if path[-1] == "_target_" else _text(path, value)
+                text = class_name(value) if path[-1] == "_target_" else level_of(path, value)
                 if path[-1] == "parts":  # of a hybrid: they are what the attention is
                     factor, text = "attention", f"{names[key]['attention']} {text}"
                 found[key][factor] = text
+    return found
+
+
+def _flat(settings: Mapping[str, Mapping[str, Any]], designs: Designs | None) -> dict[str, Flat]:
+    """The settings of each variant by path; without those of attention and sites where ``designs`` tell them."""
+    if not designs:
+        return {key: flatten(_in_full(value)) for key, value in settings.items()}
+    found = {}
+    for key, value in settings.items():
+        full = _in_full(value)
+        of_all = {name: setting for name, setting in full["attention"].items() if name not in value["attention"]}
+        rest = {group: node for group, node in full.items() if group not in ("sites", "placements")}
+        found[key] = flatten({**rest, "attention": of_all})
     return found
 
 
@@ -68,11 +98,12 @@ def _in_full(settings: Mapping[str, Any]) -> dict[str, Any]:
     if "folds" in (full.get("data") or {}):
         full["data"] = {key: value for key, value in full["data"].items() if key != "fold"}
     optimizer, attention = dict(full.get("optimizer") or {}), dict(full.get("attention") or {})
+    attended = bool(attention or full.get("placements"))
     scale = optimizer.pop("attention_lr_scale", None)
-    if attention and scale is not None:
+    if attended and scale is not None:
         attention["attention_lr_scale"] = scale
     trainer = dict(full.get("trainer") or {})
-    if attention and "compile" in trainer:
+    if attended and "compile" in trainer:
         if alone := trainer["compile"] == "attention":
             trainer["compile"] = "none"
         attention["torch.compile"] = "attention" if alone else "none"
@@ -93,12 +124,6 @@ def in_order(levels: Iterable[str]) -> list[str]:
         return sorted(found, key=lambda level: level not in ("none", "all"))
 
 
-def flatten(value: Any, path: Path = ()) -> Flat:
-    if not isinstance(value, Mapping):
-        return {path: value}
-    return {p: v for key, child in value.items() for p, v in flatten(child, (*path, key)).items()}
-
-
 def _usual(variants: Iterable[Flat]) -> set[tuple[Path, str]]:
     """Settings of the backbone that most variants have: the few others are told by theirs, such as a greater width."""
     counts: Counter[tuple[Path, str]] = Counter()
@@ -108,9 +133,8 @@ def _usual(variants: Iterable[Flat]) -> set[tuple[Path, str]]:
     return {setting for setting, n in counts.items() if n > len(found) / 2}
 
 
-def _several(names: Mapping[str, Mapping[str, str]]) -> dict[str, bool]:
-    groups = ("backbone", "attention", "sites")
-    return {group: len({n[group] for n in names.values() if group in n}) > 1 for group in groups}
+def _several(names: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
+    return {group: len({n[group] for n in names.values() if group in n}) > 1 for group in GROUPS}
 
 
 def _telling(variants: Iterable[Flat]) -> set[tuple[Path, Any]]:
@@ -147,23 +171,7 @@ def _kind(path: Path, mine: Flat) -> Any:
 def _setting(path: Path, value: Any) -> str:
     """``ratio=16``; ``data.seed=1`` where the last word alone would not tell whose it is; ``data=Digits``."""
     if path[-1] == "_target_":
-        return f"{path[0]}={_class(value)}"
+        return f"{path[0]}={class_name(value)}"
     if path[-1] == "parts":
-        return _text(path, value)
-    return f"{short('.'.join(path))}={_text(path, value)}"
-
-
-def _class(target: str) -> str:
-    return target.rpartition(".")[2]
-
-
-def _text(path: Path, value: Any) -> str:
-    if path[-1] == "parts":  # of a hybrid
-        names: Sequence[str] = [part["name"] if isinstance(part, Mapping) else str(part) for part in value]
-        return "+".join(_class(name) for name in names)
-    return written(value)
-
-
-def written(value: Any) -> str:
-    """A setting's value as a level: ``16`` for 16.0."""
-    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+        return level_of(path, value)
+    return f"{short('.'.join(path))}={level_of(path, value)}"

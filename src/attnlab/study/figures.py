@@ -72,6 +72,11 @@ def draw_all(told: Told, study: Study, tell: Callable[[str], None], place: Path 
          f"or is removed (○): means over {all_of} and 95 % intervals. Interaction: the loss of all at once less the "
          "sum of the sites' own."),
     ]  # fmt: skip
+    alts: dict[str, str] = {}
+    if "search" in told:
+        from attnlab.study import search_figures
+
+        figures, alts = search_figures.drawings(told), search_figures.alts(told)
     drawn = []
     with styled():
         for name, title, draw, how in figures:
@@ -84,7 +89,8 @@ def draw_all(told: Told, study: Study, tell: Callable[[str], None], place: Path 
                         old.unlink()
             if figure is not None:
                 svg = _save(figure, place, name)
-                drawn.append({"name": name, "title": title, "how": how, "svg": svg})
+                alt = {"alt": alts[name]} if name in alts else {}
+                drawn.append({"name": name, "title": title, "how": how, "svg": svg, **alt})
     return drawn
 
 

@@ -927,6 +927,8 @@ function unfinishedTable(most = 50) {
 function figureOf(figure) {
   const drawing = el("div.scroll", { tabindex: 0, role: "group", "aria-label": figure.title });
   drawing.innerHTML = figure.svg; // attnlab's own drawing
+  if (figure.alt) drawing.firstElementChild.setAttribute("aria-label", figure.alt);
+  if (figure.alt) drawing.firstElementChild.setAttribute("role", "img");
   const size = drawing.querySelector("svg")?.viewBox.baseVal;
   if (size) drawing.firstElementChild.style.maxWidth = `${1.4 * size.width}px`; // its words as large as the page's
   const links = ["svg", "pdf", "png"].flatMap((kind) => [
@@ -967,7 +969,7 @@ function showSections() {
     addSection("notes", "Notes", el("ul", told.notes.map((note) => el("li", note))));
 }
 function showLinks() {
-  const links = [...document.querySelectorAll("main > section")].map((found) => {
+  const links = [...document.querySelectorAll("main > section:not([hidden])")].map((found) => {
     const title = found.querySelector("h2");
     return el(
       "a",
@@ -991,6 +993,7 @@ readState();
 showHead();
 showTools();
 showAll();
+if (told.search) showSearch();
 showSections();
 showLinks();
 showOpen();

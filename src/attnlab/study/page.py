@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from attnlab.study.designs import place_of
 from attnlab.study.metrics import ACCURACY, metric_of
 from attnlab.study.replicates import by, over
 
@@ -20,7 +21,7 @@ DETAILS = ("config", "points")  # of a variant: parsed when its row is opened
 
 def to_html(told: dict[str, Any]) -> str:
     """The HTML of ``told``, the study as report.json has it."""
-    variants = told["variants"]
+    variants = [{**variant, "config": _by_place(variant["config"])} for variant in told["variants"]]
     board = [{key: value for key, value in variant.items() if key not in DETAILS} for variant in variants]
     metric = metric_of(told)
     varying = _varying([variant["config"] for variant in variants])
@@ -36,13 +37,19 @@ def to_html(told: dict[str, Any]) -> str:
         by=by(told),
         replicates="replicates" if "replicates" in told else "seeds",
         style=_part("page.css"),
-        script=_part("page.js"),
+        script="\n".join(map(_part, ("page.js", "search.js") if "search" in told else ("page.js",))),
         told=_json({**told, "variants": board, "varying": varying}),
         details="\n".join(
             f'<script type="application/json" id="details-{i}">{_json(_details(variant))}</script>'
             for i, variant in enumerate(variants)
         ),
     )
+
+
+def _by_place(config: dict[str, Any]) -> dict[str, Any]:
+    """With a mapping of placements, which the page folds like the rest; of a list it would show the JSON."""
+    several = {place_of(placement["sites"]): placement for placement in config.get("placements") or ()}
+    return {**config, **({"placements": several} if several else {})}
 
 
 def _part(name: str) -> str:

@@ -11,6 +11,7 @@ from attnlab.study.collect import Point, Study, Variant, fits, full_names, lack,
 from attnlab.study.measured import in_words
 from attnlab.study.metrics import ACCURACY, METRICS, Metric, metric_of
 from attnlab.study.statistics import FIRST
+from attnlab.study.texts import Flat, flatten, written
 
 Told = Mapping[str, Any]  # see analysis
 Bases = list[Variant | None]
@@ -29,7 +30,8 @@ def options(baseline: Mapping[str, str] | None, metric: Metric = ACCURACY) -> li
 
 def warnings(told: Told, study: Study, bases: Bases, wanted: Mapping[str, str]) -> list[str]:
     """Warnings that name everything missing, mixed or doubtful."""
-    return [*_mixed(study), *_missing(told), *_without_baseline(study, bases, wanted), *damaged(study)]
+    places = study.designs.overlapping if study.designs else ()
+    return [*_mixed(study), *_missing(told), *_without_baseline(study, bases, wanted), *places, *damaged(study)]
 
 
 def damaged(study: Study) -> list[str]:
@@ -144,16 +146,22 @@ def _without_baseline(study: Study, bases: Bases, wanted: Mapping[str, str]) -> 
 
 def _also(variant: Variant, base: Variant, wanted: Mapping[str, str]) -> list[str]:
     """Settings of attention and sites that both have, that differ, and that neither the baseline nor a label names."""
-    one, other = factors.flatten(variant.settings), factors.flatten(base.settings)
     named = {*wanted, *variant.levels, "sites.role"}
+    pairs = [("", _of_attention(variant.settings), _of_attention(base.settings))]
+    if variant.design and base.design:
+        ones, others = variant.design.settings, base.design.settings
+        pairs = [(f"{place} ", ones[place], others[place]) for place in ones if place in others]
     return [
-        f"{'.'.join(path)} ({factors.written(one[path])}, {factors.written(other[path])})"
+        f"{place}{'.'.join(path)} ({written(one[path])}, {written(other[path])})"
+        for place, one, other in pairs
         for path in one.keys() & other.keys()
-        if path[0] in ("attention", "sites")
-        and path[-1] not in ("_target_", "parts")
-        and one[path] != other[path]
-        and ".".join(path) not in named
+        if path[-1] not in ("_target_", "parts") and one[path] != other[path]
+        if named.isdisjoint({".".join(path), f"{place}{'.'.join(path[1:])}" if place else ""})
     ]
+
+
+def _of_attention(settings: Mapping[str, Any]) -> Flat:
+    return {path: value for path, value in flatten(settings).items() if path[0] in ("attention", "sites")}
 
 
 def replicates_of(study: Study) -> str:
@@ -163,7 +171,20 @@ def replicates_of(study: Study) -> str:
     return f"{' or '.join(map(str, study.folds))} folds × {replicates.count(seeds)} seed{'s' * (max(seeds) > 1)}"
 
 
-def notes(told: Told) -> list[str]:
+def _of_designs(study: Study) -> list[str]:
+    """``Numbers after an attention are stages. se+cbam is se 1-2 + cbam 3-4.``"""
+    designs = [v.design for v in study.variants if v.design]
+    named = {design.text: design.full for design in designs if design.text != design.full}
+    told = (
+        ["Numbers after an attention are stages."]
+        if any(" stage" in f" {p}" for d in designs for p in d.places)
+        else []
+    )
+    told += [f"{'; '.join(f'{text} is {full}' for text, full in named.items())}."] if named else []
+    return [" ".join(told)] if told else []
+
+
+def notes(told: Told, study: Study) -> list[str]:
     """Notes that a reader needs for the tables."""
     rows, over, by = told["variants"], replicates.over(told), replicates.by(told)
     test = "paired t-test" if by == "seed" else "paired t-test, corrected for folds"
@@ -181,6 +202,7 @@ def notes(told: Told) -> list[str]:
             f"Replicates are {told['replicates']}, paired by fold and seed; intervals over them are approximate, "
             "because training sets of folds overlap (Nadeau and Bengio 2003). A seed more is one in every fold.",
         )
+    text += _of_designs(study)
     if any(row["equal_cost"] for row in rows):
         text.append(
             "At equal cost: against a bare network widened to as many parameters, or MACs; corrected as a separate "

@@ -18,13 +18,16 @@ from rich.table import Table
 
 from attnlab.errors import InputError
 from attnlab.ledger import write_text
+from attnlab.study import search_figures, search_words
 from attnlab.study.also import also_measured, flat, markdown_lines, p_value
-from attnlab.study.analysis import Told, analyse, detailed, recalls
+from attnlab.study.analysis import Told, detailed, recalls
 from attnlab.study.collect import read_study, si
 from attnlab.study.figures import draw_all
 from attnlab.study.metrics import ACCURACY, Metric, metric_of
 from attnlab.study.page import to_html
 from attnlab.study.prose import damaged
+from attnlab.study.search import refuse_search, tell
+from attnlab.study.search_words import Drawing, Part, Sheet
 from attnlab.study.statistics import FIRST
 
 COLUMNS = ["test ±", "difference", "p", "verdict", "parameters", "MACs", "ms"]  # after the replicates
@@ -44,29 +47,31 @@ def write_report(
     ``form``, one of FORMATS: only print the report in this format. ``baseline``: only print comparisons with this one.
     ``metric``: of METRICS, by which the study is judged; of another than the accuracy the files are named report-f1.md,
     ..., figures-f1/. Returns the results, with "written". Raises InputError if the folder holds no finished point, or
-    if nothing fits the baseline.
+    if nothing fits the baseline. Of a search it reports what there is: see ``search``.
     """
-    study = read_study(Path(folder), metric)
+    home = Path(folder)
+    told, study = tell(home, baseline, metric)
     suffix = study.metric.suffix
-    told = analyse(study, baseline)
-    write = form is None and not baseline and os.access(study.folder, os.W_OK)
+    write = form is None and not baseline and os.access(home, os.W_OK)
     told["written"], told["headline"] = write, headline(told)
+    if "search" in told:
+        told["headline"] = search_words.headline(told, headline(search_words.found(told)))
     figures: list[dict[str, str]] = []
     if write or form in ("md", "html"):
         with Console(stderr=True).status("Drawing") as status:
-            place = study.folder / f"figures{suffix}"
+            place = home / f"figures{suffix}"
             figures = draw_all(told, study, lambda text: status.update(f"Drawing {text}"), place if write else None)
     details = detailed(told, study) if write or form == "html" else {}
     told["warnings"] += [text for text in damaged(study) if text not in told["warnings"]]  # of what was read by now
     make = {
         "md": lambda: markdown(told, [f"figures{suffix}/{figure['name']}.png" for figure in figures]),
-        "csv": lambda: _csv([_flat(row, told) for row in told["variants"]]),
+        "csv": lambda: _csv(_rows(told)),
         "json": lambda: json.dumps(_finite(_named(told)), indent=1, ensure_ascii=False, allow_nan=False),
         "latex": lambda: latex(told),
         "html": lambda: to_html({**details, "figures": figures}),
     }
     for name in FORMATS if write else ():
-        write_text(study.folder / f"report{suffix}.{'tex' if name == 'latex' else name}", make[name]() + "\n")
+        write_text(home / f"report{suffix}.{'tex' if name == 'latex' else name}", make[name]() + "\n")
     if form is not None:
         print(make[form]())
         return told
@@ -75,8 +80,8 @@ def write_report(
         console.print(part, highlight=False, markup=False)
     files = f"report{suffix}.html (open it in a browser), report{suffix}.md, .csv, .json, .tex, figures{suffix}/"
     why = "the report with the study's own baseline is kept (to keep this one: --format html > page.html)"
-    why = why if baseline else f"{study.folder} is read-only"
-    done = f"written: {study.folder}/{files}" if write else f"nothing was written: {why}"
+    why = why if baseline else f"{home} is read-only"
+    done = f"written: {home}/{files}" if write else f"nothing was written: {why}"
     console.print(done, highlight=False, markup=False)
     if told["headline"]:
         console.print(f"\n{told['headline']}", style="bold", highlight=False, markup=False)
@@ -92,6 +97,8 @@ def _console() -> Console:
 
 def in_terminal(told: Told) -> list[Any]:
     """Print the leaderboard, a table for each factor, and the notes to read them."""
+    if "search" in told:
+        return [*map(_shown, search_words.parts(told, _sheet(told))), *remarks(told)]
     return [_leaderboard(told), *_also_tables(told), *_effect_tables(told), *remarks(told)]
 
 
@@ -100,6 +107,23 @@ def _leaderboard(told: Told) -> Table:
     table = _table(f"{told['folder']}: test {metric.words}, best first", _columns(told))
     for row in told["variants"]:
         table.add_row(*map(escape, _cells(row, metric)), style="bold" if row["is_baseline"] else None)
+    return table
+
+
+def _sheet(told: Told) -> Sheet:
+    """The leaderboard."""
+    return Sheet("", _columns(told), [_cells(row, metric_of(told)) for row in told["variants"]])
+
+
+def _shown(part: Part) -> Any:
+    """A part of what is told of a search, for the terminal."""
+    if isinstance(part, Drawing):
+        return f"{part.title}:\n{part.text}\n"
+    if isinstance(part, str):
+        return part
+    table = _table(part.title, [*part.heads])
+    for row in part.rows:
+        table.add_row(*map(escape, row))
     return table
 
 
@@ -163,6 +187,7 @@ def print_per_class(folder: str | Path, form: str | None = None, metric: str = "
 
     ``form``: ``md`` for Markdown. Raises InputError as ``write_report``, and if no point has kept its answers.
     """
+    refuse_search(Path(folder), "report --per-class")
     study = read_study(Path(folder), metric)
     sign = study.metric.sign
     variants = sorted(study.variants, key=lambda v: -sign * fmean(v.values(metric).values()))
@@ -246,6 +271,8 @@ def remarks(told: Told) -> list[str]:
 
 def markdown(told: Told, figures: list[str]) -> str:
     """The leaderboard as a Markdown page with the figures, given by their paths."""
+    if "search" in told:
+        return _searched_in_markdown(told, figures)
     metric = metric_of(told)
     columns = _columns(told)
     lines = [
@@ -259,6 +286,21 @@ def markdown(told: Told, figures: list[str]) -> str:
     lines += markdown_lines(told)
     lines += ["", *(f"- {line}" for line in remarks(told)), "", told["methods"], ""]
     return "\n".join(lines + [f"![{Path(figure).stem}]({figure})" for figure in figures])
+
+
+def _searched_in_markdown(told: Told, figures: list[str]) -> str:
+    lines = [f"# {told['study']}", "", f"**{told['headline']}**", ""]
+    for part in search_words.parts(told, _sheet(told)):
+        if isinstance(part, Sheet):
+            rule = ["---", *["---:"] * (len(part.heads) - 1)]
+            lines += [f"## {part.title}", "", *map(_markdown_row, (part.heads, rule, *part.rows)), ""]
+        elif isinstance(part, Drawing):
+            lines += [f"## {part.title}", "", "```text", part.text, "```", ""]
+        else:
+            lines += [part, ""]
+    lines += [*(f"- {line}" for line in remarks(told)), "", told["methods"], ""]
+    alts = search_figures.alts(told)
+    return "\n".join([*lines, *(f"![{alts[Path(figure).stem]}]({figure})" for figure in figures)])
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
@@ -307,6 +349,8 @@ def _verdict(row: Told) -> str:
 def latex(told: Told) -> str:
     """A table for a paper, with booktabs; the best mean is bold if its verdict is ``better``."""
     metric = metric_of(told)
+    if not told["variants"]:
+        return "% nothing is confirmed yet, and what was only searched cannot be cited"
     seeds = r"Folds $\times$ seeds" if "replicates" in told else "Seeds"
     head = metric.words[0].upper() + metric.words[1:] + (r" (\%)" if metric.unit else "")
     lines = [
@@ -394,6 +438,11 @@ def _named(told: Told) -> Told:
 
     rows = [{**renamed(row), "points": [renamed(point) for point in row["points"]]} for row in told["variants"]]
     return {**told, "metric": metric, "variants": rows}
+
+
+def _rows(told: Told) -> list[dict[str, Any]]:
+    """Of the CSV: a variant each; of a search a trial each."""
+    return search_words.flat(told) if "search" in told else [_flat(row, told) for row in told["variants"]]
 
 
 def _flat(row: Told, told: Told) -> dict[str, Any]:

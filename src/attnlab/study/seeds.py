@@ -8,6 +8,7 @@ from attnlab.study.collect import Study, Variant, baselines
 from attnlab.study.comparisons import family
 from attnlab.study.costs import same_cost
 from attnlab.study.replicates import Replicate, of_seed, seed_of
+from attnlab.study.search import searched_seeds
 from attnlab.study.statistics import FIRST
 
 
@@ -35,7 +36,7 @@ def needs(study: Study, wanted: dict[str, str]) -> tuple[list[Need], list[str]]:
     already has come first. In cross-validation each seed gets all folds. Raises InputError as ``baselines``.
     """
     needed, too_small = [], []
-    bases = baselines(study, wanted)
+    bases, searched = baselines(study, wanted), searched_seeds(study.folder)
     at_equal_cost = [match and match[0] for match in same_cost(study.variants, bases)]
     for found in filter(None, [*family(study, bases), *family(study, at_equal_cost)]):
         more = found.more
@@ -44,7 +45,7 @@ def needs(study: Study, wanted: dict[str, str]) -> tuple[list[Need], list[str]]:
         if more is None:
             too_small.append(f"{found.variant.label} against {found.base.label}")
         elif more > 0:
-            fresh = _fresh(study, found.variant, found.base)
+            fresh = _fresh(study, found.variant, found.base, searched)
             seeds: list[int] = []
             while more > 0:
                 seeds.append(next(fresh))
@@ -53,7 +54,7 @@ def needs(study: Study, wanted: dict[str, str]) -> tuple[list[Need], list[str]]:
     return needed, too_small
 
 
-def _fresh(study: Study, variant: Variant, base: Variant) -> Iterator[int]:
+def _fresh(study: Study, variant: Variant, base: Variant, searched: set[int]) -> Iterator[int]:
     """Seeds that are no pair yet: first those that one of the two has, then the study's, then new ones."""
     some = {seed_of(which) for which in variant.points.keys() | base.points.keys()}
     both = {seed for seed in some if not _missing(variant, base, seed)}
@@ -61,8 +62,8 @@ def _fresh(study: Study, variant: Variant, base: Variant) -> Iterator[int]:
     others = {seed_of(which) for v in study.variants for which in v.points} - some
     known = either | both | others
     new = (seed for seed in count() if seed not in known)
-    in_vain = {seed_of(which) for which in variant.failed | base.failed}
-    yield from (seed for seed in chain(sorted(either), sorted(others), new) if seed not in in_vain)
+    not_fresh = {seed_of(which) for which in variant.failed | base.failed} | searched
+    yield from (seed for seed in chain(sorted(either), sorted(others), new) if seed not in not_fresh)
 
 
 def _missing(variant: Variant, base: Variant, seed: int) -> list[Replicate]:

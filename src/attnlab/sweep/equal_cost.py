@@ -73,7 +73,8 @@ def _width(config: Config, setting: str) -> float:
 
 def _bare(config: Config, setting: str, width: float, seed: int) -> Config:
     backbone = {**config["backbone"], setting.partition(".")[2]: width}
-    return {**config, "backbone": backbone, "attention": {"name": "none"}, "sites": None, "seed": seed}
+    rest = {key: value for key, value in config.items() if key != "placements"}
+    return {**rest, "backbone": backbone, "attention": {"name": "none"}, "sites": None, "seed": seed}
 
 
 def _rehearsed(config: Config) -> Any:

@@ -81,7 +81,7 @@ def _as_list(override: Override, fixed: Sequence[str], compose_one: Compose) -> 
 
 
 def steering(overrides: Sequence[str], compose_one: Compose) -> DictConfig:
-    """The parts of the config that control the sweep: its hydra node (checked) and its sweep node.
+    """The parts of the config that control the sweep: its hydra node (checked), its sweep and its search node.
 
     Leaves out swept settings, and settings of groups, which may not fit the default choice.
     """
@@ -92,7 +92,7 @@ def steering(overrides: Sequence[str], compose_one: Compose) -> DictConfig:
 
 
 def _steers(override: str) -> bool:
-    return re.match(r"[+~]*(hydra|sweep)\b", override) is not None
+    return re.match(r"[+~]*(hydra|sweep|search)\b", override) is not None
 
 
 def _values(override: Override) -> list[str]:

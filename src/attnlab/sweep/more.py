@@ -10,6 +10,7 @@ from attnlab.errors import InputError
 from attnlab.study.collect import Study, Variant, read_study
 from attnlab.study.prose import damaged
 from attnlab.study.replicates import Replicate, seed_of
+from attnlab.study.search import refuse_search
 from attnlab.study.seeds import Need, needs, within
 from attnlab.sweep import plan, table
 from attnlab.sweep.launch import launchers
@@ -33,6 +34,7 @@ def plan_round(
     launcher = plan.launcher_of(overrides)
     if not launchers.ours(launcher):
         raise InputError(f"{' '.join(overrides)}: must be one of attnlab's launchers: local, slurm, ray")
+    refuse_search(folder, "more")
     study = read_study(folder, metric)
     for text in damaged(study):
         print(f"warning: {text}")

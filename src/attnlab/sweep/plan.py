@@ -45,6 +45,8 @@ class Planned:
     pack: str = ""  # points that may be trained as one network have the same
     packed: int = 0  # of an interrupted point: with how many it was trained as one
     cost: "Cost | None" = None  # of an unfinished point
+    until: int | None = None  # how many epochs it shall have when it is paused; None: it is trained to the end
+    shows_test: bool = True  # in its last line in the terminal; not while designs are chosen
 
     @property
     def overrides(self) -> list[str]:
@@ -180,9 +182,21 @@ def of_points(configs: Sequence[dict[str, Any]], overrides: Sequence[str], tell:
 
     Raises InputError for wrong overrides or configs.
     """
-    hydra = _hydra(overrides)
+    return of_composed([([f"seed={config['seed']}"], config) for config in configs], _hydra(overrides), tell)
+
+
+def of_composed(
+    composed: Sequence[tuple[list[str], dict[str, Any]]],
+    hydra: dict[str, Any],
+    tell: Told = lambda text: None,
+    rehearsed: bool = False,
+) -> Plan:
+    """The plan of points by their overrides and configs, for the launcher of ``hydra``. Raises InputError.
+
+    ``rehearsed``: they have been built already, so they are not built once more.
+    """
     here = hydra["launcher"]["_target_"].rpartition(".")[2] not in ("Slurm", "Ray")
-    plan = check((([f"seed={config['seed']}"], config) for config in configs), tell, here)
+    plan = check(composed, tell, here, rehearsed=rehearsed)
     _refuse_machines(plan, hydra["launcher"])
     if plan.errors:
         raise InputError("\n".join(plan.errors))
@@ -249,10 +263,12 @@ def check(
     here: bool = True,
     without_data: bool = False,
     warm_up: Callable[[], None] = lambda: None,
+    rehearsed: bool = False,
 ) -> Plan:
     """Check every combination (its overrides, and its config or its error), and build each point on the meta device.
 
     ``here``: the points will train on this machine. ``without_data``: their data may be missing.
+    ``rehearsed``: all of them have been built before.
     """
     errors: dict[str, None] = {}  # each once, in order
     combinations: dict[Path, list[list[str]]] = defaultdict(list)
@@ -284,7 +300,7 @@ def check(
     points = [_planned(folder, config, combinations[folder]) for folder, config in configs.items()]
     missing: dict[str, None] = {} if without_data else errors
     notes: dict[str, None] = {}
-    good = _rehearsed(points, errors, missing, notes, tell, here)
+    good = points if rehearsed else _rehearsed(points, errors, missing, notes, tell, here)
     _entitle(good)
     return Plan(good, number, _collapsed(points), list(errors), list(missing) if without_data else [], list(notes))
 
@@ -350,7 +366,7 @@ def _entitle(points: list[Planned]) -> None:
     variants = [ledger.digest(ledger.without_seed(identity)) for identity in identities]
     texts = labels(
         {key: ledger.without_seed(identity) for key, identity in zip(variants, identities, strict=True)},
-        {key: ledger.choice_names(point.config) for key, point in zip(variants, points, strict=True)},
+        {key: ledger.names(point.config) for key, point in zip(variants, points, strict=True)},
     )
     for i, (point, key) in enumerate(zip(points, variants, strict=True), start=1):
         hash8 = point.folder.name.rpartition("-")[2]

@@ -18,10 +18,11 @@ from attnlab.errors import InputError
 from attnlab.study.collect import log_tail
 from attnlab.sweep.launch import slurm
 
-STATES = ("done", "running", "pending", "preempted", "killed", "damaged", "failed", "new", "not started")
+STATES = ("done", "running", "pending", "paused", "preempted", "killed", "damaged", "failed", "new", "not started")
 COLOURS = {
     "done": "green",
     "running": "cyan",
+    "paused": "blue",
     "killed": "yellow",
     "preempted": "yellow",
     "damaged": "red",
@@ -39,6 +40,7 @@ class Standing:
     status: Mapping[str, Any]
     progress: Mapping[str, Any]
     damage: str = ""  # which of its files is damaged, and how
+    paused: str = ""  # after which epoch
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def read(study: Path) -> Stand:
 def _read_point(folder: Path) -> Standing:
     read = ledger.read_point(folder)
     progress = ledger.Record() if read.state == "done" else ledger.read_json(folder / "progress.json")
-    return Standing(folder, read.state, read.status, progress, read.damage or progress.damage)
+    return Standing(folder, read.state, read.status, progress, read.damage or progress.damage, read.paused)
 
 
 def show(study: Path, follow: bool = False) -> None:
@@ -117,6 +119,10 @@ def page(now: Stand) -> RenderableType:
             what = f"damaged (its files are kept as *.damaged), {what}"
         lines.append(Text(f"run the study's command again to continue what was {what}"))
         lines += [Text(f"  {command}") for command in now.commands]
+    if counts["paused"] and (study / "search").is_dir():
+        lines.append(Text("paused designs go on if they are among the better: run the same attnlab search again"))
+    elif counts["paused"]:
+        lines.append(Text("to continue a paused point to its end: the command in the first line of its config.yaml"))
     lines += [Text(f"{plan}: its planned points are unknown; delete it") for plan in now.damaged_plans]
     if counts["failed"]:
         lines.append(Text("run the same command with sweep.retry=failed to retry the failed points"))
@@ -135,8 +141,10 @@ def _line(point: Standing) -> Text:
         else "its process is gone",
     }.get(point.state, "")
     text = "  ".join(filter(None, [text, point.damage]))
+    accuracy = f", val {100 * now['val_accuracy']:.1f} %" if now.get("val_accuracy") is not None else ""
+    if point.paused:
+        text = f"{point.paused}{accuracy}  {text}".rstrip()
     if now and point.state in ("running", "preempted", "killed"):
-        accuracy = f", val {100 * now['val_accuracy']:.1f} %" if now.get("val_accuracy") is not None else ""
         text = f"epoch {now['epoch']}/{now['epochs']}{accuracy}  {text}"
     style = COLOURS.get(point.state, "default")
     return Text.from_markup(f"  [{style}]{point.state:9}[/] {escape(point.folder.name)}  {escape(text or '')}")

@@ -23,7 +23,7 @@ def summary(plan: Plan) -> Iterator[str]:
     """The number of combinations and points, and the states of the points."""
     points = len(plan.points)
     counts = Counter(WORDS.get(point.state, point.state) for point in plan.points)
-    words = ("done", "running", "to resume", "damaged", "failed", "new")
+    words = ("done", "running", "to resume", "paused", "damaged", "failed", "new")
     parts = [f"{n} {word}" for word in words if (n := counts[word])]
     combinations = f"{plan.combinations} combinations are " if plan.combinations > points else ""
     yield f"{combinations}{points} point{'s' * (points > 1)}: {', '.join(parts)}"

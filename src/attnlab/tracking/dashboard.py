@@ -67,17 +67,24 @@ def make(told: Told, where: Mapping[str, Any]) -> dict[str, Any]:
         from wandb_workspaces import expr
     except ImportError:
         raise InputError("attnlab dashboard needs wandb-workspaces: pip install 'attnlab[dashboard]'") from None
-    if not told["factors"]:
+    if not told["factors"] and "search" not in told:
         raise InputError(f"{told['study']}: all points are one variant, so there is nothing to compare")
 
     place = {"project": where["project"], "entity": where["entity"] or ""}
     paths = {factor: _path(told, factor) for factor in told["factors"]}
+    if any(path.startswith("placements.") for path in paths.values()):  # which runs of one placement have not
+        paths = {"attention": "attention.name", **paths}
     only = f"Group = '{told['study']}' and JobType = 'train'"
     sections = {
         "Factors": [_parallel(wr, paths), *(_scatter(wr, cost) for cost in COSTS)],
         "Curves": [_curves(wr, metric) for metric in CURVES],
         "Effects": [_effect(wr, factor, path) for factor, path in paths.items()],
     }
+    order, lower = ACCURACY, False
+    if "search" in told:  # its runs have one seed each: what they show is not to be cited
+        order, lower = (f"best/val_{told['search']['metric']['name']}", told["search"]["metric"]["lower"])
+        searched = [wr.ParameterImportancePlot(with_respect_to=order), *(_scatter(wr, cost, order) for cost in COSTS)]
+        sections = {"Searched: not to be cited": searched, "Curves": sections["Curves"]}
     workspace = ws.Workspace(
         **place,
         name=told["study"],
@@ -85,13 +92,14 @@ def make(told: Told, where: Mapping[str, Any]) -> dict[str, Any]:
         runset_settings=ws.RunsetSettings(
             filters=only,
             groupby=[expr.Config(path) for path in paths.values()],
-            order=[expr.Ordering(expr.Summary(ACCURACY), ascending=False)],
-            pinned_columns=[f"summary:{ACCURACY}", *(f"summary:cost/{cost}" for cost in COSTS)],
+            order=[expr.Ordering(expr.Summary(order), ascending=lower)],
+            pinned_columns=[f"summary:{order}", *(f"summary:cost/{cost}" for cost in COSTS)],
         ),
     )
     runset = wr.Runset(**place, name=told["study"], filters=only, groupby=[f"config.{path}" for path in paths.values()])
     blocks: list[Any] = [
         wr.H1(text=told["study"]),
+        *([wr.P(text=told["search"]["words"]["curse"])] if "search" in told else []),
         wr.P(text=told["methods"]),
         wr.MarkdownBlock(text=leaderboard(told)),
     ]
@@ -123,10 +131,9 @@ def _parallel(wr: Any, paths: Mapping[str, str]) -> Any:
     return wr.ParallelCoordinatesPlot(title="Factors, cost and accuracy", columns=[*factors, *ends])
 
 
-def _scatter(wr: Any, cost: str) -> Any:
-    return wr.ScatterPlot(
-        title=f"Accuracy over {cost}", x=wr.SummaryMetric(f"cost/{cost}"), y=wr.SummaryMetric(ACCURACY)
-    )
+def _scatter(wr: Any, cost: str, metric: str = ACCURACY) -> Any:
+    title = f"Accuracy over {cost}" if metric == ACCURACY else f"{metric} over {cost}"
+    return wr.ScatterPlot(title=title, x=wr.SummaryMetric(f"cost/{cost}"), y=wr.SummaryMetric(metric))
 
 
 def _curves(wr: Any, metric: str) -> Any:

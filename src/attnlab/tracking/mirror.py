@@ -102,4 +102,11 @@ def headline(told: Told) -> dict[str, Any]:
         "variants": len(told["variants"]),
         **{f"verdicts/{name}": verdicts[name] for name in ("better", "worse", "undecided")},
         **({"best/variant": best["label"], "best/accuracy": best["accuracy"]["mean"]} if best else {}),
+        **(_of_search(told["search"]) if "search" in told else {}),
     }
+
+
+def _of_search(searched: Told) -> dict[str, Any]:
+    optimism = searched["optimism"]
+    trials = {"search/trials": len(searched["trials"]), "search/epochs": searched["epochs"]}
+    return {**trials, **({"search/optimism": optimism["mean"]} if optimism else {})}

@@ -48,6 +48,11 @@ def switched_off() -> str:
     return ""
 
 
+def agents() -> str:
+    """The id of the run that a W&B sweep's agent has started this process for; empty if none has."""
+    return os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
+
+
 def require_account() -> None:
     """Raises InputError if W&B has no credentials; does not ask the server whether they are valid."""
     import wandb

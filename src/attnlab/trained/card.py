@@ -13,10 +13,11 @@ from attnlab import __version__, ledger
 from attnlab.config.signatures import locate
 from attnlab.ledger import LATER
 from attnlab.study.collect import Variant
+from attnlab.study.designs import place_of
 from attnlab.study.metrics import METRICS
 from attnlab.trained.hub import WEIGHTS, without_folders, word_without_folders
 from attnlab.trained.licences import LICENCES, ON_THE_HUB, SPLIT_ON_THE_HUB
-from attnlab.trained.model import Trained
+from attnlab.trained.model import Trained, design_in_words
 from attnlab.trained.results import cost_of, metrics_of, study_of, verdict_of
 from attnlab.trained.usage import Files, how_to_use, table_of_files
 
@@ -52,15 +53,10 @@ def _title(trained: Trained) -> str:
     return name if len(trained.folders) == 1 else f"{name} and {len(trained.folders) - 1} other seeds, as one"
 
 
-def _attention(trained: Trained) -> str:
-    """``cbam at branch``; empty without attention"""
-    sites = trained.config["sites"]
-    return "" if sites is None else f"{trained.config['attention']['name']} at {sites['role']}"
-
-
 def _summary(trained: Trained) -> str:
     config, shape = trained.config, "×".join(map(str, trained.preprocess.shape))
-    with_attention = f" with {_attention(trained)}" if _attention(trained) else " without attention"
+    design = design_in_words(config)
+    with_attention = f" with {design}" if design else " without attention"
     seeds = "" if len(trained.folders) == 1 else f" The mean of the probabilities of {len(trained.folders)} seeds."
     return (
         f"{config['backbone']['name']}{with_attention}, trained on {_data_name(config)} by attnlab: it takes "
@@ -87,7 +83,8 @@ def _front_matter(trained: Trained, by_timm: bool) -> str:
                     "image-classification",
                     *(["timm"] if by_timm else []),
                     config["backbone"]["name"],
-                    *([config["attention"]["name"], "attention"] if config["sites"] is not None else []),
+                    *(placement["attention"]["name"] for placement in ledger.placements(config)),
+                    *(["attention"] if config["sites"] is not None else []),
                 ]
             )
         ),
@@ -158,13 +155,9 @@ def _recipe(trained: Trained) -> str:
     best, several = result.get("best_epoch"), len(trained.folders) > 1  # seeds, which differ in it
     pretrained = config["backbone"].get("pretrained")
     scheduler = config["scheduler"]
-    of_attention = config["attention"]
     rows = {
         "backbone": f"{config['backbone']['name']} ({_settings(config['backbone'])})",
-        "attention": f"{of_attention['name']} ({_settings(of_attention)})" if config["sites"] else "none",
-        "sites": f"{', '.join(map(str, result.get('sites', ())))} ({_settings(config['sites'])})"
-        if config["sites"]
-        else "",
+        **_design(trained),
         "first weights": f"pretrained ({without_folders(str(pretrained))})" if pretrained else "random",
         "augmentation": f"{augment['name']} ({_settings(augment, USUAL)})",
         "optimiser": f"{config['optimizer']['name']} ({_settings(config['optimizer'])})",
@@ -185,6 +178,23 @@ def _recipe(trained: Trained) -> str:
     }
     lines = ["## How was it trained?", "", "| | |", "|---|---|"]
     return "\n".join([*lines, *(f"| {key} | {_cell(value)} |" for key, value in rows.items() if value)])
+
+
+def _design(trained: Trained) -> dict[str, str]:
+    """Of the recipe: the attention with its settings and sites; of several placements a row each."""
+    config = trained.config
+    sites, found = ", ".join(map(str, trained.result.get("sites", ()))), ledger.placements(config)
+    each = [
+        (f"{placement['attention']['name']} ({_settings(placement['attention'])})", _settings(placement["sites"]))
+        for placement in found
+    ]
+    if len(found) < 2:
+        return {"attention": each[0][0] if each else "none", "sites": f"{sites} ({each[0][1]})" if each else ""}
+    rows = {
+        f"attention at {place_of(placement['sites'])}": f"{attention}; sites: {where}"
+        for placement, (attention, where) in zip(found, each, strict=True)
+    }
+    return {**rows, "sites": sites}
 
 
 def _cell(text: str) -> str:
@@ -219,18 +229,21 @@ def _of_the_recipe(overrides: Sequence[str]) -> list[str]:
     return [word for word in overrides if not re.match(r"\+*(hydra[./]|output_dir=)", word)]
 
 
-def _paper(trained: Trained) -> str:
-    """``(arXiv 1807.06521)`` of attnlab's attention modules, as their source says."""
-    if trained.config["sites"] is None:
-        return ""
-    module = inspect.getmodule(locate(trained.config["attention"]["_target_"], "attention"))
-    found = re.search(r"arXiv (\d{4}\.\d{5})", module.__doc__ or "") if module else None
-    return f" (arXiv {found[1]})" if found else ""
+def _papers(trained: Trained) -> str:
+    """``, and of the attention, cbam (arXiv 1807.06521)``: of attnlab's modules, as their source says."""
+    found = {}
+    for placement in ledger.placements(trained.config):
+        module = inspect.getmodule(locate(placement["attention"]["_target_"], "attention"))
+        paper = re.search(r"arXiv (\d{4}\.\d{5})", module.__doc__ or "") if module else None
+        found[placement["attention"]["name"]] = f" (arXiv {paper[1]})" if paper else ""
+    *others, last = [f"{name}{paper}" for name, paper in found.items()] or [""]
+    names = f"{', '.join(others)} and {last}" if others else last
+    return f", and of the attention, {names}" if found else ""
 
 
 def _again(trained: Trained) -> str:
     points = [ledger.read_json(folder / "point.json") for folder in trained.folders]
-    about, attended = points[0], trained.config["sites"] is not None
+    about = points[0]
     commands = [
         shlex.join(["attnlab", "train", *map(word_without_folders, _of_the_recipe(point.get("overrides") or ()))])
         for point in points
@@ -258,7 +271,6 @@ def _again(trained: Trained) -> str:
             "",
             "Cite attnlab (the attnlab authors, *attnlab: attention modules in CNNs by configuration, and which "
             f"differences are real*, version {__version__}, its CITATION.cff) and the papers of the backbone, "
-            f"{trained.config['backbone']['name']}"
-            + (f", and of the attention, {trained.config['attention']['name']}{_paper(trained)}." if attended else "."),
+            f"{trained.config['backbone']['name']}{_papers(trained)}.",
         ]
     )

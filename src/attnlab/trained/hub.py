@@ -25,7 +25,7 @@ FORMAT = 1
 MOST_MEMBERS = 1000
 WEIGHTS = "model.safetensors"
 GROUPS = (
-    *("backbone", "attention", "sites", "data", "augment", "optimizer", "scheduler", "loss", "trainer"),
+    *("backbone", "attention", "sites", "placements", "data", "augment", "optimizer", "scheduler", "loss", "trainer"),
     *("seed", "study"),
 )
 RESULT = ("test", "val", "best_epoch", "epochs", "cost", "sites", "classes", "preprocess", "device", "times")
@@ -58,6 +58,9 @@ SHAPE: shapes.Shape = {
             "backbone": {"name": shapes.TEXT},
             "attention": {"name": shapes.TEXT},
             "sites": shapes.MAPPING_OR_NULL,
+            "placements?": [
+                {"attention": {"name": shapes.TEXT, "_target_": shapes.TEXT}, "sites": {"role": shapes.TEXT}}
+            ],
             "seed": shapes.WHOLE,
         },
         "result": {"test": shapes.MAPPING, "cost": shapes.MAPPING},

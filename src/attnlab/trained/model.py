@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from attnlab.data import Preprocess
 from attnlab.insertion import in_mode
+from attnlab.ledger import placements
+from attnlab.study.designs import in_words
 
 BATCH = 64
 
@@ -85,16 +87,19 @@ class Trained:
         return logits
 
     def __repr__(self) -> str:
-        attention, sites = self.config["attention"]["name"], self.config["sites"]
-        where = "bare" if sites is None else f"{attention} at {sites['role']}"
-        several = len(self.folders) > 1
+        design, several = design_in_words(self.config) or "bare", len(self.folders) > 1
         members, whose = (f", {len(self.folders)} seeds", "first seed's ") if several else ("", "")
         shape = "×".join(map(str, self.preprocess.shape))
         accuracy = 100 * self.result["test"]["accuracy"]
         return (
-            f"Trained({self.config['backbone']['name']}, {where}, {len(self.classes)} classes, input {shape}, "
+            f"Trained({self.config['backbone']['name']}, {design}, {len(self.classes)} classes, input {shape}, "
             f"{whose}test accuracy {accuracy:.1f} %{members}: {self.folders[0]})"
         )
+
+
+def design_in_words(config: Mapping[str, Any]) -> str:
+    """``cbam ratio=16 at branch``; ``se ratio=8 at branch 1-2 + eca at branch 3-4``; empty without attention."""
+    return " + ".join(map(in_words, placements(config)))
 
 
 def _each(images: Any) -> Iterable[Any]:

@@ -33,7 +33,7 @@ class Checkpoints(Checkpoint):
 
     ``folder/checkpoints/step-<global step>.ckpt``: weights, optimizer, scheduler, loops, random states and the rows of
     ``metrics.csv``. The last two are kept, and those of the best epoch: the first with the highest validation metric
-    ``monitor``, or with the lowest loss.
+    ``monitor``, or with the lowest loss. Training ends when ``until`` epochs are saved: the point is ``paused``.
     """
 
     def __init__(
@@ -43,8 +43,10 @@ class Checkpoints(Checkpoint):
         every_n_steps: int | None = None,
         monitor: str = "accuracy",
         clock: Callable[[], float] = time.perf_counter,
+        until: int | None = None,
     ) -> None:
         self.folder, self.stop, self.every_n_steps, self.monitor = folder, stop, every_n_steps, monitor
+        self.until, self.paused = until, False
         self.rows: list[dict[str, Any]] = []
         self.seconds_before = 0.0
         self.clock, self.started = clock, clock()
@@ -98,12 +100,16 @@ class Checkpoints(Checkpoint):
         for logger in trainer.loggers:
             logger.log_metrics(values | {"epoch": row["epoch"]}, step=row["step"])
         self.save(trainer)
-        if self._stopping(trainer) and trainer.current_epoch + 1 < trainer.max_epochs:
+        if trainer.current_epoch + 1 >= trainer.max_epochs:
+            return
+        self.paused = _any_rank(trainer, self.until is not None and len(self.rows) >= self.until)
+        if self.paused:
+            trainer.should_stop = True
+        elif self._stopping(trainer):
             raise Preempted(self.stop.asked)
 
     def _stopping(self, trainer: Any) -> bool:
-        """Whether any rank was asked to stop: all ranks must leave together."""
-        return trainer.strategy.reduce_boolean_decision(self.stop.asked is not None, all=False)
+        return _any_rank(trainer, self.stop.asked is not None)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "seconds": self.seconds}
@@ -161,6 +167,11 @@ class Checkpoints(Checkpoint):
                 path.unlink()
 
 
+def _any_rank(trainer: Any, wants: bool) -> bool:
+    """Whether any rank wants to stop: all ranks must leave together."""
+    return trainer.strategy.reduce_boolean_decision(wants, all=False)
+
+
 class InPlace(TorchCheckpointIO):
     """Writes directly to the given path; Lightning's own writes to $TMPDIR first, which may be small or in memory."""
 
@@ -192,6 +203,15 @@ def latest(folder: Path) -> Path | None:
     if not saved(folder):
         _bring_back(folder)
     return next(_whole(saved(folder)), None)
+
+
+def finished_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the epochs that the point can go on after: those of its newest whole checkpoint."""
+    path = latest(folder)
+    if path is None:
+        return []
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # reads no weights
+    return list(content["callbacks"][Checkpoints.__qualname__]["rows"])
 
 
 def _whole(paths: Iterable[Path]) -> Iterator[Path]:

@@ -38,7 +38,7 @@ class PointFailed(Exception):
 def run(
     folder: Path, title: str = "", bar: bool = False, threads: int | None = None, member: "Member | None" = None
 ) -> None:
-    """Train the prepared point of ``folder`` from its last checkpoint, unless it is finished.
+    """Train the prepared point of ``folder`` from its last checkpoint, unless it is finished, or has enough epochs.
 
     ``threads``: CPU threads of the first attempt; later attempts use the same number, because it changes sums in the
     last bit. ``member``: of a pack of points that are trained as one network.
@@ -52,13 +52,20 @@ def run(
             return
         try:
             config = ledger.read_config(folder)
+            until = _until(folder, config)
+            if until and (epochs := _finished_epochs(folder, until)) >= until:
+                _pause(folder, config, epochs)
+                return
             _write_about(folder, config, threads)
             ledger.set_status(folder, "running")
-            checkpoints, result = _fit(config, folder, stop, title or folder.name, bar, others, member)
+            checkpoints, result = _fit(config, folder, stop, title or folder.name, bar, others, member, until)
+            if result is None:
+                _pause(folder, config, len(checkpoints.rows))
+                return
             ledger.write_json(folder / "result.json", result)
             ledger.set_status(folder, "done")
         except (Preempted, KeyboardInterrupt) as error:
-            if ledger.is_done(folder):
+            if ledger.state(folder) in ("done", "paused"):
                 return
             ledger.set_status(folder, "preempted", error=f"asked to stop by {error}")
             log.warning("stopped by %s", error)
@@ -71,6 +78,30 @@ def run(
         with contextlib.suppress(OSError, Preempted):  # the point is done
             checkpoints.delete_steps()
             (folder / "progress.json").unlink(missing_ok=True)
+
+
+def _until(folder: Path, config: Config) -> int | None:
+    """After how many epochs the point is paused; None: it is trained to its end."""
+    until = ledger.read_json(folder / "status.json").get("until")
+    return until if until and until < config["trainer"]["max_epochs"] else None
+
+
+def _finished_epochs(folder: Path, until: int) -> int:
+    """Those that the point can go on after, with metrics.csv written again if it was lost; 0 where it has too few."""
+    from attnlab.training.checkpoints import finished_rows
+
+    known = len(ledger.read_rows(folder / "metrics.csv")[0].get("epoch", []))
+    if 0 < known < until:  # it is sooner read
+        return 0
+    rows = finished_rows(folder)
+    if rows and not known:
+        ledger.write_rows(folder / "metrics.csv", rows)
+    return len(rows)
+
+
+def _pause(folder: Path, config: Config, epochs: int) -> None:
+    ledger.set_status(folder, "paused", until=epochs, error=None)
+    log.info("paused after epoch %s of %s", epochs, config["trainer"]["max_epochs"])
 
 
 def follow(folder: Path) -> None:
@@ -96,8 +127,12 @@ def _fit(
     bar: bool,
     others: meeting.Others | None = None,
     member: "Member | None" = None,
-) -> tuple[Any, dict[str, Any]]:
-    """Train, choose the checkpoint on validation data, touch the test data once."""
+    until: int | None = None,
+) -> tuple[Any, dict[str, Any] | None]:
+    """Train, choose the checkpoint on validation data, touch the test data once.
+
+    Returns None for the result if the point is paused: when ``until`` epochs are saved. (Rank 0 tells the others.)
+    """
     import lightning
     import numpy
     import torch
@@ -123,7 +158,7 @@ def _fit(
     _set_threads(max(1, ledger.read_json(folder / "point.json")["threads"] // ranks))
     monitor = config["trainer"]["monitor"]
     clock = member.clock if member else time.perf_counter
-    checkpoints = Checkpoints(folder, stop, config["checkpoint"]["every_n_steps"], monitor, clock)
+    checkpoints = Checkpoints(folder, stop, config["checkpoint"]["every_n_steps"], monitor, clock, until)
     data = member.share(config) if member else build_data(config)
     net, sites = build_network(config, data)
     counted = count(net, trace(net, data.shape))
@@ -157,7 +192,7 @@ def _fit(
         callbacks.append(EpochPictures(folder, explained["every_n_epochs"]))
     if settings.pop("enable_progress_bar", True) and bar and first:
         callbacks.append(progress)
-    with contextlib.closing(data), progress.bar_stopped(), open_loggers(config, folder, first) as loggers:
+    with contextlib.closing(data), progress.bar_stopped(), open_loggers(config, folder, first, sites) as loggers:
         trainer = lightning.Trainer(
             **settings,
             logger=loggers,
@@ -180,6 +215,8 @@ def _fit(
             start = _told_by_first(folder, start, first, others)
         log.info("attempt %s, from %s", ledger.read_json(folder / "status.json")["attempts"], start or "the beginning")
         trainer.fit(classifier, feed, ckpt_path=start, weights_only=True)
+        if checkpoints.paused:
+            return checkpoints, None
         seconds, best = checkpoints.seconds, checkpoints.best
         if first:
             for note in data.notes:

@@ -60,7 +60,10 @@ class PointProgress(ProgressBar):
 
 
 class ProgressFile(Callback):
-    """``progress.json``: epoch, step, total steps and last validation accuracy, at most every ``every_s`` seconds."""
+    """``progress.json``: epoch, step, total steps and last validation accuracy.
+
+    Written at most every ``every_s`` seconds, and after each epoch.
+    """
 
     def __init__(self, folder: Path, every_s: float = 1.0) -> None:
         self.path, self.every_s, self.written = folder / "progress.json", every_s, 0.0
@@ -71,6 +74,9 @@ class ProgressFile(Callback):
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if time.monotonic() - self.written > self.every_s:
             self._write(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        self._write(trainer)
 
     def _write(self, trainer: Any) -> None:
         if not trainer.is_global_zero:

@@ -68,7 +68,7 @@ def rehearse(configs: Iterable[Config], here: bool = True, with_data: bool = Tru
             except MissingData as error:
                 missing = str(error)
             once(_rehearse_explain, config, data, with_data and missing is None, of=("data", "augment", "explain"))
-            net, cost = once(_rehearse_network, config, data, of=network)
+            net, cost = once(rehearse_network, config, data, of=network)
             once(_rehearse_maps, config, data, net, of=("data", "augment", "backbone", "explain"))
             once(_rehearse_training, config, data, net, of=(*network, "optimizer", "scheduler", "loss"))
             once(_rehearse_trainer, config, data, net, here, of=(*network, "trainer"))
@@ -106,7 +106,7 @@ def _rehearse_maps(config: Config, data: ImageData, net: nn.Module) -> None:
             require_layer(net, data.shape, wanted["methods"])
 
 
-def _rehearse_network(config: Config, data: ImageData) -> tuple[nn.Module, Cost]:
+def rehearse_network(config: Config, data: ImageData) -> tuple[nn.Module, Cost]:
     """The network on the meta device (on the CPU if it is the user's and looks at values), and its cost."""
 
     def build() -> tuple[nn.Module, Cost]:

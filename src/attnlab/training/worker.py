@@ -21,7 +21,7 @@ FAILED, BUSY = 1, 3
 
 
 def main(folder: Path, title: str = "", threads: int | None = None, patience_s: float = 0) -> int:
-    """Exit codes: 0 done, 1 failed, 3 another process has it, 75 asked to stop.
+    """Exit codes: 0 done or paused, 1 failed, 3 another process has it, 75 asked to stop.
 
     ``patience_s``: how long to wait for another process, which may have died on another machine.
     """

@@ -26,6 +26,7 @@ class _Attnlab(Launcher):
         # Imported here: Hydra loads all plugins whenever it starts.
         from attnlab import ledger
         from attnlab.config.compose import design_overrides, fill_in
+        from attnlab.config.hydra_insides import load_choice
         from attnlab.errors import InputError
         from attnlab.sweep import plan
         from attnlab.sweep.launch import launchers
@@ -33,9 +34,12 @@ class _Attnlab(Launcher):
         def load(overrides: Sequence[str]) -> DictConfig:
             return self.context.config_loader.load_sweep_config(self.config, design_overrides(overrides))
 
+        def chosen(group: str, choice: str) -> Any:
+            return OmegaConf.to_container(load_choice(self.context.config_loader.get_search_path(), group, choice))
+
         def compose(overrides: Sequence[str]) -> DictConfig:
             config = load(overrides)
-            fill_in(config, overrides, lambda group, choice: OmegaConf.to_container(load([f"{group}={choice}"])[group]))  # type: ignore[arg-type,return-value]
+            fill_in(config, overrides, chosen)
             with open_dict(config):
                 del config.hydra
             return config

@@ -236,6 +236,8 @@ def test_only_ctrl_c_counts_twice():
         ("preempted", 75, "timed out", ("failed", "timed out")),
         ("preempted", 75, "", ("preempted", None)),
         ("failed", 1, "", ("failed", None)),
+        ("paused", 0, "", ("paused", None)),
+        ("paused", -15, "timed out", ("paused", None)),
         ("done", 0, "timed out", ("done", None)),
     ],
 )

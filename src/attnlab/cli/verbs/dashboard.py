@@ -21,10 +21,10 @@ def run(argv: list[str]) -> int:
     )
     args = parser.parse_args(argv)
 
-    from attnlab.study import read_analysis
+    from attnlab.study.search import tell
     from attnlab.tracking import dashboard
 
-    told = read_analysis(args.study)
+    told, _ = tell(args.study)
     for text in told["warnings"]:
         if text.startswith("damaged: "):
             print(f"attnlab: {text}", file=sys.stderr)

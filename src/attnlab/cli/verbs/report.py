@@ -17,7 +17,8 @@ def run(argv: list[str]) -> int:
         prog="attnlab report",
         description="Reports a study from its points' folders: what is better, by how much, how sure, at what "
         "cost. Writes report.html (a self-contained page), report.md, .csv, .json, .tex and figures/ into the folder; "
-        "with --format, --baseline or --per-class it only prints.",
+        "with --format, --baseline or --per-class it only prints. Of a search it tells what fresh seeds confirmed "
+        "apart from what was only searched.",
         epilog="example: attnlab report outputs/demo --format latex > table.tex",
     )
     parser.add_argument("study", metavar="STUDY", help="the study's folder, such as outputs/demo")

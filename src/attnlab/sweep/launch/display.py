@@ -60,7 +60,7 @@ class Display:
         self.bars.advance(self.total)
         done = int(self.bars.tasks[0].completed)
         self.bars.update(self.total, how_far=f"{done}/{self.bars.tasks[0].total:.0f}")
-        self.bars.console.print(outcome(point.folder, point.title), highlight=False, soft_wrap=True)
+        self.bars.console.print(outcome(point.folder, point.title, point.shows_test), highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         self.bars.console.print(f"[dim]{escape(text)}[/dim]", highlight=False, soft_wrap=True)

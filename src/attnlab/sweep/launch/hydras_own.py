@@ -31,7 +31,7 @@ class Job:
         from hydra.core.hydra_config import HydraConfig
 
         from attnlab.config import designs
-        from attnlab.config.hydra_insides import load_choice
+        from attnlab.config.hydra_insides import load_choice, search_path_of
         from attnlab.config.schema import check
         from attnlab.sweep.launch.outcomes import outcome
         from attnlab.terminal import print_anywhere
@@ -40,12 +40,13 @@ class Job:
         about = HydraConfig.get()
 
         def chosen(group: str, choice: str) -> Any:
-            return OmegaConf.to_container(load_choice(about, group, choice))
+            return OmegaConf.to_container(load_choice(search_path_of(about), group, choice))
 
         try:
             designs.fill_in(composed, chosen)
             config = check(composed)
-        except InputError:  # told by the plan, and left out (sweep.on_error)
+        except InputError as error:  # told by the plan, too, if it was left out (sweep.on_error)
+            print(f"attnlab: left out: {error}", file=sys.stderr)
             return math.nan
         folder = ledger.folder(config)
         if self.titles and folder not in self.titles:  # sweep.zip, sweep.exclude or sweep.on_error left it out

@@ -9,6 +9,7 @@ from attnlab.config.settings import check_keys
 from attnlab.errors import InputError
 from attnlab.sweep.plan import Plan
 from attnlab.targets import parameters
+from attnlab.tracking import runs
 
 NAMES = {"Local": "local", "Slurm": "slurm", "Ray": "ray"}
 NEEDS = {"slurm": "submitit", "ray": "ray"}
@@ -47,5 +48,15 @@ def prepared(launcher: Mapping[str, Any]) -> functools.partial[None]:
 def launch(plan: Plan, launcher: Mapping[str, Any]) -> None:
     """Launch the unfinished points. Raises InputError before anything starts, KeyboardInterrupt after Ctrl-C."""
     function = prepared(launcher)
+    refuse_agent(plan)
     if plan.todo:
         function(plan.todo)
+
+
+def refuse_agent(plan: Plan) -> None:
+    """Raise InputError where the agent of a W&B sweep has started this command: its run is that of one point."""
+    if runs.agents() and any(point.config["logger"]["name"] == "wandb" for point in plan.todo):
+        raise InputError(
+            f"a W&B agent's run is one point, not {len(plan.todo)}: unset WANDB_SWEEP_ID and WANDB_RUN_ID, "
+            "or leave out logger=wandb"
+        )

@@ -82,7 +82,7 @@ def launch(
                         display.finished(point)
                         continue
                     try:
-                        ledger.prepare(point.folder, point.config, point.overrides)
+                        ledger.prepare(point.folder, point.config, point.overrides, point.until)
                         ready.append(point)
                     except lock.Busy as busy:
                         elsewhere.append(point)
@@ -119,7 +119,7 @@ def launch(
                     display.note(f"{len(left)} point{'s' * (len(left) > 1)} trained alone from here on: {why}")
                 for point in item.points:
                     display.ended(point)
-                    if code == worker.BUSY or (packed and not code and _is_open(point)):
+                    if code == worker.BUSY or (not code and _is_open(point, packed)):
                         elsewhere.append(point)
                         continue
                     again = apart and _needs_training(point, alone)
@@ -135,7 +135,7 @@ def launch(
                         continue
                     queue.append([point])
                     with contextlib.suppress(lock.Busy, OSError):  # not failed yet, should we be stopped now
-                        ledger.prepare(point.folder, point.config, point.overrides)
+                        ledger.prepare(point.folder, point.config, point.overrides, point.until)
     if interrupts:
         raise KeyboardInterrupt
     if broken is not None:
@@ -161,16 +161,23 @@ def packs(points: Sequence[Planned], slots: int) -> list[list[Planned]]:
     return found
 
 
-def _is_open(point: Planned) -> bool:
-    """Whether a pack that has ended in order has left the point out, as another process was training it."""
-    return ledger.read_json(point.folder / "status.json").get("state") in ("pending", "running", "preempted")
+def _is_open(point: Planned, packed: bool) -> bool:
+    """Whether a process that has ended in order has not done what was planned, as another one interfered.
+
+    A pack leaves out a point that another process trains; another launcher may have prepared it for fewer epochs.
+    """
+    state = ledger.read_json(point.folder / "status.json").get("state")
+    if state == "paused":
+        return not ledger.is_paused(point.folder, point.until)
+    return packed and state in ("pending", "running", "preempted")
 
 
 def _needs_training(point: Planned, alone: set[Path]) -> bool:
-    """False if the point has been finished, or has failed, since it was planned."""
+    """False if the point has been finished, paused where it shall be, or has failed, since it was planned."""
     now = ledger.read_point(point.folder)
     seen = (now.status.get("attempts") or 0) == point.attempts
-    return now.state != "done" and (now.state != "failed" or seen or point.folder in alone)
+    ended = now.state == "done" or ledger.is_paused(point.folder, point.until)
+    return not ended and (now.state != "failed" or seen or point.folder in alone)
 
 
 def _out_of_memory(point: Planned) -> bool:

@@ -63,8 +63,11 @@ def launch(
         remote = ray.remote(max_calls=1, max_retries=3)(_train)  # a process for each point
         with Display(points) as display:
             for point in points:
+                if ledger.is_paused(point.folder, point.until):
+                    display.finished(point)
+                    continue
                 try:
-                    ledger.prepare(point.folder, point.config, point.overrides)
+                    ledger.prepare(point.folder, point.config, point.overrides, point.until)
                 except lock.Busy as busy:
                     display.note(f"{point.title}  left to {busy}")
                     continue

@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,27 @@ from attnlab.errors import InputError
 from attnlab.ledger import lock
 from attnlab.sweep.launch.outcomes import outcome
 from attnlab.sweep.plan import Planned
+from attnlab.tracking import runs
 from attnlab.training import loop, worker
 from attnlab.training.stop import Preempted
 
 
 def launch(point: Planned) -> None:
-    """Train the point; its folder says how it went.
+    """Train the point; its folder says how it went. The run of a W&B agent hears of a finished point what it brought.
 
-    Raises InputError while another process trains it, KeyboardInterrupt if it was asked to stop and has saved.
+    Raises InputError while another process trains it (a W&B agent waits, as its sweep may give a point twice),
+    KeyboardInterrupt if it was asked to stop and has saved.
     """
+    agent = point.config["logger"]["name"] == "wandb" and runs.agents()
     try:
-        if point.state != "done":
-            ledger.prepare(point.folder, point.config, point.overrides)
+        while agent and lock.holder(point.folder) is not None:
+            time.sleep(1)
+        if agent and ledger.is_done(point.folder):
+            from attnlab.training.loggers import report_again
+
+            report_again(point.config, point.folder)
+        elif point.state != "done" and not ledger.is_paused(point.folder, point.until):
+            ledger.prepare(point.folder, point.config, point.overrides, point.until)
             train_here(point.folder, point.title, point.config)
     except lock.Busy as busy:
         raise InputError(f"{point.folder}: already being trained by {busy}") from None

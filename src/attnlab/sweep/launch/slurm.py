@@ -63,8 +63,10 @@ def launch(
         if job in queued:
             console.print(f"{point.title}  already in the queue: SLURM {job}", highlight=False, soft_wrap=True)
             continue
+        if ledger.is_paused(point.folder, point.until):
+            continue
         try:
-            ledger.prepare(point.folder, point.config, point.overrides)
+            ledger.prepare(point.folder, point.config, point.overrides, point.until)
         except lock.Busy as busy:
             console.print(f"{point.title}  left to {busy}", highlight=False, soft_wrap=True)
             continue
@@ -253,7 +255,7 @@ def _wait(points: Sequence[Planned]) -> None:
                 job = ledger.read_json(point.folder / "job.json").get("slurm")
                 if job in queued or lock.holder(point.folder) is not None:
                     continue
-                if state not in ("done", "failed", "preempted") and not _cancelled(job):
+                if state not in ("done", "failed", "preempted", "paused") and not _cancelled(job):
                     if time.monotonic() - gone.setdefault(point.folder, time.monotonic()) < lock.STALE_S:
                         continue  # a file server can be late to tell
                     worker.record_end(point.folder, 1, f"SLURM job {job} ended without a result")
