@@ -14,8 +14,9 @@ from attnlab import ledger
 from attnlab.errors import InputError
 from attnlab.study.collect import read_study
 from attnlab.study.report import print_per_class, write_report
-from attnlab.study.search import searched_seeds, tell
+from attnlab.study.search import tell
 from attnlab.study.seeds import needs
+from attnlab.study.trials import searched_seeds
 from attnlab.sweep import more
 from attnlab.tracking import dashboard, mirror
 from tests.study.points import write_point

@@ -14,7 +14,7 @@ from torch import nn
 
 from attnlab import ledger
 from attnlab.config import designs, schema
-from attnlab.config.build import build_data, build_network, placed_sites, signs_of, without_attention
+from attnlab.config.build import build_data, build_network, placed_sites, signs_of
 from attnlab.data import ImageData
 from attnlab.errors import InputError, first_line
 from attnlab.insertion import Cost, Latency, Site, cost, count_by_site, draw, time_together, trace
@@ -105,7 +105,7 @@ def print_cost(
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch sees no CUDA device here; use cpu")
     _, checked, data, heading = _set_up(config, input_size)
-    bare = without_attention(checked)
+    bare = designs.without_attention(checked)
     configs = {checked["backbone"]["name"]: bare}
     if checked["sites"] is not None:
         configs[f"+ {checked['attention']['name']} at {checked['sites']['name']}"] = checked

@@ -105,12 +105,6 @@ def drawing(config: Config, data: Task) -> list[str]:
     return [*draw(sites, marks), "", *told]
 
 
-def without_attention(config: Config) -> dict[str, Any]:
-    """The config of the bare network."""
-    bare = {key: value for key, value in config.items() if key != "placements"}
-    return {**bare, "attention": {"name": "none"}, "sites": None}
-
-
 def build_backbone(config: Config, data: Task, meta: bool = False) -> nn.Module:
     """The backbone alone; ``meta``: without memory, if it can be built so."""
     torch.manual_seed(config["seed"])

@@ -67,8 +67,9 @@ def _placement(path: str, given: Any, config: DictConfig, choose: Choose) -> Set
         raise InputError(f"{path}.attention={name}: must be the name of a config in conf/attention/")
     with told_of(path):
         known = choose("attention", name) if isinstance(name, str) and name != BY_STAGE else {}
-        for key in settings.keys() - known.keys() if "target" not in known else ():
-            if near := get_close_matches(key, PLACE_KEYS, n=1, cutoff=0.8):
+        for key in settings if "target" not in known else ():
+            near = get_close_matches(key, PLACE_KEYS, n=1, cutoff=0.8)
+            if key not in known and near:
                 raise InputError(f"attention.{key}: no such setting; nearest: {near[0]}")
         attention = _attention(name, settings, config, choose)
     with told_of(path, sites="at"):
@@ -218,6 +219,12 @@ def _place(placement: Settings) -> tuple[int, str, str]:
 
 def unnamed(node: Settings) -> Settings:
     return {key: value for key, value in node.items() if key != "name"}
+
+
+def without_attention(config: Mapping[str, Any]) -> Settings:
+    """The checked config of the bare network."""
+    rest = {key: value for key, value in config.items() if key != "placements"}
+    return {**rest, "attention": {"name": "none"}, "sites": None}
 
 
 def names_of(placements: Iterable[Settings]) -> tuple[str, str]:

@@ -26,9 +26,10 @@ from attnlab.study.figures import draw_all
 from attnlab.study.metrics import ACCURACY, Metric, metric_of
 from attnlab.study.page import to_html
 from attnlab.study.prose import damaged
-from attnlab.study.search import refuse_search, tell
+from attnlab.study.search import tell
 from attnlab.study.search_words import Drawing, Part, Sheet
 from attnlab.study.statistics import FIRST
+from attnlab.study.trials import refuse_search
 
 COLUMNS = ["test ±", "difference", "p", "verdict", "parameters", "MACs", "ms"]  # after the replicates
 ABREAST = 4  # columns of what was also measured, in a table of the terminal

@@ -8,8 +8,8 @@ from attnlab.study.collect import Study, Variant, baselines
 from attnlab.study.comparisons import family
 from attnlab.study.costs import same_cost
 from attnlab.study.replicates import Replicate, of_seed, seed_of
-from attnlab.study.search import searched_seeds
 from attnlab.study.statistics import FIRST
+from attnlab.study.trials import searched_seeds
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attnlab import ledger
-from attnlab.config import schema
+from attnlab.config import designs, schema
 from attnlab.config.cache import is_ours, recall, remember
 from attnlab.errors import InputError, choices
 from attnlab.study.costs import NEAR
@@ -73,8 +73,7 @@ def _width(config: Config, setting: str) -> float:
 
 def _bare(config: Config, setting: str, width: float, seed: int) -> Config:
     backbone = {**config["backbone"], setting.partition(".")[2]: width}
-    rest = {key: value for key, value in config.items() if key != "placements"}
-    return {**rest, "backbone": backbone, "attention": {"name": "none"}, "sites": None, "seed": seed}
+    return {**designs.without_attention(config), "backbone": backbone, "seed": seed}
 
 
 def _rehearsed(config: Config) -> Any:

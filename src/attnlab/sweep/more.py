@@ -10,8 +10,8 @@ from attnlab.errors import InputError
 from attnlab.study.collect import Study, Variant, read_study
 from attnlab.study.prose import damaged
 from attnlab.study.replicates import Replicate, seed_of
-from attnlab.study.search import refuse_search
 from attnlab.study.seeds import Need, needs, within
+from attnlab.study.trials import refuse_search
 from attnlab.sweep import plan, table
 from attnlab.sweep.launch import launchers
 from attnlab.sweep.plan import Plan

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from attnlab import ledger
-from attnlab.config import schema
+from attnlab.config import designs, schema
 from attnlab.config.compose import composing, parse
 from attnlab.config.first_check import precheck
 from attnlab.config.many import quick_composer
@@ -336,8 +336,7 @@ def _base(wanted: Search) -> Config:
 
 def bare(config: Config) -> Config:
     """The design without attention."""
-    rest = {key: value for key, value in config.items() if key != "placements"}
-    return schema.check({**rest, "attention": {"name": "none"}, "sites": None})
+    return schema.check(designs.without_attention(config))
 
 
 def violated(wanted: Search, config: Config, cost: Mapping[str, int]) -> str:
