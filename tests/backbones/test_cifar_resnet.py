@@ -7,6 +7,7 @@ import torch
 
 import attnlab
 from attnlab.backbones.cifar_resnet import PadShortcut
+from attnlab.errors import InputError
 from attnlab.insertion import find_sites
 
 
@@ -80,3 +81,11 @@ def test_attention_stands_on_identities():
 def test_wrong_depth_is_named():
     with pytest.raises(attnlab.InputError, match="depth=18: must be 6 n \\+ 2, such as 20, 32, 44, 56 or 110"):
         attnlab.backbones.CifarResNet(depth=18)
+
+
+def test_width_multiplies_every_number_of_channels():
+    net = attnlab.create("resnet20", num_classes=10, width=1.5)
+    assert [c.out_channels for c in net.modules() if isinstance(c, torch.nn.Conv2d)] == 7 * [24] + 6 * [48] + 6 * [96]
+    assert net(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    with pytest.raises(InputError, match="width=0: must be above 0"):
+        attnlab.create("resnet20", num_classes=10, width=0)

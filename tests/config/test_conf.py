@@ -166,6 +166,23 @@ def small_imagenet(root):
     return [f"data.root={root}", "data.num_classes=2", "data.size=32", "data.batch_size=4", "data.workers=1"]
 
 
+def small_faces(root):
+    """FER-2013's layout with 20 grey faces of each usage."""
+    pixels = " ".join(["100"] * 48 * 48)
+    rows = [f"{i % 7},{pixels},{usage}" for usage in ("Training", "PublicTest", "PrivateTest") for i in range(21)]
+    (root / "faces.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]))
+    return ["trainer.max_epochs=1", f"data.file={root}/faces.csv", "data.batch_size=10", "attention=cbam", "seed=0"]
+
+
+def small_photographs(root):
+    """A folder with two classes of ten tiny images."""
+    for name, colour in (("rose", 20), ("tulip", 200)):
+        (root / "photos" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (50, 40), (colour, i, i)).save(root / "photos" / name / f"{i}.jpg")
+    return ["trainer.max_epochs=1", f"data.folder={root}/photos", "data.size=32", "data.batch_size=4"]
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -194,7 +211,11 @@ def test_experiment_says_its_command_cost_and_result_and_trains(path, tmp_path, 
         small = ["trainer.max_epochs=1", *small_imagenet(tmp_path / "images")]
     if {"override /data": "fashion_mnist"} in chosen:
         write_fashion_mnist(tmp_path, 300, 10)
-        small = ["trainer.max_epochs=1", f"data.root={tmp_path}", "attention=cbam", "seed=0"]
+        small = ["trainer.max_epochs=1", f"data.root={tmp_path}", "data.val=0.1", "attention=cbam", "seed=0"]
+    if {"override /data": "fer2013"} in chosen:
+        small = small_faces(tmp_path)
+    if {"override /data": "image_folder"} in chosen:
+        small = small_photographs(tmp_path)
     if "search" in yaml.safe_load(Path(path).read_text(encoding="utf-8")):
         with asking.prepared([f"experiment={path.stem}", "rungs=null", *small]) as wanted:
             point = plan.of_composed([([], wanted.base)], wanted.hydra).points[0]

@@ -30,9 +30,8 @@ class PadShortcut(nn.Module):
 class BasicBlock(nn.Module):
     """``relu(branch(x) + shortcut(x))``, the branch being 3×3 conv, norm, relu, 3×3 conv, norm."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        stride = 1 if inputs == outputs else 2
         self.branch = nn.Sequential()
         self.branch.add_module("conv1", nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False))
         self.branch.add_module("norm1", nn.BatchNorm2d(outputs))
@@ -52,26 +51,30 @@ class CifarResNet(nn.Module):
 
     ``(N, in_channels, H, W)`` -> logits ``(N, num_classes)``. With 10 classes and RGB 269,722, 464,154, 658,586,
     853,018 and 1,727,962 parameters (the paper's 0.27, 0.46, 0.66, 0.85 and 1.7 M). Convolutions start by He
-    (fan-in), as in the paper. Raises InputError for another depth.
+    (fan-in), as in the paper. ``width`` multiplies every number of channels. Raises InputError for another depth, and
+    for a width that is not above 0.
     """
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, *, depth: int = 20) -> None:
+    def __init__(self, num_classes: int = 10, in_channels: int = 3, *, depth: int = 20, width: float = 1.0) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise InputError(f"depth={depth}: must be 6 n + 2, such as 20, 32, 44, 56 or 110")
+        if width <= 0:
+            raise InputError(f"width={width}: must be above 0")
+        widths = [max(1, round(channels * width)) for channels in WIDTHS]
         self.stem = nn.Sequential()
-        self.stem.add_module("conv", nn.Conv2d(in_channels, WIDTHS[0], 3, padding=1, bias=False))
-        self.stem.add_module("norm", nn.BatchNorm2d(WIDTHS[0]))
+        self.stem.add_module("conv", nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False))
+        self.stem.add_module("norm", nn.BatchNorm2d(widths[0]))
         self.stem.add_module("relu", nn.ReLU())
         self.stages = nn.Sequential()
-        inputs = WIDTHS[0]
-        for stage, width in enumerate(WIDTHS, start=1):
+        inputs = widths[0]
+        for stage, outputs in enumerate(widths, start=1):
             blocks = nn.Sequential()
             for block in range(1, (depth - 2) // 6 + 1):
-                blocks.add_module(f"block{block}", BasicBlock(inputs, width))
-                inputs = width
+                blocks.add_module(f"block{block}", BasicBlock(inputs, outputs, 2 if stage > 1 and block == 1 else 1))
+                inputs = outputs
             self.stages.add_module(f"stage{stage}", blocks)
-        self.head = nn.Linear(WIDTHS[-1], num_classes)
+        self.head = nn.Linear(widths[-1], num_classes)
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")

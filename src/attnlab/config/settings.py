@@ -27,6 +27,7 @@ OURS: dict[str, dict[str, tuple[Any, str]]] = {
 CROSSED: dict[str, Any] = {
     "ratio": Annotated[float, Field(ge=1)] | None,
     "order": Order | None,
+    "combine": Literal["product", "sum", "max"] | None,
     "groups": Annotated[int, Field(ge=1)] | None,
 }
 NAME = Annotated[str, Field(pattern=r"^[\w+-][\w.+-]*$")]  # serves in the name of a folder

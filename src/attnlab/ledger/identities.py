@@ -37,6 +37,7 @@ LATER: dict[str, dict[str, Any]] = {
         "eval_share": 1.0,
         "eval_flip": False,
     },
+    "attnlab.backbones.CifarResNet": {"width": 1.0},
     "attnlab.data.ImageFolder": {
         "channels": None,
         "fit": "crop",
