@@ -125,7 +125,19 @@ def _variant(rng: Any, levels: dict[str, str], bare: Any, mean: float, seeds: in
         "config": _config(levels),
         "points": points,
     }
-    row |= dict.fromkeys(["difference", "difference_test", "p", "p_holm", "effect_size", "verdict"])
+    row |= dict.fromkeys(
+        [
+            "difference",
+            "difference_test",
+            "difference_both",
+            "p",
+            "p_holm",
+            "p_both",
+            "p_both_holm",
+            "effect_size",
+            "verdict",
+        ]
+    )
     row |= dict.fromkeys(["more_seeds", "gain", "equal_cost"])
     if bare:
         row |= {"baseline": bare["label"], "baseline_id": bare["id"], **_comparison(row, bare, more)}
@@ -145,8 +157,11 @@ def _comparison(row: dict[str, Any], bare: dict[str, Any], more: dict[str, float
     return {
         "difference": found,
         "difference_test": 0.0068,
+        "difference_both": 0.011,
         "p": p,
         "p_holm": p_holm,
+        "p_both": p,
+        "p_both_holm": p_holm,
         "effect_size": effect,
         "verdict": verdict,
         "more_seeds": None if verdict != "undecided" or abs(effect) < 0.2 else math.ceil(8 / effect**2),

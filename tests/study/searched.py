@@ -5,7 +5,7 @@ from itertools import product
 from pathlib import Path
 
 from attnlab import ledger
-from tests.study.points import write_point
+from tests.study.points import answers_of, write_point
 
 RUNGS = (1, 2, 4)
 TRAINER = {"max_epochs": RUNGS[-1]}
@@ -60,7 +60,10 @@ def confirm(root: Path, params, seeds=(1, 2, 3, 4)):
 
 def _point(root, params, seed, accuracy, state, counts=None):
     settings = {key.removeprefix("attention."): value for key, value in params.items()}
-    return write_point(root, seed=seed, accuracy=accuracy, state=state, counts=counts, trainer=TRAINER, **settings)
+    known = {"answers": answers_of(accuracy, 4000)} if state == "done" else {}
+    return write_point(
+        root, seed=seed, accuracy=accuracy, state=state, counts=counts, trainer=TRAINER, **known, **settings
+    )
 
 
 def _quality(params):

@@ -12,7 +12,7 @@ from attnlab.errors import InputError
 from attnlab.study.analysis import analyse, detailed, read_analysis
 from attnlab.study.collect import read_study
 from attnlab.study.statistics import Estimate, differences, estimate
-from tests.study.points import write_point
+from tests.study.points import write_answered, write_point
 
 
 def by_label(told):
@@ -178,10 +178,10 @@ def test_fronts_are_within_a_data_set(tmp_path):
 def test_at_equal_cost(tmp_path):
     root = tmp_path / "s"
     for seed, shift in enumerate([0.0, 0.002, -0.002, 0.001]):
-        write_point(root, "none", seed, 0.80 + shift, backbone={"width": 1.0}, counts={"parameters": 1000})
-        write_point(root, "se", seed, 0.84, backbone={"width": 1.0}, counts={"parameters": 1100})
-        write_point(root, "none", seed, 0.838 + shift, backbone={"width": 1.05}, counts={"parameters": 1090})
-        write_point(root, "none", seed, 0.9, backbone={"width": 2.0}, counts={"parameters": 4000})
+        write_answered(root, "none", seed, 0.80 + shift, backbone={"width": 1.0}, counts={"parameters": 1000})
+        write_answered(root, "se", seed, 0.84, backbone={"width": 1.0}, counts={"parameters": 1100})
+        write_answered(root, "none", seed, 0.838 + shift, backbone={"width": 1.05}, counts={"parameters": 1090})
+        write_answered(root, "none", seed, 0.9, backbone={"width": 2.0}, counts={"parameters": 4000})
     se = by_label(read_analysis(root))["se backbone.width=1"]
     assert se["verdict"] == "better"
     assert se["equal_cost"]["label"] == "none backbone.width=1.05"

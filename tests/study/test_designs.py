@@ -212,10 +212,10 @@ def test_a_wider_bare_network_is_of_equal_cost(tmp_path, undrawn, capsys):
     (row,) = [row for row in told["variants"] if row["equal_cost"]]
     assert (row["label"], row["equal_cost"]["label"]) == ("se+cbam", "none backbone.width=1.1")
     assert row["difference"]["mean"] == pytest.approx(0.11)
-    assert told["headline"].startswith("se+cbam is better than none: +11.0")
+    assert told["headline"].startswith("se+cbam is better than none on these images: +11.0")
     out = " ".join(capsys.readouterr().out.split())
     assert "Numbers after an attention are stages. se+cbam is se 1 + cbam 2." in out
-    assert r"se+cbam & \boldmath$81.0 \pm" in (root / "report.tex").read_text()
+    assert r"se+cbam & $81.0 \pm" in (root / "report.tex").read_text()
     assert "| se+cbam |" in (root / "report.md").read_text()
     assert '"stage 1": "se"' in (root / "report.json").read_text()
     assert '"placements":{"branch 1":{"attention":{"_target_":"x.SE"' in (root / "report.html").read_text()

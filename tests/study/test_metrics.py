@@ -42,11 +42,11 @@ def test_lower_is_better_of_the_loss(root, capsys, undrawn):
     shown = capsys.readouterr().out
     assert told["variants"][0]["label"] == "se"
     assert {row["label"]: row["verdict"] for row in told["variants"]} == {
-        "se": "better", "simam": "undecided", "none": None,
+        "se": "better on these images", "simam": "undecided", "none": None,
     }  # fmt: skip
-    assert told["headline"].startswith("se is better than none: -0.100 ± 0.003 nats")
+    assert told["headline"].startswith("se is better than none on these images: -0.100 ± 0.003 nats")
     assert "test loss, best first" in shown
-    assert re.search(r"se +0.400 ± 0.003 +6 +-0.100 ± 0.003 +<.001 +better", shown)
+    assert re.search(r"se +0.400 ± 0.003 +6 +-0.100 ± 0.003 +<.001 +better on these images", shown)
     assert "warning: not in the tables: loss: 1 point of an older attnlab lacks it" in shown.replace("\n", " ")
     assert "bootstrap" not in shown + told["methods"]
     assert "The reported test loss is that of the epoch with the highest validation accuracy" in told["methods"]
@@ -58,9 +58,9 @@ def test_lower_is_better_of_the_loss(root, capsys, undrawn):
 def test_higher_is_better_of_f1(root):
     told = write_report(root, "json", metric="f1")  # draws nothing
     assert {row["label"]: row["verdict"] for row in told["variants"]} == {
-        "se": "worse", "simam": "undecided", "none": None,
+        "se": "worse on these images", "simam": "undecided", "none": None,
     }  # fmt: skip
-    assert told["headline"].endswith("se is worse than none: -10.0 ± 0.3.")
+    assert told["headline"].endswith("se is worse than none on these images: -10.0 ± 0.3.")
     assert told["more"].endswith("--metric f1")
 
 

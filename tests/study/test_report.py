@@ -33,7 +33,7 @@ def test_report_writes_tables_page_and_figures(study, capsys):
     assert [row["variant"] for row in rows] == ["cbam order=parallel", "se", "cbam order=channel_first", "none"]
     assert float(rows[1]["difference"]) == pytest.approx(0.03)
     page = (study / "report.md").read_text()
-    assert re.search(r"\| se \| 83.0 ± 2.5 \| 3 \|  \| \+3.0 ± 2.5 \| .070 \| undecided \(\d+\) \| 1,010 \| ", page)
+    assert re.search(r"\| se \| 83.0 ± 2.5 \| 3 \|  \| \+3.0 ± 2.5 \|  \| .070 \| undecided \(\d+\) \| 1,010 \| ", page)
     assert "![effects](figures/effects.png)" in page
     assert "We trained 4 variants on D with 2 to 3 seeds each" in page
     told = json.loads((study / "report.json").read_text())
@@ -87,8 +87,8 @@ def test_each_format_can_be_piped(tmp_path, capsys, undrawn):
     assert se["p_holm"] < 0.001
     assert se["more_seeds"] == 0
     lines = shown["latex"].splitlines()
-    assert lines[1] == r"\begin{tabular}{lrrrrrr}"
-    assert lines[5].startswith(r"se & \boldmath$84.0 \pm 0.3$ & 6 & $+4.0 \pm 0.3$ & 1\,010 & ")
+    assert lines[2] == r"\begin{tabular}{lrrrrlrrr}"
+    assert lines[6].startswith(r"se & \boldmath$84.0 \pm 0.3$ & 6 & $+4.0 \pm 0.3$ & 1.2 & better & 1\,010 & ")
     assert sum("boldmath" in line for line in lines) == 1
     assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
 

@@ -19,6 +19,8 @@ def variant(label, mean, ratio, verdict, **more):
         "difference": difference,
         "p": None if verdict is None else 0.01,
         "p_holm": None if verdict is None else 0.01,
+        "difference_both": None if verdict is None else 0.03,
+        "p_both_holm": None if verdict is None else 0.02,
         "verdict": verdict,
         "parameters": 60410,
         "macs": 3802000,

@@ -207,7 +207,7 @@ def _name_of(images: Images | Lazy, i: int) -> str | None:
 def _known_answers(trained: Trained, split: str, labels: np.ndarray) -> Any:
     """Indices of all images and what the point predicted of them, as training wrote it down; else (None, None)."""
     answers, _ = ledger.read_array(trained.folders[0] / "test.npy") if split == "test" else (None, "")
-    if answers is None or answers.shape != (2, len(labels)) or not np.array_equal(answers[0], labels):
+    if answers is None or answers.shape[1] != len(labels) or not np.array_equal(answers[0], labels):
         return None, None
     return np.arange(len(labels)), answers[1]
 

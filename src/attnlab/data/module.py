@@ -22,6 +22,7 @@ from attnlab.errors import InputError
 from attnlab.ledger import write_text
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
 MEMORY_SHARE = 0.5  # of a process's part of the memory, that all images at their final size may take
@@ -50,6 +51,7 @@ class ImageData:
     num_classes: int
     shape: tuple[int, int, int]
     notes: Sequence[str] = ()  # what of the data was left out, once they are loaded
+    test_groups: "np.ndarray | None" = None  # (N,) of the test images, once they are loaded: equal ones belong together
     cache: Path | None = None  # folder for decoded images and what was found about files; None: nothing is written
     fit_how: Fit = "crop"
     background: Background = "white"

@@ -88,7 +88,10 @@ def _columns(content: bytes) -> dict[str, list[Any]]:
 
 
 def read_array(path: Path) -> tuple["numpy.ndarray | None", str]:
-    """test.npy, ``(2, N)``: labels and predicted classes; None if it is not there or damaged; and the damage."""
+    """test.npy, ``(2, N)``: labels and predicted classes, or ``(3, N)`` with groups; and the damage.
+
+    None if it is not there or damaged.
+    """
     array, damage = _read(path, _answers)
     return (None if array is _NOTHING else array), damage
 
@@ -99,8 +102,8 @@ def _answers(content: bytes) -> Any:
     array = numpy.load(io.BytesIO(content))
     if not (isinstance(array, numpy.ndarray) and array.ndim == 2 and array.dtype.kind in "iu"):
         raise ValueError("it holds no rows of whole numbers")
-    if len(array) != 2 or not array.size:
-        raise ValueError(f"its shape is {array.shape}, must be (2, images)")
+    if len(array) not in (2, 3) or not array.size:
+        raise ValueError(f"its shape is {array.shape}, must be (2, images), or with groups (3, images)")
     return array
 
 

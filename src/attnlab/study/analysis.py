@@ -155,6 +155,7 @@ def _variants(study: Study, bases: list[Variant | None], also: Measured) -> list
                 "differences": {written(which): value for which, value in pairs.items()},
                 "difference": _difference(comparison) if comparison and pairs else None,
                 "difference_test": bootstrap.of_difference(answers, base_answers) if pairs else None,
+                "difference_both": comparison.half_width_both if comparison else None,
                 **_comparison(comparison),
                 "more_seeds": found.more_seeds if found else None,
                 "looks": comparison.looks if comparison else None,
@@ -193,7 +194,7 @@ def recalls(variant: Variant) -> dict[str, Told]:
     for point in variant.points.values():
         if (answers := point.answers()) is None:
             continue
-        labels, predicted = answers
+        labels, predicted = answers[:2]
         names = dict(enumerate(point.result.get("classes") or ()))
         for label in sorted({*labels.tolist()}):
             found[names.get(label, str(label))].append(float((predicted[labels == label] == label).mean()))
@@ -211,9 +212,15 @@ def _difference(comparison: Comparison) -> Told:
 
 def _comparison(comparison: Comparison | None) -> Told:
     if comparison is None:
-        return dict.fromkeys(("p", "p_holm", "effect_size", "verdict"))
-    effect = comparison.effect if isfinite(comparison.effect or 0) else None
-    return {"p": comparison.p, "p_holm": comparison.p_holm, "effect_size": effect, "verdict": comparison.verdict}
+        return dict.fromkeys(("p", "p_holm", "p_both", "p_both_holm", "effect_size", "verdict"))
+    return {
+        "p": comparison.p,
+        "p_holm": comparison.p_holm,
+        "p_both": comparison.p_both,
+        "p_both_holm": comparison.p_both_holm,
+        "effect_size": comparison.effect if isfinite(comparison.effect or 0) else None,
+        "verdict": comparison.verdict,
+    }
 
 
 def _at_equal_cost(cost: str, found: Compared | None) -> Told | None:
@@ -221,7 +228,11 @@ def _at_equal_cost(cost: str, found: Compared | None) -> Told | None:
         return None
     comparison = found.comparison
     told = {"label": found.base.label, "cost": cost, "count": found.base.cost[cost], **_difference(comparison)}
-    more = {"mean": comparison.mean if comparison.pairs else None, "more_seeds": found.more_seeds}
+    more = {
+        "mean": comparison.mean if comparison.pairs else None,
+        "both": comparison.half_width_both,
+        "more_seeds": found.more_seeds,
+    }
     return {**told, **more, **_comparison(comparison)}
 
 

@@ -1,6 +1,6 @@
 """Uncertainty from the test set: how much other test images, drawn like these, would change the results.
 
-In cross-validation the test images are those of all folds.
+In cross-validation the test images are those of all folds. Images of a group (data.group) are drawn together.
 """
 
 from collections import defaultdict
@@ -16,10 +16,11 @@ RESAMPLES = 2000
 
 
 def correctness(answers: Sequence["np.ndarray | None"]) -> "np.ndarray | None":
-    """``(points, N)``: whether each point classified each test image correctly.
+    """``(points, N)``: whether each point classified each test image correctly; of images in groups how many of each
+    group, over the mean size of a group.
 
-    ``answers``: of each point ``(2, N)``, labels and predicted classes. None if a point has none, or if they are not
-    of the same images.
+    ``answers``: of each point ``(2, N)``, labels and predicted classes, or ``(3, N)`` with groups. None if a point has
+    none, or if they are not of the same images.
     """
     import numpy as np
 
@@ -29,7 +30,11 @@ def correctness(answers: Sequence["np.ndarray | None"]) -> "np.ndarray | None":
     labels = known[0][0]
     if any(len(a[0]) != len(labels) or (a[0] != labels).any() for a in known):
         return None
-    return np.stack([a[0] == a[1] for a in known])
+    right = np.stack([a[0] == a[1] for a in known])
+    if any(len(a) < 3 for a in known):
+        return right
+    _, group = np.unique(known[0][2], return_inverse=True)
+    return np.stack([np.bincount(group, row) for row in right]) * (group.max() + 1) / len(group)
 
 
 def half_width(values: "np.ndarray") -> float:
@@ -79,7 +84,7 @@ def _pooled(folds: "Sequence[np.ndarray | None]") -> float | None:
 
 def mcnemar_p(answers: Any, base: Any) -> float | None:
     """Exact McNemar test of two points: whether one is right more often on images where they disagree."""
-    right = correctness([answers, base])
+    right = correctness([a if a is None else a[:2] for a in (answers, base)])
     if right is None:
         return None
     from scipy.special import bdtr

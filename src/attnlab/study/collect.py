@@ -41,7 +41,10 @@ class Point:
         return code_of(self.about)
 
     def answers(self) -> "np.ndarray | None":
-        """``(2, N)``: labels and predicted classes of the test images; None for a point that has not kept them."""
+        """``(2, N)``: labels and predicted classes of the test images, ``(3, N)`` with their groups (data.group).
+
+        None for a point that has not kept them.
+        """
         answers, damage = _array(self.folder / "test.npy")
         self.damage.update(filter(None, [damage]))
         return answers

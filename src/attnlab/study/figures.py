@@ -15,6 +15,7 @@ from attnlab.study.costs import COSTS
 from attnlab.study.factors import in_order
 from attnlab.study.metrics import ACCURACY, Metric, metric_of
 from attnlab.study.replicates import by, over
+from attnlab.study.statistics import ON_THESE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ GREY = "#7f8285"  # legible on white and on black
 # Okabe and Ito's colours, which people with any colour vision tell apart, without the yellow that white swallows.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 LINES: list[Any] = ["-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1))]
-VERDICTS = {"better": (COLOURS[0], "^"), "worse": (COLOURS[1], "v")}  # by shape too
+VERDICTS = {"better": (COLOURS[0], "^"), "worse": (COLOURS[1], "v")}  # by shape too; hollow: on these images
 NAMED = 6  # of a Pareto front, the best
 MOST = 40  # rows of a figure; a table shows the rest
 STYLE = (
@@ -52,7 +53,8 @@ def draw_all(told: Told, study: Study, tell: Callable[[str], None], place: Path 
          f"Pareto front, its best named below: nothing is as {as_good} and cheaper."),
         ("effects", f"Differences to {told['baseline']}", _effects,
          f"Small dots are {all_of}, marks their means, thick lines 95 % intervals over {all_of}, thin lines below "
-         "them those over test images. Triangles are decided after correction: up better, down worse."),
+         f"them those over {all_of} and test images together. Triangles are decided after correction: up better, down "
+         "worse; hollow ones on these images only."),
         ("seeds", f"Every {each}", _seeds,
          f"A dot is the test {words} of one {each}, the ring their mean, the line its 95 % interval."),
         ("factors", "Each factor, averaged over the rest", _factors,
@@ -198,16 +200,16 @@ def _effects(told: Told, study: Study) -> "Figure | None":
     shown = metric.scale
     figure, ((axes,),) = axes_of(1, 1, 7.5, 1.1 + 0.3 * len(rows))
     for y, row in enumerate(reversed(rows)):
-        colour, marker = VERDICTS.get(row["verdict"], (GREY, "o"))
+        colour, marker = VERDICTS.get((row["verdict"] or "").removesuffix(ON_THESE), (GREY, "o"))
         seeds = [shown * d for d in row["differences"].values()]
         axes.plot(seeds, [y + 0.22] * len(seeds), ".", color=colour, markersize=4, alpha=0.6)
         mean, half_width = shown * row["difference"]["mean"], row["difference"]["half_width"]
         if half_width is not None:
             axes.hlines(y, mean - shown * half_width, mean + shown * half_width, color=colour, linewidth=2)
-        if row["difference_test"] is not None:
-            reach = shown * row["difference_test"]
+        if row["difference_both"] is not None:
+            reach = shown * row["difference_both"]
             axes.hlines(y - 0.22, mean - reach, mean + reach, color=colour, linewidth=0.8)
-        filled = PAPER if marker == "o" else colour
+        filled = colour if row["verdict"] in VERDICTS else PAPER
         axes.plot(mean, y, marker, color=colour, markerfacecolor=filled, markersize=6)
     axes.axvline(0, color=INK, linewidth=1)
     _name_rows(axes, rows)

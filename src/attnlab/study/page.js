@@ -8,7 +8,15 @@ const metric = told.metric; // what the rows call accuracy
 const REPLICATE = told.replicates ? "replicate" : "seed";
 const head = [metric.words, metric.unit].filter(Boolean).join(" ");
 const COSTS = { parameters: "parameters", macs: "MACs", latency_ms: "ms" };
-const VERDICTS = { better: "▲", worse: "▼", undecided: "○", "one pair": "–" };
+const ON_THESE = " on these images"; // nobody knows of others, or they may say otherwise
+const VERDICTS = {
+  better: "▲",
+  [`better${ON_THESE}`]: "△",
+  worse: "▼",
+  [`worse${ON_THESE}`]: "▽",
+  undecided: "○",
+  "one pair": "–",
+};
 const INKS = ["currentColor", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]; // Okabe and Ito
 const DASHES = ["", "7 3", "2 2"];
 const CURVES = ["train/loss", "val/loss", "train/accuracy", "val/accuracy"]; // in this order, others after them
@@ -146,7 +154,9 @@ function conclusion() {
 function inNumbers() {
   if (!compared.length) return null;
   const better = withVerdict("better");
-  const rest = [["worse", "worse"], ["undecided", "undecided"], ["one pair", "of one pair only"]]
+  const kinds = Object.keys(VERDICTS).filter((verdict) => verdict !== "better");
+  const rest = kinds
+    .map((verdict) => [verdict, verdict === "one pair" ? "of one pair only" : verdict])
     .map(([verdict, words]) => [withVerdict(verdict).length, words])
     .filter(([n]) => n)
     .map(([n, words]) => `${count(n)} ${n === 1 ? "is" : "are"} ${words}`);
@@ -236,7 +246,7 @@ function axis(limit) {
 }
 
 const order = new Intl.Collator("en", { numeric: true });
-const rank = { better: 0, undecided: 1, "one pair": 2, worse: 3 };
+const rank = { better: 0, [`better${ON_THESE}`]: 1, undecided: 2, "one pair": 3, [`worse${ON_THESE}`]: 4, worse: 5 };
 const column = (head, first, value, cell, more) => ({ head, first, value, cell, ...more });
 const number = (head, first, value, write, more) =>
   column(head, first, value, (v) => (known(value(v)) ? write(value(v)) : ""), { name: head, ...more });
@@ -247,7 +257,9 @@ const EVERY_COLUMN = {
   label: column("variant", UP, (v) => v.label, labelCell, { left: true, kind: "left label" }),
   accuracy: column(head, BEST_FIRST, (v) => v.accuracy.mean, accuracyCell),
   difference: column("vs baseline", BEST_FIRST, (v) => v.difference?.mean, differenceCell, { below: () => axis(reach) }),
+  both: number("both ±", UP, (v) => v.difference_both, written),
   p: number("p (Holm)", UP, (v) => v.p_holm, probability, { name: "p" }),
+  p_both: number("p both", UP, (v) => v.p_both_holm, probability),
   verdict: column("verdict", UP, (v) => rank[v.verdict], verdictMark, { left: true }),
   effect: number("effect d", DOWN, (v) => v.effect_size, plus, { name: "d" }),
   test: number("test ±", UP, (v) => v.accuracy_test, written),
@@ -577,13 +589,16 @@ function numbersOf(variant) {
   line(metric.words, `${mean}, ${several(variant.accuracy.n, REPLICATE)}`);
   if (known(variant.accuracy_test)) line("other test images", `± ${written(variant.accuracy_test)}`);
   if (variant.difference) {
-    const images = known(variant.difference_test) ? `; other test images ± ${written(variant.difference_test)}` : "";
+    const both = variant.difference_both;
+    const images = known(both) ? `; other seeds and test images ± ${written(both)}` : "";
     line(
       "difference",
       `${estimate(variant.difference, true)} ${POINTS}, ${several(variant.difference.n, "pair")}${images}`,
     );
   }
   if (known(variant.p)) line("p", `${probability(variant.p)}, corrected ${probability(variant.p_holm)}`);
+  if (known(variant.p_both))
+    line("p, other images too", `${probability(variant.p_both)}, corrected ${probability(variant.p_both_holm)}`);
   if (known(variant.effect_size)) line("effect size d", plus(variant.effect_size, 2));
   if (!variant.is_baseline) line("verdict", verdictMark(variant));
   const same = variant.equal_cost;

@@ -10,7 +10,7 @@ from attnlab.study import bootstrap, costs, factors, replicates
 from attnlab.study.collect import Point, Study, Variant, fits, full_names, lack, several_versions
 from attnlab.study.measured import in_words
 from attnlab.study.metrics import ACCURACY, METRICS, Metric, metric_of
-from attnlab.study.statistics import FIRST
+from attnlab.study.statistics import FIRST, ON_THESE
 from attnlab.study.texts import Flat, flatten, written
 
 Told = Mapping[str, Any]  # see analysis
@@ -56,7 +56,8 @@ def damaged(study: Study) -> list[str]:
 
 def at_equal_cost(told: Told) -> str:
     """``... of 8 variants 0 are better, 1 is worse (cbam block), 7 are undecided.``; empty without such comparisons"""
-    labels: dict[str, list[str]] = {"better": [], "worse": [], "undecided": []}
+    kinds = ("better", f"better{ON_THESE}", "worse", f"worse{ON_THESE}", "undecided")
+    labels: dict[str, list[str]] = {kind: [] for kind in kinds}
     for row in told["variants"]:
         if row["equal_cost"] and row["equal_cost"]["verdict"] in labels:
             labels[row["equal_cost"]["verdict"]].append(row["label"])
@@ -65,6 +66,8 @@ def at_equal_cost(told: Told) -> str:
         return ""
     parts = []
     for verdict, names in labels.items():
+        if verdict.endswith(ON_THESE) and not names:
+            continue
         which = (
             f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names and verdict != "undecided" else ""
         )
@@ -191,7 +194,10 @@ def notes(told: Told, study: Study) -> list[str]:
     text = [
         f"± is the half-width of a 95 % t-interval over {over}. Differences are to {told['baseline']}, in "
         f"{metric_of(told).difference}, paired by {by}.",
-        f"p: {test}, with Holm's correction for all comparisons of the table; better and worse are p ≤ 0.05.",
+        f"p: {test}, with Holm's correction for all comparisons of the table. both ±: over {over} and test images "
+        f"together, as if the images were drawn anew, too (crossed random effects). better and worse are p ≤ 0.05 both "
+        f"over {over} alone and over both, likewise corrected; better{ON_THESE}: only over {over}, or nobody knows of "
+        "other images.",
         "undecided (n): n more seeds decide it with 80 % power, if the difference is what it looks like now, "
         "corrected for small-sample bias (Hedges), at the stricter level of a second look; "
         f"{told['more']} trains the cheapest of them. Without n: fewer than {FIRST} pairs are too few to tell.",
@@ -275,6 +281,16 @@ def methods(told: Told, study: Study) -> str:
             f"Variants were compared with {told['baseline']}, paired by {by}, which fixes the order of the data and "
             f"equal backbones' first weights, by two-sided paired t-tests with Holm's correction for {compared} "
             f"comparison{'s' * (compared > 1)} at the 5 % level."
+        )
+    if any(row["p_both"] is not None for row in rows):
+        text.append(
+            "A variant is called better or worse only where the same holds over test images, too: "
+            + (
+                "each fold has its own, so that intervals over folds include them."
+                if study.folds
+                else f"variance components of the crossed design of {over} and images, Satterthwaite's degrees of "
+                "freedom, Holm's correction."
+            )
         )
     if told["looks"]:
         text.append(

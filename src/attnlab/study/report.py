@@ -28,10 +28,10 @@ from attnlab.study.page import to_html
 from attnlab.study.prose import damaged
 from attnlab.study.search import tell
 from attnlab.study.search_words import Drawing, Part, Sheet
-from attnlab.study.statistics import FIRST
+from attnlab.study.statistics import FIRST, ON_THESE
 from attnlab.study.trials import refuse_search
 
-COLUMNS = ["test ±", "difference", "p", "verdict", "parameters", "MACs", "ms"]  # after the replicates
+COLUMNS = ["test ±", "difference", "both ±", "p", "verdict", "parameters", "MACs", "ms"]  # after replicates
 ABREAST = 4  # columns of what was also measured, in a table of the terminal
 VARIANTS = 6  # abreast in a table of classes
 FORMATS = ("md", "csv", "json", "latex", "html")
@@ -92,7 +92,7 @@ def write_report(
 def _console() -> Console:
     console = Console()
     if not console.is_terminal:
-        console.width = 130
+        console.width = 140
     return console
 
 
@@ -105,7 +105,8 @@ def in_terminal(told: Told) -> list[Any]:
 
 def _leaderboard(told: Told) -> Table:
     metric = metric_of(told)
-    table = _table(f"{told['folder']}: test {metric.words}, best first", _columns(told))
+    longest = max(len(word) for row in told["variants"] for word in row["label"].split())
+    table = _table(f"{told['folder']}: test {metric.words}, best first", _columns(told), min(28, max(16, longest)))
     for row in told["variants"]:
         table.add_row(*map(escape, _cells(row, metric)), style="bold" if row["is_baseline"] else None)
     return table
@@ -132,11 +133,11 @@ def _columns(told: Told) -> list[str]:
     return ["variant", metric_of(told).head, "folds × seeds" if "replicates" in told else "seeds", *COLUMNS]
 
 
-def _table(title: str, columns: list[str]) -> Table:
+def _table(title: str, columns: list[str], least: int = 16) -> Table:
     table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
     for i, column in enumerate(columns):
         table.add_column(
-            column, justify="right" if i else "left", no_wrap=bool(i), overflow="fold", min_width=0 if i else 16
+            column, justify="right" if i else "left", no_wrap=bool(i), overflow="fold", min_width=0 if i else least
         )
     return table
 
@@ -226,11 +227,15 @@ def headline(told: Told) -> str:
     metric = metric_of(told)
     by_gain = sorted(rows, key=lambda row: -metric.sign * row["difference"]["mean"])
     better = [row for row in by_gain if row["verdict"] == "better"]
-    worse = [row for row in reversed(by_gain) if row["verdict"] == "worse"]
-    best = better[0] if better else by_gain[0]
+    here = [row for row in by_gain if row["verdict"] == f"better{ON_THESE}"]
+    worse = [row for row in reversed(by_gain) if row["verdict"] in ("worse", f"worse{ON_THESE}")]
+    worse.sort(key=lambda row: row["verdict"] != "worse")
+    best = (better or here or by_gain)[0]
     gained = f"{_interval(best['difference'], metric, '+')} {metric.gain}{_more_parameters(told, best)}"
     if better:
         text = f"{best['label']} is better than {best['baseline']}: {gained}"
+    elif here:
+        text = f"{best['label']} is better than {best['baseline']}{ON_THESE}: {gained}{_with_others(best, metric)}"
     elif len(worse) == len(rows):
         return f"Every attention is worse than its baseline; the least, {best['label']}, by {gained}."
     else:
@@ -240,8 +245,15 @@ def headline(told: Told) -> str:
         text += f"; against a wider network of equal cost: {than} ({equal['verdict']})"
     if worse:
         lost = _interval(worse[0]["difference"], metric, "+")
-        text += f". {worse[0]['label']} is worse than {worse[0]['baseline']}: {lost}"
+        where = worse[0]["verdict"].removeprefix("worse")
+        text += f". {worse[0]['label']} is worse than {worse[0]['baseline']}{where}: {lost}"
     return f"{text}."
+
+
+def _with_others(row: Told, metric: Metric) -> str:
+    if row["difference_both"] is None:
+        return " (nobody knows of other test images)"
+    return f" (with other test images, too, ± {metric.text(row['difference_both'])})"
 
 
 def _more_parameters(told: Told, row: Told) -> str:
@@ -260,6 +272,7 @@ def remarks(told: Told) -> list[str]:
             difference = metric.text(equal["mean"], equal["half_width"], "+")
             cost = "parameters" if equal["cost"] == "parameters" else "MACs"
             p = f", p {p_value(equal['p_holm'])}" if equal["p"] is not None else ""
+            p += f", with other images ± {metric.text(equal['both'])}" if equal["both"] is not None else ""
             lines.append(
                 f"at equal cost: {row['label']} is {difference} against {equal['label']} "
                 f"({equal['count']:,} {cost}; n={equal['n']}{p}): {equal['verdict']}"
@@ -321,6 +334,7 @@ def _cells(row: Told, metric: Metric) -> list[str]:
         _replicates(row),
         metric.text(row["accuracy_test"]),
         _interval(difference, metric, "+") + pairs,
+        metric.text(row["difference_both"]),
         p_value(row["p_holm"]),
         _verdict(row),
         f"{row['parameters']:,}",
@@ -356,9 +370,11 @@ def latex(told: Told) -> str:
     head = metric.words[0].upper() + metric.words[1:] + (r" (\%)" if metric.unit else "")
     lines = [
         r"% \usepackage{booktabs}",
-        r"\begin{tabular}{lrrrrrr}",
+        "% both: half-width over seeds and test images together, which a plain better or worse needs",
+        r"\begin{tabular}{lrrrrlrrr}",
         r"\toprule",
-        rf"Variant & {head} & {seeds} & vs.\ {_escaped(told['baseline'])} & Parameters & MACs & ms \\",
+        rf"Variant & {head} & {seeds} & vs.\ {_escaped(told['baseline'])} & $\pm$ both & Verdict"
+        r" & Parameters & MACs & ms \\",
         r"\midrule",
     ]
     for i, row in enumerate(told["variants"]):
@@ -370,6 +386,8 @@ def latex(told: Told) -> str:
             accuracy,
             _replicates(row).replace("×", r"$\times$"),
             _in_math(row["difference"], metric, "+") if row["difference"] else "--",
+            metric.text(row["difference_both"]) or "--",
+            row["verdict"] or "--",
             f"{row['parameters']:,}".replace(",", r"\,"),
             si(row["macs"]).replace(" ", r"\,"),
             f"{row['latency_ms']:.2f}",
@@ -459,9 +477,12 @@ def _flat(row: Told, told: Told) -> dict[str, Any]:
         "difference": difference.get("mean"),
         "difference_half_width": difference.get("half_width"),
         "difference_half_width_images": row["difference_test"],
+        "difference_half_width_both": row["difference_both"],
         "difference_pairs": difference.get("n"),
         "p": row["p"],
         "p_holm": row["p_holm"],
+        "p_both": row["p_both"],
+        "p_both_holm": row["p_both_holm"],
         "effect_size": row["effect_size"],
         "verdict": row["verdict"],
         "more_seeds": row["more_seeds"],

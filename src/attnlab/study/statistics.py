@@ -54,20 +54,29 @@ class Comparison:
     p: float | None = None  # two-sided paired t-test
     effect: float | None = None  # the mean in standard deviations of the differences (Cohen's d_z)
     p_holm: float | None = None  # corrected for all comparisons of the family, and for its looks
+    p_both: float | None = None  # over seeds and test images together: see ``crossed``
+    half_width_both: float | None = None
+    p_both_holm: float | None = None
     looks: int = 1  # how often its verdict was looked at, and pairs were added where it was undecided
     lower: bool = False  # is better
 
     @property
     def verdict(self) -> str:
-        """better or worse: the corrected p is at most 5 %"""
+        """better or worse: the corrected p is at most 5 %, over seeds and over seeds and test images together
+
+        With other test images it may be otherwise, or nobody knows: better, or worse, on these images.
+        """
         if self.p_holm is None:
             return "one pair" if self.pairs else "no pair"
         if self.p_holm > ALPHA:
             return "undecided"
-        return "better" if (self.mean < 0) == self.lower else "worse"
+        verdict = "better" if (self.mean < 0) == self.lower else "worse"
+        of_any = self.p_both_holm is not None and self.p_both_holm <= ALPHA
+        return verdict if of_any else f"{verdict}{ON_THESE}"
 
 
 ALPHA, POWER = 0.05, 0.8
+ON_THESE = " on these images"
 FIRST, MOST = 3, 1000  # pairs: with fewer nothing is said about how many more; with as many nobody would ask
 
 
@@ -97,8 +106,16 @@ def corrected(family: Sequence[Comparison]) -> list[Comparison]:
     Repeated looks inflate false verdicts. So at its k-th look, from the second on, a comparison is tested at 5 % / 2^k
     (Bonferroni over looks): all looks together err in at most 7.5 %, instead of 11 to 17 % without this.
     """
-    ps = iter(holm([min(1.0, c.p * _price(c.looks)) for c in family if c.p is not None]))
-    return [c if c.p is None else replace(c, p_holm=next(ps)) for c in family]
+    tested = [c for c in family if c.p is not None]
+    over_seeds = iter(_corrected([c.p for c in tested], tested))
+    over_both = iter(_corrected([c.p_both for c in tested], tested))
+    return [c if c.p is None else replace(c, p_holm=next(over_seeds), p_both_holm=next(over_both)) for c in family]
+
+
+def _corrected(ps: Sequence[float | None], of: Sequence[Comparison]) -> list[float | None]:
+    """None for an unknown p, which counts in the family as 1."""
+    found = holm([1.0 if p is None else min(1.0, p * _price(c.looks)) for p, c in zip(ps, of, strict=True)])
+    return [None if p is None else corrected for p, corrected in zip(ps, found, strict=True)]
 
 
 def _price(looks: int) -> int:
@@ -118,10 +135,11 @@ def more_pairs(comparison: Comparison, family: int, overlap: float = 0.0) -> int
     """How many more pairs decide an undecided comparison with 80 % power, if the true difference is the observed one.
 
     ``family``: its number of comparisons. It assumes the stricter level of the next look: see ``corrected``. 0 for a
-    decided comparison; None if more than MOST pairs are needed, or with fewer than FIRST pairs, too few to tell.
+    comparison that is decided over seeds; None if more than MOST pairs are needed, or with fewer than FIRST pairs, too
+    few to tell.
     """
-    if comparison.verdict in ("better", "worse"):
-        return 0
+    if comparison.p_holm is not None and comparison.p_holm <= ALPHA:
+        return 0  # more seeds are no other test images
     if comparison.effect is None or comparison.pairs < FIRST:
         return None
     alpha = ALPHA / family / _price(comparison.looks + 1)  # as Holm asks of the smallest p

@@ -13,9 +13,10 @@ from attnlab.tracking import runs
 
 Told = Mapping[str, Any]  # what attnlab.study says of a study
 ARTIFACTS = "artifacts"  # where W&B keeps copies of files until they are uploaded
+VERDICTS = ("better", "better on these images", "worse", "worse on these images", "undecided")
 COLUMNS = (
     *("variant", "baseline", "accuracy", "accuracy ±", "seeds", "difference", "difference ±", "p", "p (Holm)"),
-    *("verdict", "parameters", "macs", "latency_ms"),
+    *("difference, other images too ±", "p, other images too (Holm)", "verdict", "parameters", "macs", "latency_ms"),
 )
 
 
@@ -84,7 +85,7 @@ def leaderboard(told: Told) -> list[list[Any]]:
                 *(variant["label"], variant["is_baseline"]),
                 *(accuracy["mean"], accuracy["half_width"], accuracy["n"]),
                 *(difference.get("mean"), difference.get("half_width"), variant["p"], variant["p_holm"]),
-                variant["verdict"],
+                *(variant["difference_both"], variant["p_both_holm"], variant["verdict"]),
                 *(variant["parameters"], variant["macs"], variant["latency_ms"]),
                 *(variant["factors"].get(factor) for factor in told["factors"]),
             ]
@@ -100,7 +101,7 @@ def headline(told: Told) -> dict[str, Any]:
         "points/done": sum(len(variant["points"]) for variant in told["variants"]),
         "points/unfinished": len(told["unfinished"]),
         "variants": len(told["variants"]),
-        **{f"verdicts/{name}": verdicts[name] for name in ("better", "worse", "undecided")},
+        **{f"verdicts/{name}": verdicts[name] for name in VERDICTS},
         **({"best/variant": best["label"], "best/accuracy": best["accuracy"]["mean"]} if best else {}),
         **(_of_search(told["search"]) if "search" in told else {}),
     }

@@ -134,7 +134,9 @@ def report_again(config: Mapping[str, Any], point: Path) -> None:
             for logger in loggers:
                 if isinstance(logger, Wandb):
                     summary = _summary(result, config["trainer"]["monitor"])
-                    logger.log_end(summary, answers, result.get("classes") or (), (), (), (), step)
+                    logger.log_end(
+                        summary, None if answers is None else answers[:2], result.get("classes") or (), (), (), (), step
+                    )
     except wandb.Error as error:
         raise InputError(f"W&B: {first_line(error)}") from None
 

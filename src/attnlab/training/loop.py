@@ -232,7 +232,8 @@ def _fit(
         tested = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test/")}
         answers = from_all_ranks(classifier.tested).numpy()
         if first:
-            ledger.write_array(folder / "test.npy", answers.astype(numpy.min_scalar_type(answers.max())))
+            kept = answers if data.test_groups is None else numpy.vstack([answers, data.test_groups])
+            ledger.write_array(folder / "test.npy", kept.astype(numpy.min_scalar_type(kept.max())))
         timed = time_forward(net.to(trainer.strategy.root_device), data.shape) if first else None
         costs = dataclasses.replace(counted, latency=timed).numbers()
         found: dict[str, Any] = {}

@@ -175,6 +175,8 @@ class FileData(Photos):
             raise self.missing()
         listing, hashes = self.scanned(self.listing)
         parts = self.parts(listing)
+        if (groups := self.groups(listing)) is not None:
+            self.test_groups = np.unique(groups[parts.test], return_inverse=True)[1]
         if hashes is not None:
             parts, note = without_duplicates(parts, hashes, self.duplicates == "drop")
             if note:
