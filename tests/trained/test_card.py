@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import attnlab
+from attnlab.ledger.paths import without_folders, word_without_folders
 from attnlab.study.analysis import read_analysis
 from attnlab.study.report import headline
 from attnlab.trained.card import card_text
-from attnlab.trained.hub import without_folders, word_without_folders
 from tests.conftest import attnlab as command
 
 
