@@ -2,7 +2,7 @@
 
 import pytest
 
-from attnlab.study import report
+from attnlab.study import publishing, report
 from tests.study.points import write_point
 from tests.study.searched import write_search
 
@@ -25,6 +25,7 @@ def study(tmp_path):
 def undrawn(monkeypatch):
     """Reports without figures, which take seconds."""
     monkeypatch.setattr(report, "draw_all", lambda *_: [])
+    monkeypatch.setattr(publishing, "draw_all", lambda *_: [])
 
 
 @pytest.fixture(scope="session")

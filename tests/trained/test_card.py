@@ -15,7 +15,6 @@ import attnlab
 from attnlab.study.analysis import read_analysis
 from attnlab.study.report import headline
 from attnlab.trained.card import card_text
-from attnlab.trained.hub import without_folders, word_without_folders
 from tests.conftest import attnlab as command
 
 
@@ -77,35 +76,6 @@ def test_its_code_runs(text, exported, tmp_path):
     code = f"for block in {blocks}: exec(block, {{}})"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True, timeout=120)
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("data.folder=/home/me/photos", "data.folder=photos"),
-        ("data.folder=~/my/photos/", "data.folder=photos"),
-        (r"data.folder=C:\me\photos", "data.folder=photos"),
-        ("data.folder=/home/jane doe/photos", "data.folder=photos"),
-        ("data.folder='/home/jane doe/my photos'", "data.folder='my photos'"),
-        (r"data.folder=\\srv\share\me", "data.folder=me"),
-        ("data.folders=[/home/me/a,/home/me/b]", "data.folders=[a,b]"),
-        ("data={folder:/home/me/a,size:40}", "data={folder:a,size:40}"),
-        ("data.url=https://x/a/b", "data.url=https://x/a/b"),
-        ("data.url=file:///home/me/b", "data.url=b"),
-        ("~hydra/launcher", "~hydra/launcher"),
-        ("data.folder=photos/faces", "data.folder=photos/faces"),
-        ("attention.ratio=8", "attention.ratio=8"),
-        ("data.folder=../c", "data.folder=../c"),
-    ],
-)
-def test_where_a_machine_keeps_its_files_is_left_out(text, found):
-    assert word_without_folders(text) == found
-
-
-def test_a_configs_paths_are_left_out_at_any_depth():
-    config = {"a": ["/home/me/x", {"b": r"C:\me\y"}], "n": 3, "u": "https://x/a", "p": "/home/jane doe/z", "s": "a/b"}
-    found = {"a": ["x", {"b": "y"}], "n": 3, "u": "https://x/a", "p": "z", "s": "a/b"}
-    assert without_folders(config) == found
 
 
 def test_it_says_what_the_test_images_are_and_whose_licence_applies(point):

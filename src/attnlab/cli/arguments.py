@@ -47,6 +47,7 @@ def require_trained(word: str, best: bool = False) -> None:
         if best:
             raise InputError(f"--best: {word} is an export, not a study")
     elif not any(folder.glob("*/point.json")):
+        ledger.refuse_published(folder)
         raise InputError(f"{word}: neither a point's folder nor a study's")
     elif not best:
         raise InputError(f"{word}: not a point's folder; of a study, --best takes the best point")

@@ -89,6 +89,7 @@ def _variants(path: Path) -> list[Variant]:
     if is_point(path):
         variant, which = _found(path)
         return [dataclasses.replace(variant, points={which: variant.points[which]})]
+    ledger.refuse_published(path)
     study = read_study(path)
     if study.unfinished:
         print(f"left out: {len(study.unfinished)} unfinished; attnlab status {path} tells more", file=sys.stderr)
@@ -108,6 +109,7 @@ def _found(folder: Path) -> tuple[Variant, Replicate]:
 def evaluate_ensembles(path: Path, other: OtherData) -> int:
     """Evaluate all seeds of each variant together; print a table. Returns how many could not be."""
     folder = path.resolve().parent if is_point(path) else path
+    ledger.refuse_published(folder)
     variants = [_found(path)[0]] if is_point(path) else read_study(folder).variants
     several = [v for v in variants if any(len(points) > 1 for points in by_fold(v).values())]
     if not several:

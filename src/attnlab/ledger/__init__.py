@@ -20,12 +20,14 @@ from attnlab.ledger.identities import (
     without_seed,
 )
 from attnlab.ledger.point import (
+    RESULTS,
     Records,
     about,
     devices,
     folder,
     is_done,
     is_paused,
+    is_published,
     machines,
     plans,
     points,
@@ -33,6 +35,7 @@ from attnlab.ledger.point import (
     ranks,
     read_config,
     read_point,
+    refuse_published,
     set_status,
     state,
 )
@@ -57,6 +60,7 @@ from attnlab.ledger.records import (
 __all__ = [
     "LATER",
     "ONCE_DATA",
+    "RESULTS",
     "Record",
     "Records",
     "about",
@@ -71,6 +75,7 @@ __all__ = [
     "in_full",
     "is_done",
     "is_paused",
+    "is_published",
     "machines",
     "make_folder",
     "mended",
@@ -88,6 +93,7 @@ __all__ = [
     "read_picture",
     "read_point",
     "read_rows",
+    "refuse_published",
     "set_aside",
     "set_status",
     "state",

@@ -42,6 +42,8 @@ WRITTEN = (
     *("explain.json", "progress.json", "job.json", "checkpoints", "pictures", "tensorboard", "wandb"),
 )
 
+RESULTS = "results.csv"  # of a published study
+
 # So that config.yaml is a primary config of its own.
 STANDALONE: dict[str, Any] = {
     "defaults": [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}],
@@ -123,11 +125,30 @@ def read_config(*points: Path) -> dict[str, Any]:
 
 
 def points(study: Path) -> list[Path]:
-    """The folders of all points of a study. Raises InputError if there is no such folder."""
+    """The folders of all points of a study.
+
+    Raises InputError if there is no such folder, and if it holds a published study, which has no points.
+    """
     if not study.is_dir():
         raise InputError(f"{study}: no such folder; a study is a folder of points, such as outputs/demo")
+    refuse_published(study)
+    return _points(study)
+
+
+def _points(study: Path) -> list[Path]:
     records = ("point.json", "status.json")  # either may be gone
     return sorted(path for path in study.iterdir() if any(os.path.exists(path / name) for name in records))
+
+
+def is_published(study: Path) -> bool:
+    """Whether a folder holds the results of points instead of the points, see ``study.published``."""
+    return (study / RESULTS).is_file() and not _points(study)
+
+
+def refuse_published(study: Path) -> None:
+    """Raise InputError for a published study, where points are needed."""
+    if is_published(study):
+        raise InputError(f"{study}: holds a published study, without its points; attnlab report {study} prints it")
 
 
 def plans(study: Path) -> tuple[list[Record], list[str]]:

@@ -50,7 +50,7 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
     whole = _whole_designs(study)
     terms, cannot = _effects(study, whole)
     told: Told = {
-        "study": study.folder.name,
+        "study": study.name,
         "folder": str(study.folder),
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "version": __version__,
@@ -69,7 +69,8 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
         ],
         "wandb": any("wandb_id" in point.about for v in study.variants for point in v.points.values()),
         "looks": len(study.rounds),
-        "more": shlex.join(["attnlab", "more", str(study.folder), *prose.options(baseline, study.metric)]),
+        "more": shlex.join(["attnlab", "more", *_folder(study), *prose.options(baseline, study.metric)]),
+        **({"published": True} if study.published else {}),
         **also.told,
     }
     if whole and terms:
@@ -253,9 +254,21 @@ def _point(study: Study, point: Point, mcnemar_p: float | None) -> Told:
         "host": status.get("host"),
         "attempts": status.get("attempts"),
         "code": point.code,
+        **dict.fromkeys(("command", "repro")),
+        **({} if study.published else _commands(study, point)),
+        "mcnemar_p": mcnemar_p,
+    }
+
+
+def _folder(study: Study) -> list[str]:
+    """Of commands that need the points; none where they are elsewhere."""
+    return [] if study.published else [str(study.folder)]
+
+
+def _commands(study: Study, point: Point) -> Told:
+    return {
         "command": f"attnlab train --config-dir {shlex.quote(str(point.folder))} --config-name config",
         "repro": f"attnlab repro {shlex.quote(str(study.folder))} {point.folder.name}",
-        "mcnemar_p": mcnemar_p,
     }
 
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from attnlab import ledger
 from attnlab.errors import InputError, choices
+from attnlab.ledger import Record, evaluations
 from attnlab.study import factors
 from attnlab.study.designs import Design, Designs, designs_of
 from attnlab.study.metrics import ACCURACY, METRICS, Metric
+from attnlab.study.published import Kept, Published, read_published
 from attnlab.study.replicates import Replicate, in_order, overlap, replicate
 from attnlab.study.texts import Levels, written
 
@@ -34,6 +36,7 @@ class Point:
     status: Mapping[str, Any]  # status.json
     damage: set[str] = field(default_factory=set)  # which of its other files turned out damaged: "test.npy is empty"
     fold: int | None = None  # in cross-validation
+    kept: Kept | None = None  # of a published study: what there is instead of its folder
 
     @property
     def code(self) -> str:
@@ -45,9 +48,15 @@ class Point:
 
         None for a point that has not kept them.
         """
+        if self.kept is not None:
+            return self.kept.answers
         answers, damage = _array(self.folder / "test.npy")
         self.damage.update(filter(None, [damage]))
         return answers
+
+    def evaluations(self) -> Mapping[str, Record]:
+        """On other data, by name; a damaged one is empty, see ``Record``."""
+        return evaluations.of_point(self.folder) if self.kept is None else self.kept.evaluations
 
     def gates(self) -> dict[str, list[Any]]:
         """gates.csv by column; {} for a file that is not there, or damaged."""
@@ -117,6 +126,15 @@ class Study:
     metric: Metric = ACCURACY  # of the test images, which decides
     lacking: int = 0  # finished points that an older attnlab made without it
     designs: Designs | None = None  # of a study that is told by places
+    published: Published | None = None  # if its folder holds results instead of points
+
+    @property
+    def name(self) -> str:
+        return self.folder.name if self.published is None else self.published.name
+
+    def ensembles(self) -> Mapping[str, Record]:
+        """Of its variants' seeds, by the names of their files without the ending."""
+        return evaluations.of_study(self.folder) if self.published is None else self.published.ensembles
 
     @functools.cached_property
     def factors(self) -> dict[str, list[str]]:
@@ -165,9 +183,9 @@ def _by_levels(variant: Variant) -> tuple[Any, ...]:
 
 
 def read_study(folder: Path, metric: str = "accuracy") -> Study:
-    """Read all points below ``folder``, to be judged by a test metric.
+    """Read all points below ``folder``, or what is published of them there, to be judged by a test metric.
 
-    Raises InputError if there is no such metric, and if no point is finished or has it.
+    Raises InputError if there is no such metric, if no point is finished or has it, and for damaged published files.
     """
     if metric not in METRICS:
         raise InputError(f"--metric {metric}: no such metric; {choices(metric, METRICS)}")
@@ -177,8 +195,9 @@ def read_study(folder: Path, metric: str = "accuracy") -> Study:
     names: dict[str, dict[str, Any]] = {}
     unfinished, twice, seen = [], [], set()
     failed: dict[str, set[Replicate]] = defaultdict(set)
-    for path in ledger.points(folder):
-        read = ledger.read_point(path)
+    public = read_published(folder) if ledger.is_published(folder) else None
+    for read in map(ledger.read_point, ledger.points(folder)) if public is None else public.points:
+        path = read.folder
         about, status, result = read.about, read.status, read.result
         seen.add(path.name)
         if read.damage:
@@ -205,19 +224,24 @@ def read_study(folder: Path, metric: str = "accuracy") -> Study:
             if is_copy:
                 continue
         settings.setdefault(key, rest)
+        kept = None if public is None else public.kept[path.name]
         names[key] = about["names"]
-        groups[key][which] = Point(path, identity["seed"], result, about, status, fold=ledger.fold(identity))
-    plans, damaged_plans = ledger.plans(folder)
+        groups[key][which] = Point(path, identity["seed"], result, about, status, set(), ledger.fold(identity), kept)
+    plans, damaged_plans = ledger.plans(folder) if public is None else (public.plans, [])
     for name in dict.fromkeys(name for plan in plans for name in plan["points"]):
         if name not in seen:
             unfinished.append(Unfinished(folder / name, "not started", ""))
+    if public is not None:
+        unfinished += [Unfinished(folder / name, state, "") for name, state in public.unfinished.items()]
+        unfinished.sort(key=lambda point: (point.state == "not started", point.folder))
     if not any(groups.values()) and lacking:
         raise InputError(f"{folder}: {lack(metric, lacking)}; train again, or choose another --metric")
     if not any(groups.values()):
         states = Counter(point.state for point in unfinished)
         found = ", ".join(f"{n} {state}" for state, n in states.items()) or "no points"
-        below = sorted({str(path.parents[1]) for path in folder.glob("*/*/point.json")})
-        hint = f"studies below it: {', '.join(below)}" if below else "attnlab train creates points"
+        below = {str(path.parents[1]) for path in folder.glob("*/*/point.json")}
+        below |= {str(path.parent) for path in folder.glob(f"*/{ledger.RESULTS}") if ledger.is_published(path.parent)}
+        hint = f"studies below it: {', '.join(sorted(below))}" if below else "attnlab train creates points"
         damaged = [f"{point.folder}/{point.error}" for point in unfinished if point.state == "damaged"]
         raise InputError("\n".join([f"{folder}: no finished points ({found}); {hint}", *damaged, *damaged_plans]))
     texts, levels = factors.labels(settings, names), factors.levels(settings, names)
@@ -227,7 +251,7 @@ def read_study(folder: Path, metric: str = "accuracy") -> Study:
         for key, points in groups.items()
         if points
     ]
-    return Study(folder, variants, unfinished, plans, twice, damaged_plans, METRICS[metric], lacking, designs)
+    return Study(folder, variants, unfinished, plans, twice, damaged_plans, METRICS[metric], lacking, designs, public)
 
 
 def lack(metric: str, points: int) -> str:

@@ -36,8 +36,13 @@ STYLE = (
 )
 
 
-def draw_all(told: Told, study: Study, tell: Callable[[str], None], place: Path | None) -> list[dict[str, str]]:
-    """Draw all figures that the study has data for; ``place``: the folder to save them in.
+KINDS = ("svg", "pdf", "png")
+
+
+def draw_all(
+    told: Told, study: Study, tell: Callable[[str], None], place: Path | None, kinds: Sequence[str] = KINDS
+) -> list[dict[str, str]]:
+    """Draw all figures that the study has data for; ``place``: the folder to save them in, as each of ``kinds``.
 
     Returns for each its name, title, how to read it, and an SVG in the page's colours.
     """
@@ -85,12 +90,12 @@ def draw_all(told: Told, study: Study, tell: Callable[[str], None], place: Path 
             tell(name)
             figure = draw(told, study)
             if place:
-                for kind in ("svg", "pdf", "png"):
+                for kind in kinds:
                     old = place / f"{name}.{kind}"
                     if old.is_file():
                         old.unlink()
             if figure is not None:
-                svg = _save(figure, place, name)
+                svg = _save(figure, place, name, kinds)
                 alt = {"alt": alts[name]} if name in alts else {}
                 drawn.append({"name": name, "title": title, "how": how, "svg": svg, **alt})
     return drawn
@@ -120,13 +125,13 @@ def styled() -> Iterator[None]:
         yield
 
 
-def _save(figure: "Figure", folder: Path | None, name: str) -> str:
-    """Write name.svg, .pdf and .png into a folder; returns the SVG for a page."""
+def _save(figure: "Figure", folder: Path | None, name: str, kinds: Sequence[str] = KINDS) -> str:
+    """Write name.svg, .pdf and .png into a folder, or ``kinds`` of them, the SVG first; returns the SVG for a page."""
     import matplotlib
 
     matplotlib.rcParams["svg.hashsalt"] = name  # its ids are the same each time, and no other figure's
     made: dict[str, bytes] = {}
-    for kind in ("svg", "pdf", "png") if folder else ("svg",):
+    for kind in kinds if folder else ("svg",):
         file = io.BytesIO()
         dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
         figure.savefig(file, format=kind, dpi=160, transparent=kind == "svg", metadata=dates)

@@ -126,7 +126,7 @@ def _counts(override: str) -> bool:
 
 
 def _on_other_data(point: Point, metric: Metric, old: list[str]) -> Iterator[tuple[str, Record]]:
-    for name, record in evaluations.of_point(point.folder).items():
+    for name, record in point.evaluations().items():
         if record.damage:
             point.damage.add(f"{evaluations.FOLDER}/{record.damage}")
         elif record["tested"] != evaluations.mark(point.result):
@@ -198,7 +198,7 @@ def _ensembles(study: Study, warnings: list[str]) -> list[dict[str, Told]]:
     place = {ledger.digest(variant.settings)[:8]: i for i, variant in enumerate(study.variants)}
     again = f"attnlab evaluate {study.folder} --seeds all"
     intact: dict[tuple[Path, str], Record] = {}  # by the file and the name of the data
-    for name, record in evaluations.of_study(study.folder).items():
+    for name, record in study.ensembles().items():
         where = study.folder / evaluations.FOLDER / f"{name}.json"
         identity, _, data = name.partition(" on ")
         if record.damage:

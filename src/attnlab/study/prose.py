@@ -82,7 +82,8 @@ def _missing(told: Told) -> list[str]:
     for state, n in states.items():
         names = [point["name"] for point in told["unfinished"] if point["state"] == state]
         more = f" and {n - 3} more" if n > 3 else ""
-        hint = f" (delete {told['folder']}/plans to forget them)" if state == "not started" else ""
+        forget = "" if told.get("published") else f" (delete {told['folder']}/plans to forget them)"
+        hint = forget if state == "not started" else ""
         text.append(f"not in the tables: {n} {state}: {', '.join(names[:3])}{more}{hint}")
     if len({tuple(row["values"]) for row in told["variants"]}) > 1:
         what = replicates.over(told)

@@ -53,7 +53,7 @@ def write_report(
     home = Path(folder)
     told, study = tell(home, baseline, metric)
     suffix = study.metric.suffix
-    write = form is None and not baseline and os.access(home, os.W_OK)
+    write = form is None and not baseline and study.published is None and os.access(home, os.W_OK)
     told["written"], told["headline"] = write, headline(told)
     if "search" in told:
         told["headline"] = search_words.headline(told, headline(search_words.found(told)))
@@ -82,6 +82,7 @@ def write_report(
     files = f"report{suffix}.html (open it in a browser), report{suffix}.md, .csv, .json, .tex, figures{suffix}/"
     why = "the report with the study's own baseline is kept (to keep this one: --format html > page.html)"
     why = why if baseline else f"{home} is read-only"
+    why = why if study.published is None else f"{home} holds a published study; its report is {home}/report.md"
     done = f"written: {home}/{files}" if write else f"nothing was written: {why}"
     console.print(done, highlight=False, markup=False)
     if told["headline"]:

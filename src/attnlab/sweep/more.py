@@ -35,6 +35,7 @@ def plan_round(
     if not launchers.ours(launcher):
         raise InputError(f"{' '.join(overrides)}: must be one of attnlab's launchers: local, slurm, ray")
     refuse_search(folder, "more")
+    ledger.refuse_published(folder)
     study = read_study(folder, metric)
     for text in damaged(study):
         print(f"warning: {text}")

@@ -12,10 +12,11 @@ import yaml
 from attnlab import __version__, ledger
 from attnlab.config.signatures import locate
 from attnlab.ledger import LATER
+from attnlab.ledger.paths import without_folders, word_without_folders
 from attnlab.study.collect import Variant
 from attnlab.study.designs import place_of
 from attnlab.study.metrics import METRICS
-from attnlab.trained.hub import WEIGHTS, without_folders, word_without_folders
+from attnlab.trained.hub import WEIGHTS
 from attnlab.trained.licences import LICENCES, ON_THE_HUB, SPLIT_ON_THE_HUB
 from attnlab.trained.model import Trained, design_in_words
 from attnlab.trained.results import cost_of, metrics_of, study_of, verdict_of

@@ -5,7 +5,6 @@
 
 import hashlib
 import importlib.util
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +17,7 @@ from attnlab.data import Preprocess
 from attnlab.data.decode import Background, Fit
 from attnlab.errors import InputError, first_line
 from attnlab.ledger import shapes
+from attnlab.ledger.paths import without_folders
 from attnlab.trained.ensemble import Ensemble
 from attnlab.trained.model import Trained
 
@@ -179,40 +179,6 @@ def about_of(trained: Trained, files: Mapping[str, Mapping[str, Any]], weights: 
         "files": files,
         "weights": weights,
     }
-
-
-def without_folders(value: Any) -> Any:
-    """A config's value with absolute paths as their last part: where a machine keeps its files is nobody's business."""
-    if isinstance(value, Mapping):
-        return {key: without_folders(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_folders(inner) for inner in value]
-    return _last_part(value) if isinstance(value, str) else value
-
-
-ABSOLUTE = r"(?:file:|[/~]|\\\\|[A-Za-z]:[\\/])"
-
-
-def _last_part(text: str) -> str:
-    """``photos`` for ``/home/me/photos``, ``~/photos``, a path of Windows or of its network; else the text."""
-    if not re.match(ABSOLUTE, text) or not re.search(r"[\\/]", text):
-        return text
-    return re.split(r"[\\/]", text.rstrip("\\/"))[-1] or text
-
-
-def word_without_folders(word: str) -> str:
-    """``data.folder=photos`` for the word ``data.folder=/home/me/photos`` of a command; lists and mappings likewise."""
-    key, equals, value = word.partition("=")
-    if not equals:  # ``~group/name`` leaves out a group of the config
-        return word if word.startswith("~") and not word.startswith("~/") else _last_part(word)
-    parts = re.split(r"""([][{},'"])""", value)
-    return key + equals + "".join(_one_value(part) for part in parts)
-
-
-def _one_value(text: str) -> str:
-    key = re.match(r"\s*((?!file:)\w{2,}:(?!//)\s*)?", text)  # of a mapping
-    end = key.end() if key else 0
-    return text[:end] + _last_part(text[end:])
 
 
 def timm_config(trained: Trained) -> dict[str, Any]:

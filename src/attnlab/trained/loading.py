@@ -63,6 +63,7 @@ def load(
             raise InputError(f"best=True: {folder} is one point; give its study's folder, {folder.parent}")
         folders = [folder] if seeds is None else _all_seeds(folder)
     elif best:
+        ledger.refuse_published(folder)
         variant, point = best_of(read_study(folder))
         folders = [point.folder] if seeds is None else _points_of(variant, point)
     else:

@@ -11,6 +11,17 @@ from attnlab.errors import InputError
 GROUP, PLACE, WORDS = "judge", 1, "STUDY"
 
 
+def _publish(args: argparse.Namespace) -> int:
+    for option in ("format", "per_class", "baseline"):
+        if getattr(args, option):
+            name = option.replace("_", "-")
+            raise InputError(f"--publish --{name}: cannot be combined; a study is published with its own baseline")
+    from attnlab.study.publishing import publish
+
+    publish(args.study, args.publish, args.metric)
+    return 0
+
+
 def run(argv: list[str]) -> int:
     """Print tables; write report.html, .md, .csv, .json, .tex and figures/ beside the points."""
     parser = argparse.ArgumentParser(
@@ -18,7 +29,7 @@ def run(argv: list[str]) -> int:
         description="Reports a study from its points' folders: what is better, by how much, how sure, at what "
         "cost. Writes report.html (a self-contained page), report.md, .csv, .json, .tex and figures/ into the folder; "
         "with --format, --baseline or --per-class it only prints. Of a search it tells what fresh seeds confirmed "
-        "apart from what was only searched.",
+        "apart from what was only searched. Of a published study, a folder with results.csv, it only prints.",
         epilog="example: attnlab report outputs/demo --format latex > table.tex",
     )
     parser.add_argument("study", metavar="STUDY", help="the study's folder, such as outputs/demo")
@@ -28,9 +39,17 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--per-class", action="store_true", help="print the recall of each class instead (in md with --format md)"
     )
+    parser.add_argument(
+        "--publish",
+        metavar="DIR",
+        help="write into DIR, such as outputs/studies/demo, what anybody needs to check the study without weights: "
+        "report.md, figures/ (SVG), results.csv (a row a point) and answers.npz (answers to the test images)",
+    )
     add_baseline(parser)
     add_metric(parser)
     args = parser.parse_args(argv)
+    if args.publish is not None:
+        return _publish(args)
     if args.per_class and args.format not in (None, "md"):
         raise InputError(f"--per-class --format {args.format}: must be md; result.json of each point has the numbers")
 
