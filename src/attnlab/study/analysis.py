@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from attnlab import __version__, ledger
-from attnlab.study import bootstrap, costs, effects, factors, prose
+from attnlab.study import bootstrap, costs, effects, factors, looking, prose
 from attnlab.study.collect import (
     Point,
     Study,
@@ -71,6 +71,7 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
         "looks": len(study.rounds),
         "more": shlex.join(["attnlab", "more", str(study.folder), *prose.options(baseline, study.metric)]),
         **also.told,
+        **looking.looking_at(study),
     }
     if whole and terms:
         told["factors"]["attention"] = factors.in_order(whole.values())
