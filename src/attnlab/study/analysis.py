@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from attnlab import __version__, ledger
-from attnlab.study import bootstrap, costs, effects, factors, prose
+from attnlab.study import bootstrap, costs, effects, factors, looking, prose
 from attnlab.study.collect import (
     Point,
     Study,
@@ -72,6 +72,7 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
         "more": shlex.join(["attnlab", "more", *_folder(study), *prose.options(baseline, study.metric)]),
         **({"published": True} if study.published else {}),
         **also.told,
+        **looking.looking_at(study),
     }
     if whole and terms:
         told["factors"]["attention"] = factors.in_order(whole.values())

@@ -47,6 +47,7 @@ def draw_all(
     Returns for each its name, title, how to read it, and an SVG in the page's colours.
     """
     from attnlab.study.attending import draw_ablation, draw_gates
+    from attnlab.study.looking import draw_looking
 
     metric = metric_of(told)
     each, all_of = by(told), over(told)
@@ -78,6 +79,9 @@ def draw_all(
          "What validation accuracy loses if a site's attention multiplies by its mean gate whatever the image (●), "
          f"or is removed (○): means over {all_of} and 95 % intervals. Interaction: the loss of all at once less the "
          "sum of the sites' own."),
+        ("looking", "Do variants that look at the object classify better?", draw_looking,
+         f"A dot is a variant, the square the bare network, lines are 95 % intervals over {all_of}. Right of the "
+         "dashed line its map marks the object more than a map that tells nothing."),
     ]  # fmt: skip
     alts: dict[str, str] = {}
     if "search" in told:

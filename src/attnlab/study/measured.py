@@ -86,7 +86,7 @@ def _values(variant: Variant, on_data: Mapping[Path, Mapping[str, float]]) -> di
     """Key -> values by replicate."""
     found: dict[str, Values] = {}
     for which, point in variant.points.items():
-        for key, value in {**on_data.get(point.folder, {}), **_scores(point)}.items():
+        for key, value in {**on_data.get(point.folder, {}), **scores(point)}.items():
             found.setdefault(key, {})[which] = value
     return found
 
@@ -135,7 +135,7 @@ def _on_other_data(point: Point, metric: Metric, old: list[str]) -> Iterator[tup
             yield name, record
 
 
-def _scores(point: Point) -> dict[str, float]:
+def scores(point: Point) -> dict[str, float]:
     """What explanations were worth: of training's result.json, or of explain.json, which came later."""
     point.damage.update(filter(None, [ledger.damage(point.folder / "explain.json")]))
     scores = _mapping(point.result.get("explain"), "scores")
@@ -146,10 +146,15 @@ def _chance(study: Study) -> dict[str, float]:
     """Kind of a score (``energy`` of ``gradcam/energy``) -> what a map without information scores, on average."""
     found: dict[str, list[float]] = {}
     for point in (point for variant in study.variants for point in variant.points.values()):
-        for kind, value in _mapping(point.result.get("explain"), "chance").items():
-            if isfinite(value):
-                found.setdefault(kind, []).append(value)
+        for kind, value in chances(point).items():
+            found.setdefault(kind, []).append(value)
     return {kind: fmean(values) for kind, values in found.items()}
+
+
+def chances(point: Point) -> dict[str, float]:
+    """Kind of a score -> what a map without information scores on the point's images."""
+    found = _mapping(point.result.get("explain"), "chance")
+    return {kind: float(value) for kind, value in found.items() if isfinite(value)}
 
 
 def _mapping(holder: Any, key: str) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attnlab.ledger.fingerprints import files_of
-from attnlab.study import bootstrap, costs, factors, replicates
+from attnlab.study import bootstrap, costs, factors, looking, replicates
 from attnlab.study.collect import Point, Study, Variant, fits, full_names, lack, several_versions
 from attnlab.study.measured import in_words
 from attnlab.study.metrics import ACCURACY, METRICS, Metric, metric_of
@@ -218,6 +218,7 @@ def notes(told: Told, study: Study) -> list[str]:
     if any(row["accuracy_test"] is not None for row in rows):
         text.append("test ±: 95 % bootstrap over test images with fixed seeds: how much another test set might change.")
     text += in_words(told, over, by)
+    text += [*looking.notes(told), *looking.methods(told, over)]
     text.append(
         "MACs and ms are of one image's forward pass; ms: median on the training machine, of the least disturbed seed."
     )
@@ -314,7 +315,7 @@ def methods(told: Told, study: Study) -> str:
             f"Main effects and two-way interactions of the factors were estimated within each {by} by least squares "
             f"with sum contrasts, and tested over {over} by repeated-measures F tests with Holm's correction."
         )
-    text += in_words(told, over, by)
+    text += [*in_words(told, over, by), *looking.methods(told, over)]
     made_with = f" (attnlab {told['version']}{', ' + software if software else ''})"
     where = f"; training and latency: {devices}" if devices else ""
     text.append(f"Parameters and multiply-accumulates were counted for one forward pass{made_with}{where}.")
