@@ -2,7 +2,8 @@
 
 ``results.csv`` has a row a finished point: first columns to read, then records as JSON, which reports are made of.
 ``answers.npz`` has the predicted classes of the test images by the name of the point, and the labels by the name that
-the column ``labels`` says: points with equal labels share them. ``publishing`` writes both.
+the column ``labels`` says: points with equal labels share them; a second row has the groups of images (data.group).
+``publishing`` writes both.
 """
 
 import csv
@@ -48,7 +49,7 @@ ADVICE = "publish the study again, or fetch the file again"
 class Kept:
     """What is published of a point besides its records."""
 
-    answers: "np.ndarray | None"  # (2, N): labels and predicted classes of the test images
+    answers: "np.ndarray | None"  # (2, N): labels and predicted classes of the test images, (3, N) with groups
     evaluations: Mapping[str, Record]
 
 
@@ -199,7 +200,8 @@ def _answers(path: Path, points: list[Records], labels: Mapping[str, str]) -> di
             continue
         if why := next(_wrong_answers(arrays, point, known), ""):
             raise InputError(f"{path}: {why}; {ADVICE}")
-        found[point.folder.name] = np.stack([arrays[known], arrays[point.folder.name]])
+        label, *groups = np.atleast_2d(arrays[known])
+        found[point.folder.name] = np.stack([label, arrays[point.folder.name], *groups])
     return found
 
 
@@ -217,13 +219,16 @@ def _wrong_answers(arrays: Mapping[str, "np.ndarray"], point: Records, labels: s
         if key not in arrays:
             yield f"{key} is missing"
             return
-        if arrays[key].dtype.kind not in "iu" or arrays[key].ndim != 1:
+        array = arrays[key]
+        if array.dtype.kind not in "iu" or (array.ndim != 1 and (key == name or array.ndim != 2 or len(array) != 2)):
             yield f"{key} is no row of whole numbers"
             return
-    if len(arrays[labels]) != len(arrays[name]):
-        yield f"{name} has {len(arrays[name]):,} answers, but {len(arrays[labels]):,} labels"
+    label, predicted = arrays[labels], arrays[name]
+    label = label if label.ndim == 1 else label[0]
+    if len(label) != len(predicted):
+        yield f"{name} has {len(predicted):,} answers, but {len(label):,} labels"
         return
-    if not same_accuracy(right := float((arrays[labels] == arrays[name]).mean()), point.result):
+    if not same_accuracy(right := float((label == predicted).mean()), point.result):
         told = point.result["test"]["accuracy"]
         yield f"the accuracy of {name} is {right:.6f} by its answers, but {told:.6f} in its row"
 

@@ -262,7 +262,7 @@ def _arrays(done: Iterable[Records]) -> tuple[dict[str, "np.ndarray"], dict[str,
             continue
         if not same_accuracy(float((found[0] == found[1]).mean()), read.result):
             raise InputError(f"{read.folder}/test.npy: is of other results than result.json; train the point again")
-        known = _narrow(found[0])
+        known = _narrow(found[0] if len(found) == 2 else found[[0, 2]])  # with the groups of images
         named = (f"labels_{len(labels) + 1}", known)
         which[read.folder.name], _ = labels.setdefault((known.dtype.str, known.tobytes()), named)
         answers[read.folder.name] = _narrow(found[1])
