@@ -449,3 +449,12 @@ def test_verbs_that_need_points_say_so(published, capsys, words):
 def test_the_folder_above_names_published_studies(published):
     with pytest.raises(InputError, match=rf"no finished points \(no points\); studies below it: {published}$"):
         read_study(published.parent)
+
+
+def test_groups_of_images_are_kept(tmp_path, undrawn):
+    root = tmp_path / "grouped"
+    answers = np.array([[0, 1, 1, 0], [0, 1, 0, 0], [5, 5, 6, 7]])
+    write_point(root, "none", 0, 0.75, answers=answers)
+    publish(root, tmp_path / "out")
+    (variant,) = read_study(tmp_path / "out").variants
+    assert (variant.points[0].answers() == answers).all()

@@ -293,6 +293,8 @@ def test_one_persons_images_stay_together(tmp_path, folds):
     assert len(set.union(*people)) == 10
     assert all(len(torch.bincount(split.labels)) == 2 for split in data.loaded)
     assert "makes 10 groups" in data.notes[0]
+    assert len(data.test_groups) == len(data.loaded.test.labels)
+    assert len({*data.test_groups}) > 1
     assert len(data.notes) == (1 if folds is None else 2)  # ten people in three folds: 4, 3 and 3
     again = ImageFolder(**settings, group=r"/(person\d+)_")
     assert torch.equal(again.loaded.train.indices, data.loaded.train.indices)
