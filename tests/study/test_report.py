@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from attnlab.study import report
-from attnlab.study.report import _escaped, latex, write_report
+from attnlab.study.report import write_report
+from attnlab.study.tex import _escaped, latex
 from tests.study.points import write_decided, write_point
 
 

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
@@ -21,17 +20,18 @@ from attnlab.ledger import write_text
 from attnlab.study import search_figures, search_words
 from attnlab.study.also import also_measured, flat, markdown_lines, p_value
 from attnlab.study.analysis import Told, detailed, recalls
-from attnlab.study.collect import read_study, si
+from attnlab.study.collect import read_study
 from attnlab.study.figures import draw_all
+from attnlab.study.leaderboard import cells_of, heads_of, interval
 from attnlab.study.metrics import ACCURACY, Metric, metric_of
 from attnlab.study.page import to_html
 from attnlab.study.prose import damaged
 from attnlab.study.search import tell
 from attnlab.study.search_words import Drawing, Part, Sheet
-from attnlab.study.statistics import FIRST, ON_THESE
+from attnlab.study.statistics import ON_THESE
+from attnlab.study.tex import latex
 from attnlab.study.trials import refuse_search
 
-COLUMNS = ["test ±", "difference", "both ±", "p", "verdict", "parameters", "MACs", "ms"]  # after replicates
 ABREAST = 4  # columns of what was also measured, in a table of the terminal
 VARIANTS = 6  # abreast in a table of classes
 FORMATS = ("md", "csv", "json", "latex", "html")
@@ -107,15 +107,15 @@ def in_terminal(told: Told) -> list[Any]:
 def _leaderboard(told: Told) -> Table:
     metric = metric_of(told)
     longest = max(len(word) for row in told["variants"] for word in row["label"].split())
-    table = _table(f"{told['folder']}: test {metric.words}, best first", _columns(told), min(28, max(16, longest)))
+    table = _table(f"{told['folder']}: test {metric.words}, best first", heads_of(told), min(28, max(16, longest)))
     for row in told["variants"]:
-        table.add_row(*map(escape, _cells(row, metric)), style="bold" if row["is_baseline"] else None)
+        table.add_row(*map(escape, cells_of(row, metric)), style="bold" if row["is_baseline"] else None)
     return table
 
 
 def _sheet(told: Told) -> Sheet:
     """The leaderboard."""
-    return Sheet("", _columns(told), [_cells(row, metric_of(told)) for row in told["variants"]])
+    return Sheet("", heads_of(told), [cells_of(row, metric_of(told)) for row in told["variants"]])
 
 
 def _shown(part: Part) -> Any:
@@ -128,10 +128,6 @@ def _shown(part: Part) -> Any:
     for row in part.rows:
         table.add_row(*map(escape, row))
     return table
-
-
-def _columns(told: Told) -> list[str]:
-    return ["variant", metric_of(told).head, "folds × seeds" if "replicates" in told else "seeds", *COLUMNS]
 
 
 def _table(title: str, columns: list[str], least: int = 16) -> Table:
@@ -198,7 +194,7 @@ def print_per_class(folder: str | Path, form: str | None = None, metric: str = "
     classes = list(dict.fromkeys(name for by_class in found.values() for name in by_class))
     if not classes:
         raise InputError(f"{study.folder}: no point has a test.npy; train them again")
-    rows = {label: [_interval(by_class.get(name), ACCURACY) for name in classes] for label, by_class in found.items()}
+    rows = {label: [interval(by_class.get(name), ACCURACY) for name in classes] for label, by_class in found.items()}
     if form == "md":
         lines = [["class", *rows], ["---", *["---:"] * len(rows)], *zip(classes, *rows.values(), strict=True)]
         print(*map(_markdown_row, lines), sep="\n")
@@ -232,7 +228,7 @@ def headline(told: Told) -> str:
     worse = [row for row in reversed(by_gain) if row["verdict"] in ("worse", f"worse{ON_THESE}")]
     worse.sort(key=lambda row: row["verdict"] != "worse")
     best = (better or here or by_gain)[0]
-    gained = f"{_interval(best['difference'], metric, '+')} {metric.gain}{_more_parameters(told, best)}"
+    gained = f"{interval(best['difference'], metric, '+')} {metric.gain}{_more_parameters(told, best)}"
     if better:
         text = f"{best['label']} is better than {best['baseline']}: {gained}"
     elif here:
@@ -242,10 +238,10 @@ def headline(told: Told) -> str:
     else:
         text = f"No attention is shown to be better. The best attention is {best['label']}: {gained} (undecided)"
     if (equal := best["equal_cost"]) and equal["mean"] is not None:
-        than = _interval(equal, metric, "+")
+        than = interval(equal, metric, "+")
         text += f"; against a wider network of equal cost: {than} ({equal['verdict']})"
     if worse:
-        lost = _interval(worse[0]["difference"], metric, "+")
+        lost = interval(worse[0]["difference"], metric, "+")
         where = worse[0]["verdict"].removeprefix("worse")
         text += f". {worse[0]['label']} is worse than {worse[0]['baseline']}{where}: {lost}"
     return f"{text}."
@@ -289,7 +285,7 @@ def markdown(told: Told, figures: list[str]) -> str:
     if "search" in told:
         return _searched_in_markdown(told, figures)
     metric = metric_of(told)
-    columns = _columns(told)
+    columns = heads_of(told)
     lines = [
         f"# {told['study']}",
         "",
@@ -297,7 +293,7 @@ def markdown(told: Told, figures: list[str]) -> str:
         "| " + " | ".join(columns) + " |",
         "|---" + "|---:" * (len(columns) - 1) + "|",
     ]
-    lines += [_markdown_row(_cells(row, metric)) for row in told["variants"]]
+    lines += [_markdown_row(cells_of(row, metric)) for row in told["variants"]]
     lines += markdown_lines(told)
     lines += ["", *(f"- {line}" for line in remarks(told)), "", told["methods"], ""]
     return "\n".join(lines + [f"![{Path(figure).stem}]({figure})" for figure in figures])
@@ -320,113 +316,6 @@ def _searched_in_markdown(told: Told, figures: list[str]) -> str:
 
 def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
-
-
-def _interval(estimate: Mapping[str, Any] | None, metric: Metric, sign: str = "") -> str:
-    return "" if estimate is None else metric.text(estimate["mean"], estimate["half_width"], sign)
-
-
-def _cells(row: Told, metric: Metric) -> list[str]:
-    difference, accuracy = row["difference"], row["accuracy"]
-    pairs = f" (n={difference['n']})" if difference and difference["n"] < accuracy["n"] else ""
-    return [
-        row["label"],
-        _interval(accuracy, metric),
-        _replicates(row),
-        metric.text(row["accuracy_test"]),
-        _interval(difference, metric, "+") + pairs,
-        metric.text(row["difference_both"]),
-        p_value(row["p_holm"]),
-        _verdict(row),
-        f"{row['parameters']:,}",
-        si(row["macs"]),
-        f"{row['latency_ms']:.2f}",
-    ]
-
-
-def _replicates(row: Told) -> str:
-    """``4`` seeds; ``5 × 2`` folds and seeds; ``9 of 5 × 2``"""
-    n, folds = row["accuracy"]["n"], row.get("folds")
-    if folds is None:
-        return str(n)
-    seeds = len({point["seed"] for point in row["points"]})
-    return f"{'' if n == folds * seeds else f'{n} of '}{folds} × {seeds}"
-
-
-def _verdict(row: Told) -> str:
-    """``better``; ``undecided (7)``: so many more seeds; ``(many)``: more than anyone would run; without: who knows"""
-    if row["verdict"] != "undecided":
-        return row["verdict"] or ""
-    if row["difference"]["n"] < FIRST:
-        return "undecided"
-    return f"undecided ({row['more_seeds'] or 'many'})"
-
-
-def latex(told: Told) -> str:
-    """A table for a paper, with booktabs; the best mean is bold if its verdict is ``better``."""
-    metric = metric_of(told)
-    if not told["variants"]:
-        return "% nothing is confirmed yet, and what was only searched cannot be cited"
-    seeds = r"Folds $\times$ seeds" if "replicates" in told else "Seeds"
-    head = metric.words[0].upper() + metric.words[1:] + (r" (\%)" if metric.unit else "")
-    lines = [
-        r"% \usepackage{booktabs}",
-        "% both: half-width over seeds and test images together, which a plain better or worse needs",
-        r"\begin{tabular}{lrrrrlrrr}",
-        r"\toprule",
-        rf"Variant & {head} & {seeds} & vs.\ {_escaped(told['baseline'])} & $\pm$ both & Verdict"
-        r" & Parameters & MACs & ms \\",
-        r"\midrule",
-    ]
-    for i, row in enumerate(told["variants"]):
-        accuracy = _in_math(row["accuracy"], metric)
-        if i == 0 and row["verdict"] == "better":
-            accuracy = rf"\boldmath{accuracy}"
-        cells = [
-            _escaped(row["label"]),
-            accuracy,
-            _replicates(row).replace("×", r"$\times$"),
-            _in_math(row["difference"], metric, "+") if row["difference"] else "--",
-            metric.text(row["difference_both"]) or "--",
-            row["verdict"] or "--",
-            f"{row['parameters']:,}".replace(",", r"\,"),
-            si(row["macs"]).replace(" ", r"\,"),
-            f"{row['latency_ms']:.2f}",
-        ]
-        lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *_also_in_latex(told)])
-
-
-def _also_in_latex(told: Told) -> list[str]:
-    """A table of what was also measured; nothing if there is nothing."""
-    heads, rows = also_measured(told)
-    if not heads:
-        return []
-    lines = ["", "% also measured: a row a measure and variant", r"\begin{tabular}{llrr}", r"\toprule"]
-    lines += [rf"Measure & Variant & Mean & vs.\ {_escaped(told['baseline'])} \\"]
-    for i, head in enumerate(heads):
-        lines.append(r"\midrule")
-        measured = [
-            (row["label"], cells[i]) for row, cells in zip(told["variants"], rows, strict=True) if cells[i].value
-        ]
-        for j, (label, cell) in enumerate(measured):
-            texts = (_escaped(head) if j == 0 else "", _escaped(label), _numbers(cell.value), _numbers(cell.difference))
-            lines.append(" & ".join(texts) + r" \\")
-    return [*lines, r"\bottomrule", r"\end{tabular}"]
-
-
-def _numbers(text: str) -> str:
-    return re.sub(r"^-(?=[\d.])", "$-$", _escaped(text).replace("±", r"$\pm$"))
-
-
-def _escaped(text: str) -> str:
-    named = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    named |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
-    return re.sub(r"[\\~^_%&#${}<>|]", lambda found: named.get(found[0], "\\" + found[0]), text)
-
-
-def _in_math(value: Mapping[str, Any], metric: Metric, sign: str = "") -> str:
-    return f"${_interval(value, metric, sign)}$".replace("±", r"\pm")
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:
