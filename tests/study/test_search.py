@@ -206,7 +206,7 @@ def test_each_format(study, capsys, undrawn):
     assert "Main effects" not in told["methods"]
     assert outputs["md"].startswith("# demo\n\n**Confirmed with fresh seeds: se ratio=16")
     assert (
-        "| se ratio=16 init=identity | 90.2 | 87.5 ± 1.7 | +2.7 | +2.7 ± 0.6 | 0.8 | .004 | better |" in outputs["md"]
+        "| se ratio=16 init=identity | 90.2 | 87.5 ± 1.7 | +2.7 | +2.7 ± 0.6 | 0.6 | .004 | better |" in outputs["md"]
     )
     table = outputs["latex"].splitlines()
     assert table[6].startswith(r"se ratio=16 init=identity & \boldmath$87.5 \pm 1.7$ & 4 & $+2.7 \pm 0.6$")
