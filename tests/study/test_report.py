@@ -157,3 +157,16 @@ assert not heavy, heavy
 
 def test_names_are_letters_in_latex():
     assert _escaped("a<b>|50%") == r"a\textless{}b\textgreater{}\textbar{}50\%"
+
+
+def test_a_study_of_a_subset_says_so_first(tmp_path, capsys):
+    root = tmp_path / "small"
+    for epochs in (3, 10):
+        trainer = {"max_epochs": epochs, "limit_train_batches": 50}
+        for name in ("none", "se"):
+            write_point(root, name, 0, 0.8, trainer=trainer, data={"name": "d", "_target_": "x.D", "batch_size": 64})
+    write_report(root, "md")
+    said = "On a subset: 50 batches of 64 random images an epoch, 3, 10 epochs (trainer.limit_train_batches)."
+    text = capsys.readouterr().out
+    assert text.startswith(f"# small\n\n{said}\n\n")
+    assert text.count("On a subset") == 1

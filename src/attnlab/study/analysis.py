@@ -55,6 +55,7 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "version": __version__,
         "metric": study.metric._asdict(),
+        "subset": prose.subset(study),
         "baseline": prose.levels(wanted),
         "factors": {factors.short(name): levels for name, levels in study.factors.items()},
         **({"replicates": prose.replicates_of(study)} if study.folds else {}),

@@ -188,6 +188,22 @@ def _of_designs(study: Study) -> list[str]:
     return [" ".join(told)] if told else []
 
 
+def subset(study: Study) -> str:
+    """``On a subset: 94 batches of 128 random images an epoch, 4 epochs.``; empty where epochs have all images."""
+    found = sorted(
+        {
+            (str(limit), v.settings["data"].get("batch_size", ""), v.settings["trainer"]["max_epochs"])
+            for v in study.variants
+            if (limit := v.settings["trainer"].get("limit_train_batches")) not in (None, 1.0)
+        }
+    )
+    if not found:
+        return ""
+    batches, sizes, epochs = (", ".join(map(str, dict.fromkeys(column))) for column in zip(*found, strict=True))
+    what = f"{batches} batches" if "." not in batches else f"a share of {batches} of the batches"
+    return f"On a subset: {what} of {sizes} random images an epoch, {epochs} epochs (trainer.limit_train_batches)."
+
+
 def notes(told: Told, study: Study) -> list[str]:
     """Notes that a reader needs for the tables."""
     rows, over, by = told["variants"], replicates.over(told), replicates.by(told)
@@ -229,7 +245,7 @@ def notes(told: Told, study: Study) -> list[str]:
     elif fewest < 5:
         narrower = "seeds" if by == "seed" else "folds, or more images,"
         text.append(f"With {fewest} {noun}s the intervals are wide: more {narrower} narrow them.")
-    return text
+    return [*([told["subset"]] if told["subset"] else []), *text]
 
 
 def _monitored(study: Study) -> str:

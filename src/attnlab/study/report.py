@@ -289,13 +289,14 @@ def markdown(told: Told, figures: list[str]) -> str:
     lines = [
         f"# {told['study']}",
         "",
+        *([told["subset"], ""] if told["subset"] else []),
         *([f"**{told['headline']}**", ""] if told["headline"] else []),
         "| " + " | ".join(columns) + " |",
         "|---" + "|---:" * (len(columns) - 1) + "|",
     ]
     lines += [_markdown_row(cells_of(row, metric)) for row in told["variants"]]
     lines += markdown_lines(told)
-    lines += ["", *(f"- {line}" for line in remarks(told)), "", told["methods"], ""]
+    lines += ["", *(f"- {line}" for line in remarks(told) if line != told["subset"]), "", told["methods"], ""]
     return "\n".join(lines + [f"![{Path(figure).stem}]({figure})" for figure in figures])
 
 

@@ -81,7 +81,7 @@ def verdict_of(study: Study | None, variant: Variant | None, told: Told) -> str:
                 lines.append("")
             elif line.startswith("|"):
                 lines.append(line)
-        lines += ["", *(f"- {note}" for note in told["notes"][:2])]
+        lines += ["", *(f"- {note}" for note in told["notes"][: 2 + bool(told["subset"])])]
         if equal and mine["equal_cost"]["mean"] is not None:
             lines.append(f"- At equal cost ({equal}): {mine['equal_cost']['verdict']}.")
     if said := headline(told):
