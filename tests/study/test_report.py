@@ -170,3 +170,17 @@ def test_a_study_of_a_subset_says_so_first(tmp_path, capsys):
     text = capsys.readouterr().out
     assert text.startswith(f"# small\n\n{said}\n\n")
     assert text.count("On a subset") == 1
+
+
+def test_factors_are_told_in_markdown_too(tmp_path, capsys):
+    root = tmp_path / "crossed"
+    for seed in range(3):
+        for ratio in (4.0, 16.0):
+            for init in ("authors", "identity"):
+                luck = 0.001 * (seed + seed * (ratio == 4.0))
+                write_point(root, "se", seed, 0.8 + 0.02 * (init == "identity") + luck, ratio=ratio, init=init)
+    write_report(root, "md")
+    text = capsys.readouterr().out
+    assert "## Factors: each level averaged over the rest\n\n| factor | accuracy % | to the mean | p |" in text
+    assert "| init=authors | 80.1 | -1.0 |" in text.replace(" ± 0.0", "")
+    assert "## Interactions: do effects depend on another factor?" in text

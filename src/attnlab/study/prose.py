@@ -231,6 +231,8 @@ def notes(told: Told, study: Study) -> list[str]:
             "At equal cost: against a bare network widened to as many parameters, or MACs; corrected as a separate "
             "family of tests."
         )
+    if told["interactions"] or (told["tables"] and len(told["factors"]) > 1):
+        text.append(f"Effects of factors and their interactions are over {over} alone, on these test images.")
     if any(row["accuracy_test"] is not None for row in rows):
         text.append("test ±: 95 % bootstrap over test images with fixed seeds: how much another test set might change.")
     text += in_words(told, over, by)

@@ -157,27 +157,39 @@ def _also_tables(told: Told) -> list[Table]:
 
 
 def _effect_tables(told: Told) -> list[Table]:
-    """The effect of each factor, averaged over the rest, and the interactions."""
-    tables, metric = [], metric_of(told)
+    tables = []
+    for sheet in _of_factors(told):
+        table = _table(sheet.title, [*sheet.heads])
+        for row in sheet.rows:
+            if row[-1] and table.row_count and "=" in row[0]:  # another factor
+                table.add_section()
+            table.add_row(*map(escape, row))
+        tables.append(table)
+    return tables
+
+
+def _of_factors(told: Told) -> list[Sheet]:
+    """The effect of each factor, averaged over the rest, and the interactions; p stands in a factor's first row."""
+    sheets, metric = [], metric_of(told)
     if told["tables"] and len(told["factors"]) > 1:
-        table = _table("factors: each level averaged over the rest", ["factor", metric.head, "to the mean", "p"])
+        rows = []
         for term in told["tables"]:
             among = f" ({term['among']})" if term["among"] else ""
             for i, level in enumerate(term["levels"]):
                 name = f"{term['factor']}={level['level']}{'' if i else among}"
                 effect = metric.text(level["effect"], level["effect_half_width"], "+")
-                table.add_row(escape(name), metric.text(level["mean"]), effect, "" if i else p_value(term["p_holm"]))
-            table.add_section()
-        tables.append(table)
+                rows.append([name, metric.text(level["mean"]), effect, "" if i else p_value(term["p_holm"])])
+        heads = ["factor", metric.head, "to the mean", "p"]
+        sheets.append(Sheet("factors: each level averaged over the rest", heads, rows))
     if told["interactions"]:
-        table = _table("interactions: do effects depend on another factor?", ["factors", "largest", "where", "p"])
+        rows = []
         for term in told["interactions"]:
             cell = max(term["cells"], key=lambda cell: abs(cell["effect"]))
-            where = ", ".join(cell["levels"])
             effect = metric.text(cell["effect"], cell["half_width"], "+")
-            table.add_row(" × ".join(term["factors"]), effect, where, p_value(term["p_holm"]))
-        tables.append(table)
-    return tables
+            rows.append([" × ".join(term["factors"]), effect, ", ".join(cell["levels"]), p_value(term["p_holm"])])
+        heads = ["factors", "largest", "where", "p"]
+        sheets.append(Sheet("interactions: do effects depend on another factor?", heads, rows))
+    return sheets
 
 
 def print_per_class(folder: str | Path, form: str | None = None, metric: str = "accuracy") -> None:
@@ -296,6 +308,8 @@ def markdown(told: Told, figures: list[str]) -> str:
     ]
     lines += [_markdown_row(cells_of(row, metric)) for row in told["variants"]]
     lines += markdown_lines(told)
+    for sheet in _of_factors(told):
+        lines += ["", f"## {sheet.title[0].upper()}{sheet.title[1:]}", "", *_in_markdown(sheet)]
     lines += ["", *(f"- {line}" for line in remarks(told) if line != told["subset"]), "", told["methods"], ""]
     return "\n".join(lines + [f"![{Path(figure).stem}]({figure})" for figure in figures])
 
@@ -304,8 +318,7 @@ def _searched_in_markdown(told: Told, figures: list[str]) -> str:
     lines = [f"# {told['study']}", "", f"**{told['headline']}**", ""]
     for part in search_words.parts(told, _sheet(told)):
         if isinstance(part, Sheet):
-            rule = ["---", *["---:"] * (len(part.heads) - 1)]
-            lines += [f"## {part.title}", "", *map(_markdown_row, (part.heads, rule, *part.rows)), ""]
+            lines += [f"## {part.title}", "", *_in_markdown(part), ""]
         elif isinstance(part, Drawing):
             lines += [f"## {part.title}", "", "```text", part.text, "```", ""]
         else:
@@ -313,6 +326,11 @@ def _searched_in_markdown(told: Told, figures: list[str]) -> str:
     lines += [*(f"- {line}" for line in remarks(told)), "", told["methods"], ""]
     alts = search_figures.alts(told)
     return "\n".join([*lines, *(f"![{alts[Path(figure).stem]}]({figure})" for figure in figures)])
+
+
+def _in_markdown(sheet: Sheet) -> list[str]:
+    rule = ["---", *["---:"] * (len(sheet.heads) - 1)]
+    return [*map(_markdown_row, (sheet.heads, rule, *sheet.rows))]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

@@ -138,6 +138,7 @@ def _nothing(study: Study) -> Told:
         **about,
         **empty,
         "baseline": "",
+        "subset": "",
         "wandb": False,
         "looks": 0,
         "more": "",

@@ -73,7 +73,7 @@ def verdict_of(study: Study | None, variant: Variant | None, told: Told) -> str:
         number = len(told["variants"])
         of = f"the variant `{mine['label']}` of the study `{told['study']}`"
         lines += [f"This is {of}, which has {number} variants{left}:", ""]
-        table = markdown({**told, "headline": "", "variants": rows}, [])
+        table = markdown({**told, "headline": "", "variants": rows, "tables": [], "interactions": []}, [])
         for line in table.splitlines():
             if line.startswith("## Also measured"):
                 lines += ["", "Also measured: mean ± half-width; difference to the baseline, with its corrected p. An "]
