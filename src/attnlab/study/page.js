@@ -193,6 +193,7 @@ function showHead() {
   byId("summary").append(
     el("p.lead", { id: "verdict" }, conclusion()),
     inNumbers() ?? "",
+    told.subset ? el("p", { id: "subset" }, told.subset) : "",
     told.at_equal_cost ? el("p", told.at_equal_cost) : "",
     el("p", { id: "scope" }, scope()),
     varies.length ? el("dl", { "aria-label": "what varies" }, varies.flat()) : "",
