@@ -191,9 +191,9 @@ function showHead() {
   byId("study").textContent = told.study;
   byId("made").textContent = `${told.made} · attnlab ${told.version}`;
   byId("summary").append(
+    told.subset ? el("p", { id: "subset" }, told.subset) : "",
     el("p.lead", { id: "verdict" }, conclusion()),
     inNumbers() ?? "",
-    told.subset ? el("p", { id: "subset" }, told.subset) : "",
     told.at_equal_cost ? el("p", told.at_equal_cost) : "",
     el("p", { id: "scope" }, scope()),
     varies.length ? el("dl", { "aria-label": "what varies" }, varies.flat()) : "",
