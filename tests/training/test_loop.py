@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
+from attnlab import ledger
 from attnlab.explain.health import Gate
+from attnlab.sweep import plan
 from tests.conftest import COMMAND, attnlab
 from tests.wandb_file import records
 
@@ -294,3 +297,27 @@ def test_amp_precision_trains_with_balanced_classes(tmp_path):
     result = json.loads((folder / "result.json").read_text())
     assert result["best_epoch"] == losses.index(min(losses))
     assert result["val"]["loss"] == min(losses)
+
+
+def test_groups_of_test_images_are_kept_beside_the_answers(tmp_path, monkeypatch):
+    from attnlab.training import loop
+
+    monkeypatch.chdir(tmp_path)
+    for name, colour in (("calm", 40), ("glad", 200)):
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        for i in range(30):
+            Image.new("L", (32, 32), colour + i).save(tmp_path / "faces" / name / f"person{i % 10}_{i}.png")
+    words = [
+        "data=image_folder",
+        f"data.folder={tmp_path}/faces",
+        "data.size=32",
+        "data.batch_size=8",
+        "backbone=lenet5",
+    ]
+    (point,) = plan.make([*words, r'data.group="/(person\d+)_"', "trainer.max_epochs=1"]).points
+    ledger.prepare(point.folder, point.config)
+    loop.run(point.folder)
+    labels, _, groups = np.load(point.folder / "test.npy")
+    people = len({*groups.tolist()})
+    assert 1 < people < 10
+    assert len(labels) == 6 * people  # each person has three calm faces and three glad ones
