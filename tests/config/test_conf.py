@@ -156,6 +156,14 @@ def test_crossing_types_with_ratio_and_order_is_legal():
     assert {kind: kinds.count(kind) for kind in kinds} == {"none": 1, "se": 2, "cbam": 4}
 
 
+def test_combine_crosses_with_any_attention():
+    planned = plan.make(
+        ["-m", "attention=none,se,eca,cbam,bam", "attention.order=parallel", "attention.combine=product,sum"]
+    )
+    kinds = [point.config["attention"]["name"] for point in planned.points]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"none": 1, "se": 1, "eca": 1, "cbam": 2, "bam": 2}
+
+
 def small_imagenet(root):
     """ImageNet's layout with two classes of eight tiny images, and the overrides that put it in ImageNet's place."""
     for part in ("train", "val"):

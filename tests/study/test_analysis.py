@@ -123,9 +123,10 @@ def test_test_images_are_an_uncertainty_of_their_own(tmp_path):
             answers = [labels, np.where(right[name, seed], labels, (labels + 1) % 10)]
             write_point(tmp_path / "s", name, seed, float(right[name, seed].mean()), answers=answers)
     se = by_label(read_analysis(tmp_path / "s"))["se"]
-    difference = np.mean([right["se", s].astype(float) - right["none", s] for s in range(3)], axis=0)
-    interval = stats.bootstrap((difference,), np.mean, method="percentile", rng=1).confidence_interval
-    assert 2 * se["difference_test"] == pytest.approx(interval.high - interval.low, rel=0.06)
+    means = np.mean([right["se", s] for s in range(3)], axis=0)
+    interval = stats.bootstrap((means,), np.mean, method="percentile", rng=1).confidence_interval
+    assert 2 * se["accuracy_test"] == pytest.approx(interval.high - interval.low, rel=0.06)
+    assert se["difference_both"] >= se["difference"]["half_width"]
     only_se, only_bare = (int((right[a, 1] & ~right[b, 1]).sum()) for a, b in (("se", "none"), ("none", "se")))
     assert se["points"][1]["mcnemar_p"] == pytest.approx(stats.binomtest(only_se, only_se + only_bare).pvalue)
 

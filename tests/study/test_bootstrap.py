@@ -28,14 +28,21 @@ def test_bootstrap_of_the_accuracy_is_scipys(answers):
     assert 2 * bootstrap.of_accuracy(answers[0]) == pytest.approx(interval.high - interval.low, rel=0.06)
 
 
-def test_bootstrap_of_a_difference_pairs_the_images(answers):
-    means = [np.mean([a[0] == a[1] for a in variant.values()], axis=0) for variant in answers]
-    interval = stats.bootstrap(
-        means, lambda a, b, axis: (b - a).mean(axis), paired=True, method="percentile", rng=1, vectorized=True
-    ).confidence_interval
-    found = bootstrap.of_difference(answers[1], answers[0])
-    assert 2 * found == pytest.approx(interval.high - interval.low, rel=0.06)
-    assert bootstrap.of_difference({7: answers[1][0]}, {7: answers[0][0], 8: None}) > found  # one seed says less
+def test_groups_of_unequal_size_are_drawn_together():
+    """Against a bootstrap that draws groups, and divides by the images drawn."""
+    random = np.random.default_rng(0)
+    sizes = random.integers(1, 60, 40)
+    groups = np.repeat(np.arange(40), sizes)
+    right = random.random(len(groups)) < np.repeat(random.uniform(0.7, 1, 40), sizes)
+    drawn = random.integers(0, 40, (4000, 40))
+    totals = np.bincount(groups, right)
+    low, high = np.percentile(totals[drawn].sum(1) / sizes[drawn].sum(1), [2.5, 97.5])
+    answers = {0: np.stack([np.zeros(len(groups), int), 1 - right.astype(int), groups])}
+    assert 2 * bootstrap.of_accuracy(answers) == pytest.approx(high - low, rel=0.1)
+    all_right = {0: np.stack([np.zeros_like(groups), np.zeros_like(groups), groups])}
+    assert bootstrap.of_accuracy(all_right) == pytest.approx(0, abs=1e-12)
+    assert bootstrap.of_accuracy({0: answers[0], 1: answers[0][:2]}) == bootstrap.of_accuracy(answers)  # an older point
+    assert bootstrap.of_accuracy({0: answers[0], 1: np.vstack([answers[0][:2], groups[::-1]])}) is None
 
 
 def test_mcnemar_is_statsmodels(answers):
@@ -53,4 +60,3 @@ def test_other_images_or_none_say_nothing(answers):
     assert bootstrap.mcnemar_p(answers[0][0], other) is None
     assert bootstrap.mcnemar_p(answers[0][0], answers[1][0][:, :-1]) is None
     assert bootstrap.of_accuracy({0: answers[0][0], 1: None}) is None
-    assert bootstrap.of_difference({}, {}) is None

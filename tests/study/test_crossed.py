@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from attnlab.study.analysis import read_analysis
-from attnlab.study.crossed import contributions, of_both, over_both
+from attnlab.study.crossed import contributions, of_both, over_both, over_folds
 from attnlab.study.report import headline, write_report
 from attnlab.study.statistics import Comparison, compare
 from tests.study.points import answers_of, write_point
@@ -84,8 +84,12 @@ def test_what_nobody_knows():
     assert contributions([answers], [answers], "f1") is None
     assert over_both(np.zeros((1, 9))) is None
     assert over_both(np.zeros((3, 9))) is None
-    pair = {0: answers, 1: answers}
-    assert of_both(Comparison(1, 0.1), pair, pair, "accuracy") is None
+    assert of_both(Comparison(1, 0.1), {0: 0.1}, np.ones((1, 9)), 0.0) is None
+    some = compare({0: 0.1, 1: 0.2, 2: 0.1})
+    assert of_both(some, {0: 0.1, 1: 0.2, 2: 0.1}, None) is None
+    grouped = np.vstack([answers, np.arange(1000) // 2])
+    assert contributions([answers], [grouped], "accuracy").shape == (1, 500)  # an older point knows no groups
+    assert contributions([np.vstack([answers, np.arange(1000) // 4])], [grouped], "accuracy") is None
 
 
 def test_images_of_a_group_count_as_one():
@@ -108,11 +112,75 @@ def test_images_of_a_group_count_as_one():
     assert alone.half_width < grouped.half_width
 
 
-def test_folds_have_images_of_their_own():
-    comparison = compare({(0, 0): 0.1, (0, 1): 0.12, (0, 2): 0.09}, overlap=0.5)
-    answers = {(0, fold): answers_of(0.8) for fold in range(3)}
-    both = of_both(comparison, answers, answers, "accuracy")
-    assert both == (comparison.p, comparison.high - comparison.mean)
+@pytest.mark.parametrize("effect", [0.0, 0.8])
+def test_groups_of_unequal_size_are_covered(effect):
+    """60 groups of 1 to 40 images, whose images are of like difficulty."""
+    random = np.random.default_rng(2)
+    covered, means = [], []
+    for _ in range(1500):
+        sizes = random.integers(1, 40, 60)
+        groups = np.repeat(np.arange(60), sizes)
+        hard = np.repeat(random.normal(1, 1.5, 60), sizes)
+        other = hard + effect + np.repeat(random.normal(0, 0.7, 60), sizes)
+        labels = np.zeros_like(groups)
+        answers, base = (
+            [np.stack([labels, random.random(len(groups)) > 1 / (1 + np.exp(-each)), groups]) for _ in range(3)]
+            for each in (other, hard)
+        )
+        parts = contributions(answers, base, "accuracy")
+        means.append(parts.sum(1).mean())
+        covered.append(over_both(parts).half_width)
+    truth = np.mean(means)
+    assert np.mean([abs(mean - truth) <= reach for mean, reach in zip(means, covered, strict=True)]) == pytest.approx(
+        0.95, abs=0.02
+    )
+
+
+def test_balanced_accuracy_of_classes_that_differ_is_covered():
+    """Two classes, 400 and 100 images, of which attention helps only one."""
+    random = np.random.default_rng(3)
+    labels = np.repeat([0, 1], [400, 100])
+    means, reaches = [], []
+    for _ in range(1500):
+        hard = random.normal(1, 2, 500)
+        other = hard + labels
+        answers, base = (
+            [
+                np.stack([labels, np.where(random.random(500) < 1 / (1 + np.exp(-each)), labels, 1 - labels)])
+                for _ in "abc"
+            ]
+            for each in (other, hard)
+        )
+        parts = contributions(answers, base, "balanced_accuracy")
+        means.append(parts.sum(1).mean())
+        reaches.append(over_both(parts).half_width)
+    truth = np.mean(means)
+    covered = np.mean([abs(mean - truth) <= reach for mean, reach in zip(means, reaches, strict=True)])
+    assert covered == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize(("folds", "seeds"), [(2, 5), (5, 1), (5, 5)])
+@pytest.mark.parametrize("luck", [0.1, 1.0])
+def test_seeds_of_a_fold_share_its_images(folds, seeds, luck):
+    """Folds whose differences are independent are covered at least as often as said, however many seeds there are."""
+    random = np.random.default_rng(4)
+    overlap = 1 / ((folds - 1) * 0.85)
+    covered = []
+    for _ in range(1500):
+        of_fold = random.normal(0, 1, folds)
+        found = {(s, f): of_fold[f] + luck * random.normal() for s in range(seeds) for f in range(folds)}
+        covered.append(abs(np.mean([*found.values()])) <= over_folds(found, overlap).half_width)
+    assert np.mean(covered) > 0.935
+
+
+def test_one_fold_alone_is_no_cross_validation():
+    """Its seeds and images are crossed as without folds; several folds need no answers."""
+    found = {(seed, 0): 0.1 + 0.01 * seed for seed in range(3)}
+    parts = np.random.default_rng(0).choice([-1, 0, 1], (3, 100), p=[0.1, 0.6, 0.3]) / 100
+    assert of_both(compare(found), found, parts) == pytest.approx(over_both(parts), abs=0.05)
+    assert of_both(compare(found), found, None) is None
+    several = {(0, fold): 0.1 + 0.01 * fold for fold in range(3)}
+    assert of_both(compare(several, 0.5), several, None, 0.5) == pytest.approx(over_folds(several, 0.5))
 
 
 def few_images(root, images):

@@ -14,7 +14,7 @@ from attnlab.study import read_analysis, write_report
 from attnlab.study.analysis import analyse
 from attnlab.study.collect import read_study
 from attnlab.study.figures import styled
-from attnlab.study.looking import draw_looking, interval, spearman
+from attnlab.study.looking import draw_looking, fisher, spearman
 from attnlab.study.statistics import holm
 from tests.study.designs import write_by_stage
 from tests.study.points import write_point
@@ -56,13 +56,13 @@ def test_rank_correlation_is_scipys(levels):
 
 
 def test_the_interval_is_fishers_and_has_a_width_where_all_agree():
-    low, high = interval(0.5, 12)
+    low, high = fisher(0.5, 12)
     error = np.sqrt((1 + 0.125) / 9)
     assert (low, high) == pytest.approx(tuple(np.tanh(np.arctanh(0.5) + 1.959964 * error * np.array([-1, 1]))))
-    assert interval(-0.5, 12) == pytest.approx((-high, -low))
-    low, high = interval(1.0, 5)
+    assert fisher(-0.5, 12) == pytest.approx((-high, -low))
+    low, high = fisher(1.0, 5)
     assert (low, high) == (pytest.approx(0.15, abs=0.02), 1.0)
-    assert interval(0.99, 8)[0] > interval(0.9, 8)[0] > interval(0.9, 6)[0]
+    assert fisher(0.99, 8)[0] > fisher(0.9, 8)[0] > fisher(0.9, 6)[0]
 
 
 @pytest.mark.parametrize(("noise", "covers"), [(0.0, (0.94, 0.96)), (0.5, (0.93, 0.96)), (1.0, (0.87, 0.96))])
@@ -74,7 +74,7 @@ def test_it_covers_the_modules_rank_correlation(noise, covers):
         x, y = random.standard_normal((2, runs, 8))
         effects = np.stack([x, rho * x + np.sqrt(1 - rho**2) * y])
         means = (effects[..., None] + noise * random.standard_normal((2, runs, 8, 3))).mean(-1)
-        intervals = [interval(spearman(*each), 8) for each in means.transpose(1, 0, 2).tolist()]
+        intervals = [fisher(spearman(*each), 8) for each in means.transpose(1, 0, 2).tolist()]
         found.append(np.mean([low <= true <= high for low, high in intervals]))
     assert (min(found), max(found)) == pytest.approx(covers, abs=0.03)
 
@@ -109,7 +109,7 @@ def test_the_correlation_is_of_means_over_seeds(root):
     found = energy(told)["correlation"]
     r = spearmanr(list(SCORES.values()), list(BETTER.values())).statistic
     assert (found["r"], found["n"], found["modules"]) == (pytest.approx(r), 6, 6)
-    assert (found["low"], found["high"]) == interval(found["r"], 6)
+    assert (found["low"], found["high"]) == fisher(found["r"], 6)
     by_loss = energy(analyse(read_study(root, "loss")))["correlation"]
     assert by_loss["r"] == pytest.approx(r)  # a lower loss is better
 

@@ -36,6 +36,8 @@ def test_differences_that_are_all_alike():
     equal, shifted = compare({0: 0.0, 1: 0.0}), compare({0: 0.1, 1: 0.1})
     assert (equal.p, equal.effect, equal.low) == (1, 0, None)
     assert (shifted.p, shifted.effect) == (0.5, math.inf)  # of four choices of signs two are as far out
+    rounded = compare(dict(enumerate(float(np.float32(x) - np.float32(x - 0.02)) for x in (0.68, 0.7, 0.71))))
+    assert rounded.p == pytest.approx(0.25)  # of 32 bits: a t-test would say 1e-12
     seven = np.full((7, 1), -0.1)
     exact = stats.permutation_test((seven[:, 0],), np.mean, permutation_type="samples", n_resamples=np.inf)
     assert compare(dict.fromkeys(range(7), -0.1)).p == pytest.approx(exact.pvalue) == 2 / 2**7

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from math import isfinite
 from typing import Any
 
 import torch.nn.functional as F
@@ -59,7 +60,7 @@ class CifarResNet(nn.Module):
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise InputError(f"depth={depth}: must be 6 n + 2, such as 20, 32, 44, 56 or 110")
-        if width <= 0:
+        if not (isfinite(width) and width > 0):
             raise InputError(f"width={width}: must be above 0")
         widths = [max(1, round(channels * width)) for channels in WIDTHS]
         self.stem = nn.Sequential()

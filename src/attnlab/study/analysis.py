@@ -157,7 +157,6 @@ def _variants(study: Study, bases: list[Variant | None], also: Measured) -> list
                 "values": {written(which): value for which, value in values[i].items()},
                 "differences": {written(which): value for which, value in pairs.items()},
                 "difference": _difference(comparison) if comparison and pairs else None,
-                "difference_test": bootstrap.of_difference(answers, base_answers) if pairs else None,
                 "difference_both": comparison.half_width_both if comparison else None,
                 **_comparison(comparison),
                 "more_seeds": found.more_seeds if found else None,

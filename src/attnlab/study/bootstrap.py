@@ -16,8 +16,8 @@ RESAMPLES = 2000
 
 
 def correctness(answers: Sequence["np.ndarray | None"]) -> "np.ndarray | None":
-    """``(points, N)``: whether each point classified each test image correctly; of images in groups how many of each
-    group, over the mean size of a group.
+    """``(points, N)``: whether each point classified each test image correctly; with groups ``(points, groups)``, the
+    accuracy and how far each group moves it. Their mean is the accuracy.
 
     ``answers``: of each point ``(2, N)``, labels and predicted classes, or ``(3, N)`` with groups. None if a point has
     none, or if they are not of the same images.
@@ -31,10 +31,15 @@ def correctness(answers: Sequence["np.ndarray | None"]) -> "np.ndarray | None":
     if any(len(a[0]) != len(labels) or (a[0] != labels).any() for a in known):
         return None
     right = np.stack([a[0] == a[1] for a in known])
-    if any(len(a) < 3 for a in known):
+    groups = [a[2] for a in known if len(a) == 3]
+    if not groups:
         return right
-    _, group = np.unique(known[0][2], return_inverse=True)
-    return np.stack([np.bincount(group, row) for row in right]) * (group.max() + 1) / len(group)
+    if any((each != groups[0]).any() for each in groups):
+        return None
+    _, group, sizes = np.unique(groups[0], return_inverse=True, return_counts=True)
+    mean = right.mean(1, keepdims=True)
+    totals = np.stack([np.bincount(group, row) for row in right])
+    return mean + (totals - mean * sizes) / sizes.mean()  # of groups that weigh as their images do
 
 
 def half_width(values: "np.ndarray") -> float:
@@ -55,15 +60,6 @@ def of_accuracy(answers: Mapping[Replicate, Any]) -> float | None:
     """Half-width of a variant's accuracy over test images, with fixed seeds; ``answers`` by replicate."""
     rights = [correctness([answers[which] for which in fold]) for fold in _by_fold(answers)]
     return _pooled([None if right is None else right.mean(0) for right in rights])
-
-
-def of_difference(answers: Mapping[Replicate, Any], base: Mapping[Replicate, Any]) -> float | None:
-    """Half-width of the difference to a baseline over test images common to both, for the replicates of both."""
-    means = []
-    for fold in _by_fold(answers.keys() & base.keys()):
-        right = correctness([answers[which] for which in fold] + [base[which] for which in fold])
-        means.append(None if right is None else right[: len(fold)].mean(0) - right[len(fold) :].mean(0))
-    return _pooled(means)
 
 
 def _by_fold(replicates: Iterable[Replicate]) -> list[list[Replicate]]:

@@ -101,10 +101,11 @@ def _correlation(have: Sequence[Scored], metric: Metric) -> Told | None:
     """Positive: what scores higher is better. ``n`` variants have so many ``modules``, together with the bare one."""
     if len(have) < FEWEST:
         return None
-    better = [metric.sign * _mean(variant.values(metric.name)) for variant, _ in have]
+    found = [(variant.values(metric.name), scores) for variant, scores in have]
+    better = [metric.sign * _mean({which: values[which] for which in scores}) for values, scores in found]
     if (r := spearman([_mean(values) for _, values in have], better)) is None:
         return None
-    low, high = interval(r, len(have))
+    low, high = fisher(r, len(have))
     modules = {
         tuple(placement["attention"]["_target_"] for placement in ledger.placements(variant.settings))
         for variant, _ in have
@@ -128,7 +129,7 @@ def _ranks(values: Sequence[float]) -> list[float]:
     return [(bisect_left(order, value) + bisect_right(order, value) + 1) / 2 for value in values]
 
 
-def interval(r: float, n: int) -> tuple[float, float]:
+def fisher(r: float, n: int) -> tuple[float, float]:
     """95 % interval of a rank correlation ``r`` of ``n`` > 3 variants, each the mean over its seeds.
 
     Fisher's z with the standard error sqrt((1 + r²/2) / (n - 3)) of Bonett and Wright (2000, Psychometrika 65). Of few

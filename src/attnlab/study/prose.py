@@ -190,18 +190,23 @@ def _of_designs(study: Study) -> list[str]:
 
 def subset(study: Study) -> str:
     """``On a subset: 94 batches of 128 random images an epoch, 4 epochs.``; empty where epochs have all images."""
-    found = sorted(
-        {
-            (str(limit), v.settings["data"].get("batch_size", ""), v.settings["trainer"]["max_epochs"])
-            for v in study.variants
-            if (limit := v.settings["trainer"].get("limit_train_batches")) not in (None, 1.0)
-        }
-    )
-    if not found:
+    trainers = [v.settings["trainer"] for v in study.variants]
+    limits = sorted({_limit(trainer.get("limit_train_batches")) for trainer in trainers})
+    if limits == [ALL]:
         return ""
-    batches, sizes, epochs = (", ".join(map(str, dict.fromkeys(column))) for column in zip(*found, strict=True))
-    what = f"{batches} batches" if "." not in batches else f"a share of {batches} of the batches"
-    return f"On a subset: {what} of {sizes} random images an epoch, {epochs} epochs (trainer.limit_train_batches)."
+    sizes = sorted({v.settings["data"].get("batch_size", 0) for v in study.variants})
+    epochs = sorted({trainer["max_epochs"] for trainer in trainers})
+    texts = [" or ".join(map(str, several)) for several in (limits, sizes, epochs)]
+    return "On a subset: {} of {} random images an epoch, {} epochs (trainer.limit_train_batches).".format(*texts)
+
+
+ALL = "all batches"
+
+
+def _limit(value: int | float | None) -> str:
+    if value is None or (isinstance(value, float) and value == 1):
+        return ALL
+    return f"{value} batches" if isinstance(value, int) else f"a share of {value} of the batches"
 
 
 def notes(told: Told, study: Study) -> list[str]:
@@ -215,8 +220,8 @@ def notes(told: Told, study: Study) -> list[str]:
         f"together, as if the images were drawn anew, too (crossed random effects). better and worse are p ≤ 0.05 both "
         f"over {over} alone and over both, likewise corrected; better{ON_THESE}: only over {over}, or nobody knows of "
         "other images.",
-        "undecided (n): n more seeds decide it with 80 % power, if the difference is what it looks like now, "
-        "corrected for small-sample bias (Hedges), at the stricter level of a second look; "
+        "undecided (n): n more seeds decide it over seeds with 80 % power, if the difference is what it looks like "
+        "now, corrected for small-sample bias (Hedges), at the stricter level of a second look; "
         f"{told['more']} trains the cheapest of them. Without n: fewer than {FIRST} pairs are too few to tell.",
     ]
     if "replicates" in told:
@@ -306,8 +311,8 @@ def methods(told: Told, study: Study) -> str:
         text.append(
             "A variant is called better or worse only where the same holds over test images, too: "
             + (
-                "each fold has its own, so that intervals over folds include them."
-                if study.folds
+                "each fold has its own, and the means over a fold's seeds are compared over folds."
+                if study.folds and all(v.folds for v in study.variants)
                 else f"variance components of the crossed design of {over} and images, Satterthwaite's degrees of "
                 "freedom, Holm's correction."
             )

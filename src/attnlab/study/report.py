@@ -246,7 +246,8 @@ def headline(told: Told) -> str:
     elif here:
         text = f"{best['label']} is better than {best['baseline']}{ON_THESE}: {gained}{_with_others(best, metric)}"
     elif len(worse) == len(rows):
-        return f"Every attention is worse than its baseline; the least, {best['label']}, by {gained}."
+        where = "" if all(row["verdict"] == "worse" for row in worse) else ON_THESE
+        return f"Every attention is worse than its baseline{where}; the least, {best['label']}, by {gained}."
     else:
         text = f"No attention is shown to be better. The best attention is {best['label']}: {gained} (undecided)"
     if (equal := best["equal_cost"]) and equal["mean"] is not None:
@@ -385,7 +386,6 @@ def _flat(row: Told, told: Told) -> dict[str, Any]:
         **({"replicates": accuracy["n"], "folds": row.get("folds")} if folds else {}),
         "difference": difference.get("mean"),
         "difference_half_width": difference.get("half_width"),
-        "difference_half_width_images": row["difference_test"],
         "difference_half_width_both": row["difference_both"],
         "difference_pairs": difference.get("n"),
         "p": row["p"],

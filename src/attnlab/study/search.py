@@ -7,7 +7,6 @@ confirmed is told as results: as the variants of ``analysis``.
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from math import inf
 from pathlib import Path
 from statistics import fmean
@@ -18,9 +17,10 @@ from attnlab.errors import InputError, choices, first_line
 from attnlab.study import factors, prose, search_words
 from attnlab.study.analysis import Told, analyse
 from attnlab.study.collect import Study, Variant, log_tail, read_study
+from attnlab.study.comparisons import compared
 from attnlab.study.metrics import ACCURACY, METRICS, Metric
-from attnlab.study.replicates import Replicate, seed_of
-from attnlab.study.statistics import Comparison, compare, corrected, differences, estimate
+from attnlab.study.replicates import seed_of
+from attnlab.study.statistics import Comparison, corrected, estimate
 from attnlab.study.trials import COSTS, DONE, PAUSED, RUNNING, TRIALS, Search, Trial, numbers, read_search
 from attnlab.terminal import printable
 
@@ -324,10 +324,8 @@ def _against_tuned_bare(
     variants = {_id(variant): variant for variant in study.variants}
     if trial is None or trial.id not in variants:
         return None
-    base = _means([variants[trial.id]], study)
     own = [design for design in designs if design["origin"] == "search" and design["id"] in variants]
-    pairs = [differences(_means([variants[design["id"]]], study), base) for design in own]
-    found = corrected([replace(compare(each, study.overlap), lower=study.metric.lower) for each in pairs])
+    found = corrected([compared(study, [variants[design["id"]]], [variants[trial.id]]) for design in own])
     against = [
         {"label": design["label"], **_compared(comparison)}
         for design, comparison in zip(own, found, strict=True)
@@ -346,8 +344,7 @@ def _against_random(designs: Sequence[Told], study: Study) -> list[Told]:
     if not (own and others):
         return []
     asked = {"best": (own[:1], others[:1]), "mean": (own, others)}
-    pairs = [differences(_means(ours, study), _means(theirs, study)) for ours, theirs in asked.values()]
-    found = corrected([replace(compare(each, study.overlap), lower=study.metric.lower) for each in pairs])
+    found = corrected([compared(study, ours, theirs) for ours, theirs in asked.values()])
     return [
         {"of": what, **_compared(comparison)} for what, comparison in zip(asked, found, strict=True) if comparison.pairs
     ]
@@ -362,13 +359,6 @@ def _compared(comparison: Comparison) -> Told:
         "p_holm": comparison.p_holm,
         "verdict": comparison.verdict,
     }
-
-
-def _means(variants: Sequence[Variant], study: Study) -> dict[Replicate, float]:
-    """The mean over designs, for each replicate that all of them have."""
-    values = [variant.values(study.metric.name) for variant in variants]
-    shared = set.intersection(*({*found} for found in values))
-    return {which: fmean(found[which] for found in values) for which in shared}
 
 
 def _unfinished(search: Search) -> list[Told]:

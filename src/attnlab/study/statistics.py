@@ -77,6 +77,7 @@ class Comparison:
 
 ALPHA, POWER = 0.05, 0.8
 ON_THESE = " on these images"
+EQUAL = 1e-6  # results are rounded to 32 bits
 FIRST, MOST = 3, 1000  # pairs: with fewer nothing is said about how many more; with as many nobody would ask
 
 
@@ -86,10 +87,10 @@ def compare(pairs: Mapping[Replicate, float], overlap: float = 0.0) -> Compariso
     if len(found) < 2:
         return Comparison(len(found), fmean(found) if found else 0.0)
     mean, spread, independent = fmean(found), stdev(found), worth(len(found), overlap)
-    if spread <= 1e-12:
+    if spread <= EQUAL:
         # Accuracies are counts of images, so that differences may be equal by luck, and a t-test would divide by
         # zero. Under no effect their signs are as good as coins: the exact sign-flip test.
-        same = abs(mean) <= 1e-12
+        same = abs(mean) <= EQUAL
         p = 1.0 if same else min(1.0, 2.0 ** (1 - independent))
         return Comparison(len(found), mean, p=p, effect=0.0 if same else copysign(inf, mean))
     from scipy.special import stdtr, stdtrit
