@@ -138,3 +138,19 @@ def test_a_paused_point_is_named_and_not_judged(tmp_path):
     study = read_study(tmp_path)
     assert [variant.label for variant in study.variants] == ["none"]
     assert [tuple(vars(point).values()) for point in study.unfinished] == [(folder, "paused", "after epoch 1 of 3")]
+
+
+def test_choices_of_one_class_are_told_by_their_names(tmp_path):
+    """cbam and cbam_article: what differs between them is no factor, and not in their labels."""
+    article = {"ratio": 8.0, "batchnorm": False, "gate": "hardsigmoid_keras2"}
+    authors = {"ratio": 16.0, "batchnorm": True, "gate": "sigmoid"}
+    write_point(tmp_path / "s", "none", 0, 0.7)
+    for init in ("authors", "identity"):
+        write_point(tmp_path / "s", "cbam", 0, 0.8, init=init, **authors)
+    folder = write_point(tmp_path / "s", "cbam", 0, 0.8, sites="shortcut", init="he_normal", **article)
+    about = ledger.read_json(folder / "point.json")
+    ledger.write_json(folder / "point.json", {**about, "names": {**about["names"], "attention": "cbam_article"}})
+    study = read_study(tmp_path / "s")
+    labels = {variant.label for variant in study.variants}
+    assert labels == {"none", "cbam branch init=authors", "cbam branch init=identity", "cbam_article shortcut"}
+    assert set(study.factors) == {"attention", "sites", "attention.init"}

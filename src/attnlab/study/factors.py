@@ -10,7 +10,8 @@ from attnlab.study.designs import Design, Designs, designs_of
 from attnlab.study.texts import Flat, Levels, Path, class_name, flatten, level_of, written
 
 GROUPS = ("backbone", "attention", "sites")
-NAMED = {("backbone", "_target_"), ("attention", "_target_"), ("sites", "role")}  # what the choices' names say
+CHOICE = ("attention", "name")
+NAMED = {("backbone", "_target_"), ("attention", "_target_"), CHOICE, ("sites", "role")}  # what the choices' names say
 
 
 def labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -19,7 +20,7 @@ def labels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mappin
     ``settings`` are identities without the seed, ``names`` the names of backbone, attention and sites.
     """
     designs = designs_of(settings, names)
-    flat = _flat(settings, designs)
+    flat = _flat(settings, names, designs)
     several = _several(names)
     telling = _telling(flat.values())
     usual = _usual(flat.values())
@@ -47,11 +48,11 @@ def levels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mappin
     """The levels of each variant, by key: ``{"attention": "cbam", "attention.ratio": "16", "sites": "branch"}``.
 
     Factors are backbone, attention and sites if their names differ, and settings that differ among variants of one
-    class; different defaults of different classes are not factors. In a study with a design of several placements,
+    choice; different defaults of different classes are not factors. In a study with a design of several placements,
     places take the place of attention and sites: ``{"stages 1-2": "se", "stages 3-4": "cbam"}``.
     """
     designs = designs_of(settings, names)
-    flat = _flat(settings, designs)
+    flat = _flat(settings, names, designs)
     several = _several(names)
     telling = _telling(flat.values())
     found: dict[str, Levels] = {}
@@ -74,10 +75,12 @@ def levels(settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mappin
     return found
 
 
-def _flat(settings: Mapping[str, Mapping[str, Any]], designs: Designs | None) -> dict[str, Flat]:
+def _flat(
+    settings: Mapping[str, Mapping[str, Any]], names: Mapping[str, Mapping[str, Any]], designs: Designs | None
+) -> dict[str, Flat]:
     """The settings of each variant by path; without those of attention and sites where ``designs`` tell them."""
     if not designs:
-        return {key: flatten(_in_full(value)) for key, value in settings.items()}
+        return {key: {**flatten(_in_full(value)), CHOICE: names[key]["attention"]} for key, value in settings.items()}
     found = {}
     for key, value in settings.items():
         full = _in_full(value)
@@ -159,13 +162,16 @@ def _telling(variants: Iterable[Flat]) -> set[tuple[Path, Any]]:
 def _kind(path: Path, mine: Flat) -> Any:
     """The class that a setting is of: variants of one class can be compared in it; in the class itself, all.
 
-    Of the backbone it is the name: one function builds several.
+    Of the backbone it is the name: one function builds several. Of attention and sites it is the class and the name:
+    ``cbam`` and ``cbam_article`` differ in much that their names tell.
     """
     if path[-1] == "_target_":
         return None
     if path[0] == "backbone":
         return mine.get(("backbone", "name"), mine.get(("backbone", "_target_")))
-    return mine.get(("attention" if path[0] == "sites" else path[0], "_target_"))
+    if path[0] in ("attention", "sites"):
+        return mine.get(("attention", "_target_")), mine.get(CHOICE)
+    return mine.get((path[0], "_target_"))
 
 
 def _setting(path: Path, value: Any) -> str:
