@@ -340,6 +340,8 @@ def methods(told: Told, study: Study) -> str:
         )
     text += [*in_words(told, over, by), *looking.methods(told, over)]
     made_with = f" (attnlab {told['version']}{', ' + software if software else ''})"
+    code = " or ".join(sorted({point.code for point in points} - {""}))
     where = f"; training and latency: {devices}" if devices else ""
+    where += f"; trained by attnlab's code {code}" if code else ""
     text.append(f"Parameters and multiply-accumulates were counted for one forward pass{made_with}{where}.")
     return " ".join(text)
