@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from attnlab.study.analysis import Told
 from attnlab.study.collect import Study, code_of, read_study
 from attnlab.study.figures import draw_all
 from attnlab.study.metrics import METRICS
-from attnlab.study.prose import damaged
+from attnlab.study.prose import damaged, options
 from attnlab.study.published import ANSWERS, EVALUATIONS, POINT, RESULT, STUDY, facts, same_accuracy
 from attnlab.study.report import headline, markdown
 from attnlab.study.search import tell
@@ -67,7 +68,8 @@ def publish(folder: str | Path, place: str | Path, metric: str = "accuracy") -> 
     points = sum(len(variant.points) for variant in study.variants)
     print(
         f"published: {into}/report{suffix}.md, figures{suffix}/, {ledger.RESULTS}, {ANSWERS}: {points} points in "
-        f"{_size(into) / 1000:,.0f} kB, without weights\nnext: attnlab report {into}"
+        f"{_size(into) / 1000:,.0f} kB, without weights\n"
+        f"next: {shlex.join(['attnlab', 'report', str(into), *options(metric=study.metric)])}"
     )
     return told
 

@@ -82,7 +82,7 @@ def write_report(
     files = f"report{suffix}.html (open it in a browser), report{suffix}.md, .csv, .json, .tex, figures{suffix}/"
     why = "the report with the study's own baseline is kept (to keep this one: --format html > page.html)"
     why = why if baseline else f"{home} is read-only"
-    why = why if study.published is None else f"{home} holds a published study; its report is {home}/report.md"
+    why = why if study.published is None else f"{home} holds a published study; its report is {home}/report{suffix}.md"
     done = f"written: {home}/{files}" if write else f"nothing was written: {why}"
     console.print(done, highlight=False, markup=False)
     if told["headline"]:
@@ -249,7 +249,9 @@ def headline(told: Told) -> str:
         where = "" if all(row["verdict"] == "worse" for row in worse) else ON_THESE
         return f"Every attention is worse than its baseline{where}; the least, {best['label']}, by {gained}."
     else:
-        text = f"No attention is shown to be better. The best attention is {best['label']}: {gained} (undecided)"
+        alike = len({row["baseline_id"] for row in rows}) == 1
+        best_is = "The best attention is" if alike else "The largest difference to its baseline is that of"
+        text = f"No attention is shown to be better. {best_is} {best['label']}: {gained} (undecided)"
     if (equal := best["equal_cost"]) and equal["mean"] is not None:
         than = interval(equal, metric, "+")
         text += f"; against a wider network of equal cost: {than} ({equal['verdict']})"

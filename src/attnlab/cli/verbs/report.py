@@ -15,7 +15,9 @@ def _publish(args: argparse.Namespace) -> int:
     for option in ("format", "per_class", "baseline"):
         if getattr(args, option):
             name = option.replace("_", "-")
-            raise InputError(f"--publish --{name}: cannot be combined; a study is published with its own baseline")
+            raise InputError(
+                f"--publish --{name}: cannot be combined; all is published, with the study's own baseline, as report.md"
+            )
     from attnlab.study.publishing import publish
 
     publish(args.study, args.publish, args.metric)
