@@ -166,7 +166,7 @@ def test_a_study_of_a_subset_says_so_first(tmp_path, capsys):
         for name in ("none", "se"):
             write_point(root, name, 0, 0.8, trainer=trainer, data={"name": "d", "_target_": "x.D", "batch_size": 64})
     write_report(root, "md")
-    said = "On a subset: 50 batches of 64 random images an epoch, 3, 10 epochs (trainer.limit_train_batches)."
+    said = "On a subset: 50 batches of 64 random images an epoch, 3 or 10 epochs (trainer.limit_train_batches)."
     text = capsys.readouterr().out
     assert text.startswith(f"# small\n\n{said}\n\n")
     assert text.count("On a subset") == 1

@@ -213,7 +213,6 @@ def notes(told: Told, study: Study) -> list[str]:
     """Notes that a reader needs for the tables."""
     rows, over, by = told["variants"], replicates.over(told), replicates.by(told)
     test = "paired t-test" if by == "seed" else "paired t-test, corrected for folds"
-    more = f"{told['more']} of the study, trained again," if study.published else told["more"]
     text = [
         f"± is the half-width of a 95 % t-interval over {over}. Differences are to {told['baseline']}, in "
         f"{metric_of(told).difference}, paired by {by}.",
@@ -223,7 +222,7 @@ def notes(told: Told, study: Study) -> list[str]:
         "other images.",
         "undecided (n): n more seeds decide it over seeds with 80 % power, if the difference is what it looks like "
         "now, corrected for small-sample bias (Hedges), at the stricter level of a second look; "
-        f"{more} trains the cheapest of them. Without n: fewer than {FIRST} pairs are too few to tell.",
+        f"{told['more']} trains the cheapest of them. Without n: fewer than {FIRST} pairs are too few to tell.",
     ]
     if "replicates" in told:
         text.insert(
