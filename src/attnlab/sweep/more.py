@@ -60,7 +60,7 @@ def plan_round(
     if planned is not None:
         print(*table.summary(planned), sep="\n")
     elif not needed:
-        print("nothing to run: every comparison is decided" + (", or too small" if too_small else ""))
+        print("nothing to run: every comparison is decided over seeds" + (", or too small" if too_small else ""))
     return planned
 
 
