@@ -195,8 +195,8 @@ def methods(told: Mapping[str, Any], over: str) -> list[str]:
     tests = sum((row["above_chance"] or {}).get("p") is not None for each in found for row in each["variants"])
     if tests:
         text.append(
-            f"Above chance: scores less what a map that tells nothing scores, two-sided t-tests over {over}, of "
-            f"the images that were scored, with Holm's correction for {tests} test{'s' * (tests > 1)}, a family of their "
+            f"Above chance: scores less what a map that tells nothing scores, two-sided t-tests over {over}, of the "
+            f"images that were scored, with Holm's correction for {tests} test{'s' * (tests > 1)}, a family of their "
             "own. A map that always points at the middle may do better than that."
         )
     if correlations := [each["correlation"] for each in found if each["correlation"]]:
