@@ -20,7 +20,7 @@ def test_a_users_struct_error_names_the_choice():
     argv = ["attention=se,cbam", "attention.kernel=3,7", "seed=0,1"]
     with composing() as compose_one:
         results = list(compose_all(grid.jobs(argv, True, compose_one), compose_one))
-    valid = "bias, gate, init, min_hidden, order, ratio, squeeze"
+    valid = "bias, combine, gate, init, min_hidden, order, ratio, squeeze"
     message = f"attention.kernel: attention=se has no such setting; valid: {valid}"
     assert [str(r) for r in results[:4]] == [message] * 4
     assert [r.attention.kernel for r in results[4:]] == [3, 3, 7, 7]

@@ -66,7 +66,7 @@ def test_head_says_what_was_found(visit):
     assert "2 points did not finish" in tab.inner_text("#scope")
     assert tab.locator(".warning").all_inner_texts()[0].startswith("Warning: Points of 2 code versions")
     assert tab.locator(".warning").first.is_visible()
-    assert tab.locator(".head ol li").count() == 5
+    assert tab.locator(".head ol li").count() == 6
 
 
 def test_a_study_that_shows_nothing_says_so(visit, tmp_path):
@@ -249,7 +249,7 @@ def test_what_was_also_measured(visit, tmp_path):
     def heads() -> list[str]:
         return [" ".join(text.split()).strip("▴▾ ") for text in tab.locator("#board > thead th").all_inner_texts()]
 
-    assert heads()[7:10] == ["ensemble %", "on data.clutter=16 %", "parameters"]  # the first two
+    assert heads()[8:11] == ["ensemble %", "on data.clutter=16 %", "parameters"]  # the first two
     best = told["variants"][0]
     found = best["also"]["on data.clutter=16"]
     cell = tab.locator("tr.row").first.locator('td[data-name="on data.clutter=16 %"]')
@@ -260,7 +260,7 @@ def test_what_was_also_measured(visit, tmp_path):
     expected = sorted(told["variants"], key=lambda row: -(row["also"].get("gates/energy") or {"mean": -1})["mean"])
     assert labels(tab) == [row["label"] for row in expected]  # the bare network, which has none, is last
     tab.get_by_label("on data.clutter=16").uncheck()
-    assert heads()[7:10] == ["ensemble %", "gates/energy", "parameters"]
+    assert heads()[8:11] == ["ensemble %", "gates/energy", "parameters"]
     again = visit("#" + tab.url.split("#")[1], file=file)
     assert labels(again) == labels(tab)
     assert again.locator("#board > thead th").count() == len(heads())

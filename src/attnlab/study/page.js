@@ -260,7 +260,6 @@ const EVERY_COLUMN = {
   difference: column("vs baseline", BEST_FIRST, (v) => v.difference?.mean, differenceCell, { below: () => axis(reach) }),
   both: number("both ±", UP, (v) => v.difference_both, written),
   p: number("p (Holm)", UP, (v) => v.p_holm, probability, { name: "p" }),
-  p_both: number("p both", UP, (v) => v.p_both_holm, probability),
   verdict: column("verdict", UP, (v) => rank[v.verdict], verdictMark, { left: true }),
   effect: number("effect d", DOWN, (v) => v.effect_size, plus, { name: "d" }),
   test: number("test ±", UP, (v) => v.accuracy_test, written),

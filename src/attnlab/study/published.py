@@ -148,7 +148,7 @@ def _parsed(path: Path, parse: Callable[[bytes], Any]) -> Any:
 
 def _table(content: bytes) -> list[dict[str, str]]:
     csv.field_size_limit(max(csv.field_size_limit(), 1 << 28))  # of a thousand classes a record is large
-    text = content.decode("utf-8", "surrogateescape").removeprefix("\ufeff")  # which spreadsheets put there
+    text = content.decode("utf-8-sig", "surrogateescape")  # spreadsheets put a mark in front
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     if missing := [name for name in ("point", "labels", *SHAPE_OF) if name not in (reader.fieldnames or ())]:
         raise InputError(f"no column {missing[0]}, so it is no published study")
