@@ -51,7 +51,7 @@ WORKERS = $$($(BIN)/python -c 'import os; print(min(4, 1 + len(os.sched_getaffin
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 T = tests
-test: install-dev ## run the tests (about 9 minutes on 2 cores), or those of one file: make test T=tests/test_docs.py
+test: install-dev ## run the tests (about 12 minutes on 2 cores), or those of one file: make test T=tests/test_docs.py
 	@$(PYTEST) -m "not slow" $(T)
 
 test-all: install-dev ## run all tests, with all combinations (about 15 minutes on 2 cores)
