@@ -35,6 +35,7 @@ def widened(
     is not a positive number.
     """
     widths: dict[str, float | None] = {}  # by what is to be found
+    counted: dict[str, dict[int, Cost]] = {}  # by bare network, what each step of its width costs
     new: dict[str, Widened] = {}
     lines = []
     for config, costs in priced:
@@ -42,10 +43,11 @@ def widened(
             start, target = _width(config, setting), costs[cost]
             bare = ledger.without_seed(_bare(config, setting, start, seed=0))
             key = json.dumps([cost, setting, target, bare], sort_keys=True)
+            of_steps = counted.setdefault(json.dumps([setting, bare], sort_keys=True), {})
             if key not in widths:
                 tell(f"{setting} of the bare backbone with {target:,} {cost}")
                 known = recall("equal_cost", key) if is_ours(config["backbone"]) else None
-                widths[key] = json.loads(known) if known else _fit(config, setting, start, cost, target)
+                widths[key] = json.loads(known) if known else _fit(config, setting, start, cost, target, of_steps)
                 if is_ours(config["backbone"]) and not known:
                     remember("equal_cost", key, json.dumps(widths[key]))
                 if widths[key] is None:
@@ -76,8 +78,18 @@ def _bare(config: Config, setting: str, width: float, seed: int) -> Config:
     return {**designs.without_attention(config), "backbone": backbone, "seed": seed}
 
 
-def _rehearsed(config: Config) -> Any:
-    from attnlab.training.rehearsal import rehearse  # torch comes with it
+def _counted(config: Config) -> "Cost":
+    from attnlab.config.build import build_data  # torch comes with it
+    from attnlab.training.rehearsal import rehearse_network
+
+    try:
+        return rehearse_network(config, build_data(config))[1]
+    except InputError as error:
+        raise InputError(f"sweep.equal_cost: {error}") from None
+
+
+def _rehearsed(config: Config) -> "Cost | None":
+    from attnlab.training.rehearsal import rehearse
 
     (found,) = rehearse([config], with_data=False)
     if found.error:
@@ -85,15 +97,19 @@ def _rehearsed(config: Config) -> Any:
     return found.cost
 
 
-def _fit(config: Config, setting: str, start: float, cost: str, target: int) -> float | None:
-    """The least width with the cost that is nearest to ``target``; None if that is off by more than NEAR."""
-    known: dict[int, int] = {}
+def _fit(
+    config: Config, setting: str, start: float, cost: str, target: int, of_steps: dict[int, "Cost"]
+) -> float | None:
+    """The least width with the cost that is nearest to ``target``; None if that is off by more than NEAR.
+
+    ``of_steps``: what is known of the bare network's costs; it learns more.
+    """
 
     def cost_at(step: int) -> int:
-        if step not in known:
+        if step not in of_steps:
             width = round(start * (1 + step * STEP), 6)
-            known[step] = getattr(_rehearsed(_bare(config, setting, width, 0)), cost)
-        return known[step]
+            of_steps[step] = _counted(_bare(config, setting, width, 0))
+        return int(getattr(of_steps[step], cost))
 
     def first_with(enough: int) -> int:
         """The least step that costs at least so much: channels are whole, so several widths are one network."""
