@@ -109,7 +109,8 @@ def test_points_of_a_pack_whose_process_dies_are_trained_alone(command, tmp_path
     until(lambda: all(map(steps, folders)), process)
     os.kill(ledger.read_json(folders[0] / "status.json")["process"], signal.SIGKILL)
     assert process.wait(120) == 0
-    assert "2 points trained alone from here on: killed by SIGKILL (out of memory?)" in (tmp_path / "out").read_text()
+    told = "and 1 more  trained alone from here on: killed by SIGKILL (out of memory?)"
+    assert told in (tmp_path / "out").read_text()
     for folder in folders:
         assert ledger.read_json(folder / "status.json")["attempts"] == 2
         assert (folder / "log.txt").read_text().count("packed with") == 1
@@ -131,7 +132,7 @@ def without_memory(folders):
 
 @pytest.mark.parametrize(
     ("end", "again", "told"),
-    [(left_alone, [1, 2], "2 points trained alone from here on"), (without_memory, [0, 1], "out of GPU memory")],
+    [(left_alone, [1, 2], "and 1 more  trained alone from here on"), (without_memory, [0, 1], "out of GPU memory")],
 )
 def test_what_the_end_of_a_pack_leaves_is_trained_alone(tmp_path, monkeypatch, capsys, end, again, told):
     """The packs' processes only write how it went."""
@@ -164,6 +165,36 @@ def test_what_the_end_of_a_pack_leaves_is_trained_alone(tmp_path, monkeypatch, c
     out = capsys.readouterr().out
     assert told in out
     assert out.count("✗") == 3
+
+
+def test_what_leaves_a_pack_keeps_its_place(tmp_path, monkeypatch):
+    """Of a sweep that has its seeds outermost, all networks have equally many seeds, whenever it is cut."""
+    started = []
+
+    def begin(context, train, points, taken, threads):
+        started.append([point.folder for point in points])
+        for point in points:
+            ledger.set_status(point.folder, "running")
+
+        def ended():
+            if len(points) > 1:
+                os._exit(loop.ALONE)
+            ledger.set_status(points[0].folder, "failed", error="as it was alone")
+
+        process = multiprocessing.get_context("fork").Process(target=ended)
+        process.start()
+        return process
+
+    monkeypatch.setattr(local, "_start", begin)
+    monkeypatch.setattr(local, "start_fork_server", lambda: None)
+    words = [word for word in WORDS if not word.startswith("attention=")]
+    points = plan.make(["-m", *words, "seed=0,1,2", "attention=none,se", f"output_dir={tmp_path}"]).points
+    local.launch(points, cpu_slots=1)
+    place = [point.folder for point in points]
+    assert [[place.index(folder) for folder in folders] for folders in started] == [
+        *([0, 2, 4], [0]),
+        *([1, 3, 5], [1], [2], [3], [4], [5]),
+    ]
 
 
 def point(pack, i, packed=0):

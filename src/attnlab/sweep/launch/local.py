@@ -1,5 +1,6 @@
 """Points on this machine: a queue over slots, each point in a fresh process pinned to its GPUs."""
 
+import bisect
 import contextlib
 import math
 import multiprocessing
@@ -58,7 +59,7 @@ def launch(
     the slots. A point of several devices takes slots on as many GPUs. The launcher waits for a point that another
     launcher trains. ``timeout_min``: minutes after which a point is asked to save and counts as failed. Out of memory
     on a shared GPU or in a pack, a point is tried once more alone. A pack takes one slot, for as many times the
-    minutes; where that is not worth it, or fails, its points are queued again, each alone.
+    minutes; where that is not worth it, or fails, its points are queued again, each alone and in its place.
     """
     slots = machine.make(gpus, slots_per_gpu, cpu_slots, len(points))
     for wanted in sorted({ledger.devices(point.config) for point in points}):
@@ -69,6 +70,7 @@ def launch(
     broken: OSError | None = None  # the first folder that could not be written
     free, running = list(slots), list[Running]()
     queue, elsewhere, alone = deque(packs(points, len(slots))), list[Planned](), set[Path]()
+    place = {point.folder: i for i, point in enumerate(points)}
     with Display(points) as display, _interrupts(display) as interrupts:
         while running or ((queue or elsewhere) and not interrupts):
             while queue and not interrupts:
@@ -116,7 +118,8 @@ def launch(
                 apart = packed and code not in (0, loop.PREEMPTED) and not (item.reason or interrupts)
                 if apart and (left := [point for point in item.points if _needs_training(point, alone)]):
                     why = "packing is not worth it, says log.txt" if code == loop.ALONE else worker.death(code)
-                    display.note(f"{len(left)} point{'s' * (len(left) > 1)} trained alone from here on: {why}")
+                    others = f" and {len(left) - 1} more" * (len(left) > 1)
+                    display.note(f"{left[0].title}{others}  trained alone from here on: {why}")
                 for point in item.points:
                     display.ended(point)
                     if code == worker.BUSY or (not code and _is_open(point, packed)):
@@ -133,7 +136,10 @@ def launch(
                     if not again:
                         display.finished(point)
                         continue
-                    queue.append([point])
+                    if point.folder in alone:  # it waits for a whole GPU
+                        queue.append([point])
+                    else:
+                        bisect.insort(queue, [point], key=lambda item: place[item[0].folder])
                     with contextlib.suppress(lock.Busy, OSError):  # not failed yet, should we be stopped now
                         ledger.prepare(point.folder, point.config, point.overrides, point.until)
     if interrupts:
