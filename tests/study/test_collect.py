@@ -100,6 +100,7 @@ def test_parts_of_a_hybrid_are_its_attention(tmp_path):
 def test_levels_are_in_order():
     assert factors.in_order(["16", "4", "8"]) == ["4", "8", "16"]
     assert factors.in_order(["se", "none", "cbam"]) == ["none", "se", "cbam"]
+    assert factors.in_order(["[3]", "[1]", "all", "[2]"]) == ["all", "[1]", "[2]", "[3]"]
 
 
 def test_a_baseline_shares_all_that_both_have(tmp_path):

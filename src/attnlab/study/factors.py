@@ -119,12 +119,12 @@ def short(factor: str) -> str:
 
 
 def in_order(levels: Iterable[str]) -> list[str]:
-    """Numbers by size, ``none`` first, other words as they come."""
+    """Numbers by size, ``none`` and ``all`` first, other words as they come, lists by what is in them."""
     found = list(dict.fromkeys(levels))
     try:
         return sorted(found, key=float)
     except ValueError:
-        return sorted(found, key=lambda level: level not in ("none", "all"))
+        return sorted(found, key=lambda level: (level not in ("none", "all"), level if level[:1] == "[" else ""))
 
 
 def _usual(variants: Iterable[Flat]) -> set[tuple[Path, str]]:

@@ -195,6 +195,7 @@ def _pareto(told: Told, study: Study) -> "Figure":
             axes.annotate(str(number), place, xytext=(4, 3), textcoords="offset points", fontsize=8, weight="bold")
         axes.set_xlabel("\n".join([label, *(f"{number} {row['label']}" for number, row in enumerate(named, start=1))]))
         axes.ticklabel_format(axis="x", useOffset=False)
+        axes.locator_params(axis="x", nbins=5)
         axes.margins(x=0.12)
     panels[0].set_ylabel(f"test {metric.label}")
     fit(panels[0].set_ylim, [shown * v for row in rows for v in row["values"].values()], metric)
@@ -284,8 +285,11 @@ def _heatmap(told: Told, study: Study) -> "Figure | None":
     rows = [row for row in told["variants"] if all(name in row["factors"] for name in pair)]
     several = sorted({row["factors"].get("attention", "") for row in rows}) if "attention" not in pair else [""]
     several = several if 1 < len(several) <= 4 else [""]
-    across, down = (in_order(told["factors"][name]) for name in pair)
-    down = [level for level in down if any(row["factors"][pair[1]] == level for row in rows)]
+    there = [{row["factors"][name] for row in rows} for name in pair]
+    across, down = (
+        [level for level in in_order(told["factors"][name]) if level in levels]
+        for name, levels in zip(pair, there, strict=True)
+    )
     values = {}
     for attention in several:
         cells: dict[tuple[str, str], list[float]] = defaultdict(list)
