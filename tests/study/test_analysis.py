@@ -1,5 +1,6 @@
 """What a study says, against scipy on the same numbers."""
 
+import itertools
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from attnlab import ledger
 from attnlab.errors import InputError
 from attnlab.study.analysis import analyse, detailed, read_analysis
 from attnlab.study.collect import read_study
+from attnlab.study.publishing import publish
 from attnlab.study.statistics import Estimate, differences, estimate
 from tests.study.points import write_answered, write_point
 
@@ -200,6 +202,34 @@ def test_seeds_that_were_added_after_a_look_are_told(study):
     told = read_analysis(study)
     assert any("seeds were added 2 times after looking" in text for text in told["warnings"])
     assert "Seeds were added in 2 round(s)" in told["methods"]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "ended", "more", "added"),
+    [
+        ((0, 1), 5, False, 3),  # all were looked at, perhaps, when the last seed was planned
+        ((0, 1), 15, False, 0),  # they were still in training
+        ((0, 1, 2), 5, False, 0),  # the same command, typed again
+        ((0, 1), 5, True, 0),  # its p values are corrected
+    ],
+)
+def test_seeds_that_were_added_without_more_are_told(study, capsys, undrawn, seeds, ended, more, added):
+    points = {seed: sorted(study.glob(f"net-*-s{seed}-*")) for seed in (0, 1, 2)}
+    for folder in itertools.chain(*points.values()):
+        status = ledger.read_json(folder / "status.json")
+        ledger.write_json(folder / "status.json", {**status, "ended": ended})
+    for time, planned in ((1, seeds), (10, (0, 1, 2))):
+        names = [folder.name for seed in planned for folder in points[seed]]
+        mark = {"more": True} if more and time == 10 else {}
+        plan = {"time": time, "command": "attnlab", "points": names, "baseline": None, **mark}
+        ledger.write_json(study / "plans" / f"{time}.json", plan)
+    told = read_analysis(study)
+    wanted = f"{added} variants got more seeds by a later attnlab train, not by attnlab more"
+    assert [text for text in told["warnings"] if "got more seeds" in text] == (
+        [f"{wanted}, once all had ended: if that depended on the results, p values are too small"] if added else []
+    )
+    publish(study, study.parent / "published")
+    assert read_study(study.parent / "published").added == added
 
 
 def test_the_page_gets_curves_and_logs(study):

@@ -70,6 +70,7 @@ def analyse(study: Study, baseline: Mapping[str, str] | None = None) -> Told:
         ],
         "wandb": any("wandb_id" in point.about for v in study.variants for point in v.points.values()),
         "looks": len(study.rounds),
+        "added": study.added,
         "more": shlex.join(["attnlab", "more", *_folder(study), *prose.options(baseline, study.metric)]),
         **({"published": True} if study.published else {}),
         **also.told,

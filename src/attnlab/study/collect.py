@@ -5,7 +5,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite, isnan, log10
+from math import inf, isfinite, isnan, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,10 +167,30 @@ class Study:
         return found
 
     @functools.cached_property
+    def added(self) -> int:
+        """How many variants got replicates by a later `attnlab train`, when those planned before had all ended."""
+        if self.published is not None:
+            return self.published.added
+        planned: dict[str, float] = {}  # name of a point -> when it was first planned
+        for plan in self.plans:
+            planned |= {name: plan["time"] for name in plan["points"] if name not in planned and not plan.get("more")}
+        return sum(_got_more(variant, planned) for variant in self.variants)
+
+    @functools.cached_property
     def baseline(self) -> dict[str, str]:
         """The baseline of the last command, or the bare backbone."""
         said = [plan["baseline"] for plan in self.plans if plan.get("baseline") and not plan.get("more")]
         return {key: written(value) for key, value in said[-1].items()} if said else dict(BARE)
+
+
+def _got_more(variant: Variant, planned: Mapping[str, float]) -> bool:
+    """Whether some of its points were first planned after the end of all that had been planned before them."""
+    mine = [(planned[p.folder.name], p) for p in variant.points.values() if p.folder.name in planned]
+    for time in {time for time, _ in mine}:
+        before = [point.status.get("ended") or inf for earlier, point in mine if earlier < time]
+        if before and max(before) < time:
+            return True
+    return False
 
 
 @functools.lru_cache(maxsize=256)  # a baseline's are asked for again and again

@@ -94,6 +94,11 @@ def _missing(told: Told) -> list[str]:
             f"seeds were added {times} after looking at the results, so the p values of those comparisons "
             "are multiplied by 4 after one round, by 8 after two, ..."
         )
+    if n := told["added"]:
+        text.append(
+            f"{n} variant{'s' * (n > 1)} got more {replicates.over(told)} by a later attnlab train, not by attnlab "
+            "more, once all had ended: if that depended on the results, p values are too small"
+        )
     return text
 
 

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 ANSWERS = "answers.npz"
 POINT, RESULT, EVALUATIONS, STUDY = "point.json", "result.json", "evaluations", "study"  # columns of JSON
 # Of the study, in its first row: how many rows there are, the baseline that its commands named, the points of each
-# round of `attnlab more`, the states of unfinished points, and the ensembles.
+# round of `attnlab more`, how many variants got more seeds otherwise, states of unfinished points, and the ensembles.
 OF_STUDY: Shape = {
     "name": TEXT,
     "points": WHOLE,
     "baseline?": MAPPING,
     "rounds": [[TEXT]],
+    "added?": WHOLE,
     "unfinished": {"*": TEXT},
     "ensembles": {"*": ENSEMBLE},
 }
@@ -61,6 +62,7 @@ class Published:
     unfinished: Mapping[str, str]  # name of a point -> state
     plans: list[Mapping[str, Any]]  # what of the study's plans decides reports
     ensembles: Mapping[str, Record] = field(default_factory=dict)
+    added: int = 0  # see ``collect.Study``
 
 
 def facts(records: Records) -> dict[str, Any]:
@@ -119,6 +121,7 @@ def read_published(folder: Path) -> Published:
             *({"more": True, "points": names} for names in study["rounds"]),
         ],
         ensembles={name: Record(value) for name, value in study["ensembles"].items()},
+        added=study.get("added", 0),
     )
 
 

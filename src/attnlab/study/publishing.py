@@ -47,11 +47,12 @@ def publish(folder: str | Path, place: str | Path, metric: str = "accuracy") -> 
     home, into = Path(folder), Path(place)
     refuse_search(home, "report --publish")
     ledger.refuse_published(home)
-    suffix = read_study(home, metric).metric.suffix  # raises what there is to say before anything is written
+    study = read_study(home, metric)  # raises what there is to say before anything is written
+    suffix = study.metric.suffix
     name = home.resolve().name
     _require_own(into, name)
     before = _contents(into)
-    _write_results(home, into, name)
+    _write_results(home, into, name, study.added)
     told, study = tell(into, None, metric)
     told["headline"] = headline(told)
     at_home = _with_folders(study, home)
@@ -95,8 +96,11 @@ def _require_own(into: Path, name: str) -> None:
         raise InputError(f"--publish {into}: holds the published study {other}; choose another folder")
 
 
-def _write_results(home: Path, into: Path, name: str) -> None:
-    """Write results.csv and answers.npz. Raises InputError for what cannot be published whole."""
+def _write_results(home: Path, into: Path, name: str, added: int) -> None:
+    """Write results.csv and answers.npz; ``added``: see ``collect.Study``.
+
+    Raises InputError for what cannot be published whole.
+    """
     reads = [ledger.read_point(path) for path in ledger.points(home)]
     plans, damaged_plans = ledger.plans(home)
     done = [read for read in reads if read.result]
@@ -113,6 +117,7 @@ def _write_results(home: Path, into: Path, name: str) -> None:
         "points": len(done),
         "baseline": _shortened(baselines[-1], short) if baselines else None,
         "rounds": [plan["points"] for plan in plans if plan.get("more")],
+        **({"added": added} if added else {}),
         "unfinished": _unfinished(reads, plans),
         "ensembles": _ensembles(home, done, digests),
     }

@@ -141,6 +141,7 @@ def _nothing(study: Study) -> Told:
         "subset": "",
         "wandb": False,
         "looks": 0,
+        "added": 0,
         "more": "",
         "at_equal_cost": "",
         "methods": "",
