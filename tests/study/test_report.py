@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from attnlab.study import report
-from attnlab.study.report import write_report
+from attnlab.study.analysis import read_analysis
+from attnlab.study.report import headline, write_report
 from attnlab.study.tex import _escaped, latex
-from tests.study.points import write_decided, write_point
+from tests.study.points import write_answered, write_decided, write_point
 
 
 def test_report_writes_tables_page_and_figures(study, capsys):
@@ -184,3 +185,23 @@ def test_factors_are_told_in_markdown_too(tmp_path, capsys):
     assert "## Factors: each level averaged over the rest\n\n| factor | accuracy % | to the mean | p |" in text
     assert "| init=authors | 80.1 | -1.0 |" in text.replace(" ± 0.0", "")
     assert "## Interactions: do effects depend on another factor?" in text
+
+
+def against(root, baseline):
+    return headline(read_analysis(root, {"attention": baseline}))
+
+
+def test_the_headline_of_a_baseline_with_attention(study, tmp_path):
+    """The bare network is one of those that are compared with it."""
+    assert against(study, "se").startswith(
+        "Nothing is shown to be better than se. The nearest is cbam order=parallel: "
+    )
+    write_decided(tmp_path / "decided")
+    assert against(tmp_path / "decided", "cbam") == "se is better than cbam: +7.0 points."
+    for seed in range(4):
+        write_answered(tmp_path / "bare", "none", seed, 0.80)
+        write_answered(tmp_path / "bare", "se", seed, 0.70 + 0.002 * seed)
+    assert against(tmp_path / "bare", "se") == "none is better than se: +9.7 ± 0.4 points."
+    worse = "Every attention is worse than its baseline; the least, se, by -9.7 ± 0.4 points"
+    assert against(tmp_path / "bare", "none").startswith(worse)
+    assert against(study, "none").startswith("No attention is shown to be better. The best attention is ")

@@ -230,10 +230,12 @@ def headline(told: Told) -> str:
 
     ``cbam is better than none: +1.4 ± 0.6 points for 5.6 % more parameters; against a wider network of equal cost: …``
     """
-    rows = [row for row in told["variants"] if row["difference"] and row["config"]["sites"] is not None]
+    attends = {row["id"]: row["config"]["sites"] is not None for row in told["variants"]}
+    compared = [row for row in told["variants"] if row["difference"]]
+    rows = [row for row in compared if attends[row["id"]] or attends.get(row["baseline_id"])]
     if not rows:
         return ""
-    metric = metric_of(told)
+    metric, to_attention = metric_of(told), any(attends.get(row["baseline_id"]) for row in rows)
     by_gain = sorted(rows, key=lambda row: -metric.sign * row["difference"]["mean"])
     better = [row for row in by_gain if row["verdict"] == "better"]
     here = [row for row in by_gain if row["verdict"] == f"better{ON_THESE}"]
@@ -247,11 +249,16 @@ def headline(told: Told) -> str:
         text = f"{best['label']} is better than {best['baseline']}{ON_THESE}: {gained}{_with_others(best, metric)}"
     elif len(worse) == len(rows):
         where = "" if all(row["verdict"] == "worse" for row in worse) else ON_THESE
-        return f"Every attention is worse than its baseline{where}; the least, {best['label']}, by {gained}."
+        every = "Every other variant" if to_attention else "Every attention"
+        return f"{every} is worse than its baseline{where}; the least, {best['label']}, by {gained}."
     else:
         alike = len({row["baseline_id"] for row in rows}) == 1
+        nothing = "No attention is shown to be better"
         best_is = "The best attention is" if alike else "The largest difference to its baseline is that of"
-        text = f"No attention is shown to be better. {best_is} {best['label']}: {gained} (undecided)"
+        if to_attention:
+            nothing = f"Nothing is shown to be better than {best['baseline'] if alike else 'its baseline'}"
+            best_is = "The nearest is" if alike else best_is
+        text = f"{nothing}. {best_is} {best['label']}: {gained} (undecided)"
     if (equal := best["equal_cost"]) and equal["mean"] is not None:
         than = interval(equal, metric, "+")
         text += f"; against a wider network of equal cost: {than} ({equal['verdict']})"
