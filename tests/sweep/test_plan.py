@@ -2,6 +2,7 @@
 
 import pytest
 
+from attnlab import ledger
 from attnlab.errors import InputError
 from attnlab.sweep import plan
 
@@ -313,3 +314,13 @@ def test_other_errors_are_told_without_data_too():
         plan.make(["attention=se", "sites.stages=[9]", *ABSENT], without_data=True)
     with pytest.raises(InputError, match=r"data.folder=absent: no such folder; it must be"):  # how many classes?
         plan.make(["data=image_folder", "data.folder=absent"], without_data=True)
+
+
+def test_a_command_typed_again_keeps_the_time_of_its_first(tmp_path):
+    planned, times = plan.make(["-m", "attention=none", "seed=0,1", "data=digits", "study=s"]), []
+    for _ in range(2):
+        with plan.recorded(planned, ["train", "-m", "seed=0,1"]):
+            pass
+        (written,) = (tmp_path / "outputs" / "s" / "plans").glob("*.json")
+        times.append(ledger.read_json(written))
+    assert times[0]["first"] == times[0]["time"] == times[1]["first"] < times[1]["time"]

@@ -80,7 +80,7 @@ SHAPES: dict[str, Shape] = {
     "job.json": {"slurm": TEXT},
     "wandb.json": {"id?": TEXT, "versions?": WHOLE, "workspace?": PAIR, "report?": TEXT},
 }
-PLAN: Shape = {"time": FINITE, "command": TEXT, "points": [TEXT], "baseline?": MAPPING}
+PLAN: Shape = {"time": FINITE, "first?": FINITE, "command": TEXT, "points": [TEXT], "baseline?": MAPPING}
 EVALUATION: Shape = {
     "metrics": {"accuracy": SHARE, "*": NUMBER},
     "images": WHOLE,

@@ -168,13 +168,17 @@ class Study:
 
     @functools.cached_property
     def added(self) -> int:
-        """How many variants got replicates by a later `attnlab train`, when those planned before had all ended."""
+        """How many variants got replicates from a later `attnlab train` after their earlier ones had ended."""
         if self.published is not None:
             return self.published.added
         planned: dict[str, float] = {}  # name of a point -> when it was first planned
         for plan in self.plans:
-            planned |= {name: plan["time"] for name in plan["points"] if name not in planned and not plan.get("more")}
-        return sum(_got_more(variant, planned) for variant in self.variants)
+            time = plan.get("first", plan["time"])
+            planned |= {name: min(time, planned.get(name, time)) for name in plan["points"]}
+        more = {name for plan in self.plans if plan.get("more") for name in plan["points"]}
+        return sum(
+            _got_more(variant, {name: planned[name] for name in planned.keys() - more}) for variant in self.variants
+        )
 
     @functools.cached_property
     def baseline(self) -> dict[str, str]:

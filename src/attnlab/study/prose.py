@@ -96,8 +96,8 @@ def _missing(told: Told) -> list[str]:
         )
     if n := told["added"]:
         text.append(
-            f"{n} variant{'s' * (n > 1)} got more {replicates.over(told)} by a later attnlab train, not by attnlab "
-            "more, once all had ended: if that depended on the results, p values are too small"
+            f"{n} variant{'s' * (n > 1)} got more {replicates.over(told)} from a later attnlab train, after the "
+            "earlier ones had ended, instead of attnlab more: if results decided that, p values are too small"
         )
     return text
 
@@ -326,6 +326,11 @@ def methods(told: Told, study: Study) -> str:
         text.append(
             f"Seeds were added in {told['looks']} round(s) where comparisons were undecided; from its second look on "
             "a comparison was tested at 5 % / 2^k at the k-th, so that all its looks together err in at most 7.5 %."
+        )
+    if n := told["added"]:
+        text.append(
+            f"{replicates.over(told).capitalize()} were added to {n} variant{'s' * (n > 1)} after the earlier ones had "
+            "ended, without a correction."
         )
     equal = sum(row["equal_cost"] is not None and row["equal_cost"]["p"] is not None for row in rows)
     if equal:

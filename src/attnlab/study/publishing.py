@@ -117,7 +117,7 @@ def _write_results(home: Path, into: Path, name: str, added: int) -> None:
         "points": len(done),
         "baseline": _shortened(baselines[-1], short) if baselines else None,
         "rounds": [plan["points"] for plan in plans if plan.get("more")],
-        **({"added": added} if added else {}),
+        "added": added,
         "unfinished": _unfinished(reads, plans),
         "ensembles": _ensembles(home, done, digests),
     }

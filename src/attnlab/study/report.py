@@ -232,10 +232,11 @@ def headline(told: Told) -> str:
     """
     attends = {row["id"]: row["config"]["sites"] is not None for row in told["variants"]}
     compared = [row for row in told["variants"] if row["difference"]]
-    rows = [row for row in compared if attends[row["id"]] or attends.get(row["baseline_id"])]
+    to_attention = any(attends.get(row["baseline_id"]) for row in compared)
+    rows = [row for row in compared if attends[row["id"]] or to_attention]
     if not rows:
         return ""
-    metric, to_attention = metric_of(told), any(attends.get(row["baseline_id"]) for row in rows)
+    metric = metric_of(told)
     by_gain = sorted(rows, key=lambda row: -metric.sign * row["difference"]["mean"])
     better = [row for row in by_gain if row["verdict"] == "better"]
     here = [row for row in by_gain if row["verdict"] == f"better{ON_THESE}"]
@@ -249,7 +250,7 @@ def headline(told: Told) -> str:
         text = f"{best['label']} is better than {best['baseline']}{ON_THESE}: {gained}{_with_others(best, metric)}"
     elif len(worse) == len(rows):
         where = "" if all(row["verdict"] == "worse" for row in worse) else ON_THESE
-        every = "Every other variant" if to_attention else "Every attention"
+        every = "Every variant compared" if to_attention else "Every attention"
         return f"{every} is worse than its baseline{where}; the least, {best['label']}, by {gained}."
     else:
         alike = len({row["baseline_id"] for row in rows}) == 1
@@ -257,12 +258,12 @@ def headline(told: Told) -> str:
         best_is = "The best attention is" if alike else "The largest difference to its baseline is that of"
         if to_attention:
             nothing = f"Nothing is shown to be better than {best['baseline'] if alike else 'its baseline'}"
-            best_is = "The nearest is" if alike else best_is
-        text = f"{nothing}. {best_is} {best['label']}: {gained} (undecided)"
+            best_is = "The best of the others is" if alike else best_is
+        text = f"{nothing}. {best_is} {best['label']}: {gained} ({best['verdict'] if best in worse else 'undecided'})"
     if (equal := best["equal_cost"]) and equal["mean"] is not None:
         than = interval(equal, metric, "+")
         text += f"; against a wider network of equal cost: {than} ({equal['verdict']})"
-    if worse:
+    if worse and best not in worse:
         lost = interval(worse[0]["difference"], metric, "+")
         where = worse[0]["verdict"].removeprefix("worse")
         text += f". {worse[0]['label']} is worse than {worse[0]['baseline']}{where}: {lost}"

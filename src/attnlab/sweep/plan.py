@@ -244,8 +244,9 @@ def recorded(plan: Plan, argv: Sequence[str], **more: Any) -> Iterator[None]:
         path = study / "plans" / f"{ledger.digest(told)[:8]}.json"
         if not path.exists():
             written.append(path)
-        ledger.mended(path, PLAN)
-        ledger.write_json(path, {"time": time.time(), **told})
+        before, now = ledger.mended(path, PLAN), time.time()
+        first = before.get("first", before.get("time", now))  # when the command was typed for the first time
+        ledger.write_json(path, {"time": now, "first": first, **told})
     try:
         yield
     except InputError:

@@ -1,6 +1,5 @@
 """Points on this machine: a queue over slots, each point in a fresh process pinned to its GPUs."""
 
-import bisect
 import contextlib
 import math
 import multiprocessing
@@ -136,12 +135,11 @@ def launch(
                     if not again:
                         display.finished(point)
                         continue
-                    if point.folder in alone:  # it waits for a whole GPU
-                        queue.append([point])
-                    else:
-                        bisect.insort(queue, [point], key=lambda item: place[item[0].folder])
+                    queue.append([point])
                     with contextlib.suppress(lock.Busy, OSError):  # not failed yet, should we be stopped now
                         ledger.prepare(point.folder, point.config, point.overrides, point.until)
+                if apart:  # each in its place; those that need a whole GPU wait for it at the end
+                    queue = deque(sorted(queue, key=lambda item: (item[0].folder in alone, place[item[0].folder])))
     if interrupts:
         raise KeyboardInterrupt
     if broken is not None:
@@ -164,7 +162,8 @@ def packs(points: Sequence[Planned], slots: int) -> list[list[Planned]]:
     for (_, packed), those in alike.items():
         number = math.ceil(len(those) / (packed or most))  # of about equal size
         found += [those[len(those) * i // number : len(those) * (i + 1) // number] for i in range(number)]
-    return found
+    place = {point.folder: i for i, point in enumerate(points)}
+    return sorted(found, key=lambda pack: place[pack[0].folder])
 
 
 def _is_open(point: Planned, packed: bool) -> bool:
