@@ -175,10 +175,11 @@ class Study:
         for plan in self.plans:
             time = plan.get("first", plan["time"])
             planned |= {name: min(time, planned.get(name, time)) for name in plan["points"]}
-        more = {name for plan in self.plans if plan.get("more") for name in plan["points"]}
-        return sum(
-            _got_more(variant, {name: planned[name] for name in planned.keys() - more}) for variant in self.variants
-        )
+        for plan in self.plans:
+            if plan.get("more"):  # a round
+                for name in plan["points"]:
+                    planned.pop(name, None)
+        return sum(_got_more(variant, planned) for variant in self.variants)
 
     @functools.cached_property
     def baseline(self) -> dict[str, str]:
