@@ -3,7 +3,7 @@
 import pytest
 
 from attnlab.errors import InputError
-from attnlab.sweep import plan
+from attnlab.sweep import equal_cost, plan
 from attnlab.sweep.equal_cost import STEP
 
 EQUAL = "sweep.equal_cost={parameters:backbone.width}"
@@ -106,3 +106,14 @@ def test_a_finished_study_finds_its_widths_in_the_cache(tmp_path, monkeypatch):
     with pytest.raises(pytest.fail.Exception):
         plan.make(argv)
     cache._known.cache_clear()
+
+
+def test_a_width_is_counted_once_for_all_designs(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # nothing is known of them
+    widths, count = [], equal_cost._counted
+    monkeypatch.setattr(
+        equal_cost, "_counted", lambda config: widths.append(config["backbone"]["width"]) or count(config)
+    )
+    planned = plan.make(["-m", "attention=se,cbam", "attention.ratio=4,8", EQUAL, f"output_dir={tmp_path}"])
+    assert len(widened(planned)) > 1
+    assert len(widths) == len(set(widths)) > 12  # a search of 3,000 widths by halves
